@@ -1,0 +1,36 @@
+"""Fixtures and the process-wide set-up of the tests."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_SHARED = pathlib.Path(os.environ.get("TF_FINETUNE_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_logical_devices():
+    """Splits the CPU in two, so that MirroredStrategy is exercised without a GPU."""
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, logical)
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real models, data and server tools that lies beside the checkout."""
+    if not _SHARED.is_dir():
+        pytest.skip(f"TF_FINETUNE_SHARED: {_SHARED} does not exist")
+    return _SHARED

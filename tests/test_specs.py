@@ -1,0 +1,151 @@
+import dataclasses
+
+import pytest
+
+from tf_finetune import options, specs
+
+
+def problems_of(build, **values):
+    with pytest.raises(specs.SpecError) as caught:
+        build(**values)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("10", specs.FreezeRule("count", 10)),
+        ("-3", specs.FreezeRule("count", -3)),
+        ("0", specs.FreezeRule("count", 0)),
+        ("67%", specs.FreezeRule("percent", 67.0)),
+        ("12.5%", specs.FreezeRule("percent", 12.5)),
+        ("all", specs.FreezeRule("all")),
+        ("none", specs.FreezeRule("none")),
+        ("until:block:3", specs.FreezeRule("until", "block:3")),
+        ("match:^conv_", specs.FreezeRule("match", "^conv_")),
+    ],
+)
+def test_read_freeze(text, rule):
+    assert specs.read_freeze(text) == rule
+
+
+@pytest.mark.parametrize("text", ["", "half", "until:", "1.5", "-5%", "--3", "conv_1"])
+def test_read_freeze_refuses_other_forms(text):
+    assert problems_of(specs.FreezeSpec, freeze=text) == [
+        f"--freeze expects N, -N, P%, all, none, until:LAYER or match:REGEX. Received {text!r}."
+    ]
+
+
+def test_read_freeze_refuses_a_part_above_the_whole():
+    assert problems_of(specs.FreezeSpec, freeze="101%") == [
+        "--freeze expects a part from 0% to 100%. Received '101%'."
+    ]
+
+
+def test_read_freeze_refuses_a_malformed_expression():
+    (problem,) = problems_of(specs.FreezeSpec, freeze="match:(")
+    assert problem.startswith("--freeze=match: expects a regular expression. Received '(': ")
+
+
+def test_read_requirement():
+    assert specs.read_requirement("test/accuracy:0.9", flag="require_min") == specs.Requirement(
+        "test", None, "accuracy", 0.9
+    )
+    assert specs.read_requirement("test/a/f1_macro:1", flag="require_min") == specs.Requirement(
+        "test", "a", "f1_macro", 1.0
+    )
+
+
+@pytest.mark.parametrize("text", ["accuracy:0.9", "test/accuracy", "test/accuracy:x", "test//a:1"])
+def test_read_requirement_refuses_other_forms(text):
+    assert problems_of(specs.ExportSpec, require_min=(text,)) == [
+        "--require_min expects SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE, for example "
+        f"test/accuracy:0.9. Received {text!r}."
+    ]
+
+
+def test_read_requirement_knows_two_splits():
+    assert problems_of(specs.ExportSpec, require_max=("train/loss:1",)) == [
+        "--require_max knows the splits validation and test. Received 'train/loss:1'."
+    ]
+
+
+def test_read_image_size():
+    assert specs.read_image_size("224") == (224, 224)
+    assert specs.read_image_size("96x128") == (96, 128)
+
+
+@pytest.mark.parametrize("text", ["0", "9000", "12x", "a", "1x2x3", "-4"])
+def test_read_image_size_refuses(text):
+    assert problems_of(specs.DataSpec, image_size=text) == [
+        f"--image_size expects pixels as N or HEIGHTxWIDTH, each from 1 to 8192. Received {text!r}."
+    ]
+
+
+def test_every_range_problem_is_told_at_once():
+    assert problems_of(specs.TrainSpec, batch_size=0, weight_decay=2.0, schedule="linear") == [
+        "--batch_size must be at least 1. Received 0.",
+        "--weight_decay must be from 0.0 to 1.0. Received 2.0.",
+        "--schedule must be one of constant, cosine. Received 'linear'.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"batch_size": None}, "--batch_size needs a value. Received None."),
+        ({"batch_size": "8"}, "--batch_size expects a value of type int. Received '8'."),
+        ({"batch_size": True}, "--batch_size expects a value of type int. Received True."),
+        ({"learning_rate": float("nan")}, "--learning_rate must be a number. Received nan."),
+    ],
+)
+def test_types_are_checked_for_notebooks_too(values, problem):
+    assert problems_of(specs.TrainSpec, **values) == [problem]
+
+
+def test_a_tuple_is_expected():
+    assert problems_of(specs.DataSpec, split=0.8) == ["--split expects a tuple. Received 0.8."]
+
+
+@pytest.mark.parametrize("split", [(0.5, 0.5), (0.5, 0.5, 0.5), (0.0, 0.5, 0.5)])
+def test_split_must_be_three_parts_of_one(split):
+    (problem,) = problems_of(specs.DataSpec, split=split)
+    assert problem.startswith("--split expects three fractions that sum to 1, the first above 0")
+
+
+def test_names_of_heads_and_phases():
+    assert problems_of(specs.HeadSpec, name="1st")[0].startswith("--head: name expects a letter")
+    assert problems_of(specs.PhaseSpec, name="")[0].startswith("--phase: name expects a letter")
+    head = specs.HeadSpec(name="a")
+    assert problems_of(specs.RunSpec, heads=(head, head)) == [
+        "--head: the name 'a' is used twice. Give each head its own."
+    ]
+    phase = specs.PhaseSpec(name="p")
+    assert problems_of(specs.TrainSpec, phases=(phase, phase)) == [
+        "--phase: the name 'p' is used twice. Give each phase its own."
+    ]
+
+
+def test_epochs_and_phases_exclude_each_other():
+    assert problems_of(specs.TrainSpec, phases=(specs.PhaseSpec(name="p"),), epochs=3) == [
+        "--epochs and --phase exclude each other. Give epochs inside each --phase."
+    ]
+
+
+def test_a_binary_head_has_two_classes():
+    assert problems_of(specs.HeadSpec, kind="binary", num_classes=3) == [
+        "--head: kind=binary has num_classes=2. Received num_classes=3."
+    ]
+
+
+def test_specs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        specs.TrainSpec().batch_size = 3
+
+
+def test_field_types_leave_nested_specs_out():
+    types = options.field_types(specs.RunSpec)
+    assert types["max_minutes"] == (float, True, False)
+    assert types["mode"] == (str, False, False)
+    assert "model" not in types
+    assert options.field_types(specs.DataSpec)["split"] == (float, False, True)

@@ -1,0 +1,53 @@
+import os
+
+import pytest
+
+from tf_finetune import workdir
+
+
+def test_write_atomic_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    workdir.write_atomic(str(path), "één")
+    workdir.write_atomic(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["b.txt"]
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_text("good")
+    with pytest.raises(OSError, match="disk full"), workdir.replace_file(str(path)) as temporary:
+        assert temporary.endswith("model.keras")
+        with open(temporary, "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+    assert path.read_text() == "good"
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        workdir.write_atomic(str(tmp_path / "file" / "x"), "text")
+
+
+def test_json_is_the_same_bytes_for_the_same_value(tmp_path):
+    path = tmp_path / "a.json"
+    workdir.write_json(str(path), {"b": [1, 2.5], "a": "ü"})
+    first = path.read_bytes()
+    workdir.write_json(str(path), {"b": [1, 2.5], "a": "ü"})
+    assert path.read_bytes() == first
+    assert workdir.read_json(str(path)) == {"b": [1, 2.5], "a": "ü"}
+
+
+def test_json_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        workdir.write_json(str(tmp_path / "a.json"), {"a": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_json_that_was_edited(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json is not JSON: .* Was it edited by hand\?"):
+        workdir.read_json(str(path))

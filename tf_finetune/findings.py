@@ -1,0 +1,66 @@
+"""What every check returns: plain data that can be printed, counted or written as a row."""
+
+import dataclasses
+
+ERROR = "error"
+WARNING = "warning"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that stops a run (error) or that its user should know (warning).
+
+    Attributes:
+      message: one line: what is wrong, what was expected, what was received, what to do.
+      severity: "error" or "warning".
+      path: the file it is about, or "".
+      line: 1-based line in that file, or None.
+      flag: the flag that would help, for example "--on_bad_example=skip", or "".
+    """
+
+    message: str
+    severity: str = ERROR
+    path: str = ""
+    line: int | None = None
+    flag: str = ""
+
+
+class RefusedError(ValueError):
+    """The data or a model file cannot be used; the command line ends with exit code 2.
+
+    Attributes:
+      problems: what is wrong, at least one.
+    """
+
+    def __init__(self, *problems: Problem):
+        super().__init__("\n".join(problem.message for problem in problems))
+        self.problems = problems
+
+
+def one_line(text: object) -> str:
+    """A name as it may be printed: control characters and line ends escaped.
+
+    Args:
+      text: anything that came from a file name or a file.
+
+    Returns:
+      Printable text without line ends or terminal escape codes; lone surrogates (names that are
+      not UTF-8) become backslash escapes.
+    """
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in str(text)
+    )
+
+
+def list_first(names: list[str], *, limit: int = 5) -> str:
+    """Names for an error text: the first few, then how many more.
+
+    Args:
+      names: any number of names.
+      limit: how many to write out.
+
+    Returns:
+      For example "'a', 'b', 'c' and 31 more".
+    """
+    text = ", ".join(f"'{one_line(name)}'" for name in names[:limit])
+    return text + (f" and {len(names) - limit} more" if len(names) > limit else "")

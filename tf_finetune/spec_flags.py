@@ -297,21 +297,21 @@ def _leftover_problem(argument: str, flag_values: flags.FlagValues) -> str:
 def _build_run_spec(given: Mapping[str, Any], problems: list[str]) -> specs.RunSpec:
     parts: dict[str, Any] = {}
     for group, spec_class in _GROUPS.items():
-        values = {}
+        values: dict[str, Any] = {}
         for field, types in _options(spec_class):
             if field.name in given:
                 _convert(values, field, types, given[field.name], problems)
         parts[group] = values
     heads = _build_composites("head", given, problems)
     parts["train"]["phases"] = _build_composites("phase", given, problems)
-    built = {}
+    built: dict[str, Any] = {}
     for group, spec_class in _GROUPS.items():
         try:
-            built[group] = spec_class(**parts[group]) if group else None
+            if group:
+                built[group] = spec_class(**parts[group])
         except specs.SpecError as error:
             problems.extend(error.problems)
     try:
-        del built[""]
         spec = specs.RunSpec(**parts[""], **built, heads=heads)
     except specs.SpecError as error:
         problems.extend(error.problems)
@@ -324,7 +324,7 @@ def _build_composites(name: str, given: Mapping[str, Any], problems: list[str]) 
     built: dict[str, Any] = {}
     for text in given.get(name) or ():
         try:
-            spec = text if dataclasses.is_dataclass(text) else read_composite(text, flag=name)
+            spec = read_composite(text, flag=name) if isinstance(text, str) else text
         except specs.SpecError as error:
             problems.extend(error.problems)
             continue

@@ -416,7 +416,7 @@ class ExportSpec(options.CheckedSpec):
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
-        problems = []
+        problems: list[str] = []
         for flag in ("require_min", "require_max"):
             for text in getattr(self, flag):
                 try:

@@ -1,0 +1,243 @@
+"""On data sets that are really prepared on the disk, without a network."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tests.data import data_files
+from tf_finetune import specs
+from tf_finetune.data import loading, tfds_source
+
+NAMES = ("cat", "dog")
+
+
+class _Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What the data sets below share: `sizes` examples in each split, classes in turn."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    sizes: tuple[tuple[str, int], ...] = ()
+    secret: tuple[str, ...] = ()
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=NAMES),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=("a", "b", "c"))),
+            "note": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name, size) for name, size in self.sizes}
+
+    def _generate_examples(self, split, size):
+        for number in range(size):
+            yield (
+                number,
+                {
+                    "image": np.full((4, 5, 3), 10 * number, np.uint8),
+                    "label": -1 if split in self.secret else number % 2,
+                    "tags": [number % 3, 2] if number else [],
+                    "note": "",
+                },
+            )
+
+
+class OneSplitPhotos(_Photos):
+    sizes = (("train", 20),)
+
+
+class SplitPhotos(_Photos):
+    sizes = (("train", 12), ("test", 4), ("unlabelled", 2))
+
+
+class ContestPhotos(_Photos):
+    sizes = (("train", 8), ("validation", 4), ("test", 4))
+    secret = ("test",)
+
+
+class OddPhotos(_Photos):
+    sizes = (("left", 2), ("right", 2))
+
+
+class ConfigPhotos(_Photos):
+    sizes = (("train", 6),)
+    BUILDER_CONFIGS = (
+        tfds.core.BuilderConfig(name="large", version=tfds.core.Version("1.0.0")),
+        tfds.core.BuilderConfig(name="small", version=tfds.core.Version("1.0.0")),
+    )
+
+
+class FailingPhotos(_Photos):
+    sizes = (("train", 2),)
+
+    def _split_generators(self, dl_manager):
+        raise OSError("no route to host\nsecond line")
+
+
+class PlainPhotos(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"photo": tfds.features.Image(shape=(1, 1, 3))})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"photo": np.zeros((1, 1, 3), np.uint8)}
+
+
+class Sentences(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"text": "x"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data folder with every data set, those without registered code renamed."""
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (OneSplitPhotos, SplitPhotos, ContestPhotos, OddPhotos, PlainPhotos, Sentences):
+        builder(data_dir=folder).download_and_prepare()
+    for config in ("large", "small"):
+        ConfigPhotos(data_dir=folder, config=config).download_and_prepare()
+    (folder / "empty_photos").mkdir()
+    return folder
+
+
+def load(folder, text, **options):
+    return loading.load_data(specs.DataSpec(data=text, tfds_data_dir=str(folder), **options))
+
+
+def refused(folder, text, **options):
+    return data_files.refusal(load, folder, text, **options)
+
+
+def first_pixels(part):
+    import tensorflow as tf
+
+    return [int(tf.io.decode_image(image)[0, 0, 0]) for image in part.images.make_dataset()]
+
+
+def test_one_split_is_split_by_us(prepared):
+    spec = specs.DataSpec(tfds_data_dir=str(prepared))
+    part = tfds_source.load(spec, "tfds:one_split_photos", flag="data")
+    assert part.keys.tolist() == [f"{number:08d}" for number in range(20)]
+    assert part.splits is None and part.identity == "one_split_photos/1.0.0"
+    # Labels and images come from two passes; their order must be the same.
+    numbers = [pixel // 10 for pixel in first_pixels(part)]
+    assert sorted(numbers) == list(range(20)) and len(part.images) == 20
+    assert part.labels["label"].tolist() == [NAMES[number % 2] for number in numbers]
+    assert part.labels["tags"].tolist() == [
+        tuple(dict.fromkeys(("abc"[number % 3], "c"))) if number else () for number in numbers
+    ]
+    splits = load(prepared, "tfds:one_split_photos", label_column="label")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (16, 2, 2)
+    assert splits.heads[0].classes == NAMES and splits.problems == ()
+
+
+def test_own_splits_are_kept(prepared):
+    splits = load(prepared, "tfds:split_photos")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (10, 2, 4)
+    assert splits.test.keys.tolist() == [f"test/{number}" for number in range(4)]
+    assert splits.test.indices.tolist() == [0, 1, 2, 3]
+    assert splits.train.keys[0].startswith("train/")
+    numbers = [pixel // 10 for pixel in first_pixels(splits.train)]
+    for split in (splits.train, splits.validation, splits.test):
+        assert split.labels["label"].tolist() == [numbers[row] % 2 for row in split.indices]
+    assert data_files.warnings_of(splits.problems)[0] == (
+        "--data=tfds:split_photos: left aside the splits 'unlabelled'."
+    )
+
+
+def test_secret_test_labels_are_left_aside(prepared):
+    splits = load(prepared, "tfds:contest_photos")
+    assert (len(splits.train), len(splits.validation)) == (6, 4)
+    assert [key.split("/")[0] for key in splits.test.keys] == ["train"] * 2
+    assert data_files.warnings_of(splits.problems)[0] == (
+        "--data=tfds:contest_photos: left aside the split 'test', which has no labels."
+    )
+
+
+def test_prepared_data_opens_without_its_code(prepared, tmp_path):
+    # Names that no registered builder has, as of a folder that came from another machine.
+    shutil.copytree(prepared / "one_split_photos", tmp_path / "foreign")
+    shutil.copytree(prepared / "config_photos" / "small", tmp_path / "nested" / "small")
+    assert len(load(tmp_path, "tfds:foreign").train) == 16
+    assert len(load(tmp_path, "tfds:nested").train) == 2
+    assert len(load(tmp_path, "tfds:nested:small").train) == 2
+    shutil.copytree(tmp_path / "foreign" / "1.0.0", tmp_path / "foreign" / "1.10.0")
+    assert tfds_source.find_prepared(str(tmp_path), "foreign", "") == (
+        str(tmp_path / "foreign" / "1.10.0"),
+        [],
+    )
+
+
+def test_registered_data_is_prepared_when_it_is_not(tmp_path):
+    assert len(load(tmp_path, "tfds:one_split_photos").train) == 16
+    assert (tmp_path / "one_split_photos" / "1.0.0" / "features.json").exists()
+
+
+def test_several_sources(prepared):
+    splits = load(prepared, "tfds:one_split_photos", test_data="tfds:split_photos")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (18, 2, 4)
+    assert splits.test.keys[0] == "test_data/test/0"
+
+
+def test_data_that_cannot_be_used(prepared, tmp_path):
+    assert refused(prepared, "tfds:one_split_photo") == [
+        "--data=tfds:one_split_photo: TensorFlow Datasets has no such data set, and none is "
+        f"prepared in {prepared}. Did you mean 'one_split_photos'? --tfds_data_dir names the "
+        "folder of prepared data sets."
+    ]
+    assert refused(prepared, "tfds:") == ["--data=tfds:: expected tfds:NAME or tfds:NAME:CONFIG."]
+    assert refused(prepared, "tfds:../x") == [
+        "--data=tfds:../x: expected tfds:NAME or tfds:NAME:CONFIG."
+    ]
+    assert refused(prepared, "tfds:config_photos") == [
+        "--data=tfds:config_photos: choose a config, as tfds:config_photos:CONFIG, of 'large', "
+        "'small'."
+    ]
+    assert refused(prepared, "tfds:odd_photos") == [
+        "--data=tfds:odd_photos: expected one split, or train and optionally validation and test. "
+        "It has 'left', 'right'."
+    ]
+    assert refused(prepared, "tfds:sentences") == [
+        "--data=tfds:sentences: no image of 8 or 16 bits among its features ('text')."
+    ]
+    assert refused(prepared, "tfds:plain_photos") == [
+        "--data=tfds:plain_photos: no class label among its features ('photo')."
+    ]
+    assert refused(prepared, "tfds:one_split_photos", image_column="imag") == [
+        "--data=tfds:one_split_photos: --image_column=imag is no image of it. Did you mean "
+        "'image'? It has 'image'."
+    ]
+    assert refused(tmp_path, "tfds:failing_photos") == [
+        f"--data=tfds:failing_photos is not prepared in {tmp_path}, and preparing it failed: no "
+        "route to host. Where there is a network, prepare it with: tfds build failing_photos"
+    ]
+
+
+def test_damaged_files_are_refused(prepared, tmp_path):
+    shutil.copytree(prepared / "one_split_photos", tmp_path / "damaged")
+    (record,) = (tmp_path / "damaged" / "1.0.0").glob("*train.tfrecord*")
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    record.write_bytes(content)
+    (line,) = refused(tmp_path, "tfds:damaged")
+    assert line.startswith("--data=tfds:damaged cannot be read: ") and "corrupted record" in line
+    (tmp_path / "damaged" / "1.0.0" / "dataset_info.json").write_text("{")
+    (line,) = refused(tmp_path, "tfds:damaged")
+    assert line.startswith(f"--data=tfds:damaged: {tmp_path}/damaged/1.0.0 cannot be opened: ")

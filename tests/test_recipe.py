@@ -1,0 +1,98 @@
+import pytest
+
+from tf_finetune import layer_table, recipe, specs
+
+TABLE = layer_table.LayerTable(
+    tuple(
+        layer_table.LayerRow(
+            number=number,
+            name=f"layer_{number}",
+            class_name="Conv2D",
+            output_shape=(None, 4, 4, 8),
+            num_parameters=10,
+            is_batch_norm=False,
+        )
+        for number in range(1, 11)
+    )
+)
+
+
+def plan(train=None, freeze=None, num_train_examples=1650):
+    return recipe.plan_phases(
+        train or specs.TrainSpec(),
+        freeze or specs.FreezeSpec(),
+        table=TABLE,
+        num_train_examples=num_train_examples,
+    )
+
+
+def test_the_recipe_has_two_phases_from_500_examples_on():
+    head, fine = plan()
+    assert head == specs.PhaseSpec(
+        name="head",
+        epochs=30,
+        learning_rate=5e-3,
+        freeze="all",
+        schedule="cosine",
+        warmup_fraction=0.0,
+        gradient_clip_norm=0.0,
+    )
+    assert fine == specs.PhaseSpec(
+        name="fine",
+        epochs=10,
+        learning_rate=1e-4,
+        freeze="67%",
+        schedule="cosine",
+        warmup_fraction=0.1,
+        gradient_clip_norm=1.0,
+    )
+    assert [phase.name for phase in plan(num_train_examples=499)] == ["head"]
+
+
+@pytest.mark.parametrize(("examples", "epochs"), [(50, 200), (320, 100), (1600, 30), (10**6, 30)])
+def test_few_examples_get_more_epochs(examples, epochs):
+    assert plan(num_train_examples=examples)[0].epochs == epochs
+
+
+def test_naming_epochs_or_freeze_replaces_the_recipe():
+    (phase,) = plan(specs.TrainSpec(epochs=3))
+    assert (phase.name, phase.epochs, phase.freeze, phase.learning_rate) == (
+        "train", 3, "all", 5e-3,
+    )  # fmt: skip
+    (phase,) = plan(freeze=specs.FreezeSpec(freeze="5"))
+    assert (phase.freeze, phase.learning_rate, phase.gradient_clip_norm) == ("5", 3e-4, 1.0)
+    (phase,) = plan(freeze=specs.FreezeSpec(freeze="10"))  # all ten: the head's values
+    assert phase.learning_rate == 5e-3
+
+
+def test_a_named_rate_keeps_the_ratio_of_the_two_phases():
+    head, fine = plan(specs.TrainSpec(learning_rate=5e-2))
+    assert (head.learning_rate, fine.learning_rate) == (5e-2, pytest.approx(1e-3))
+
+
+def test_named_phases_keep_what_they_say():
+    phases = (
+        specs.PhaseSpec(name="a", epochs=4),
+        specs.PhaseSpec(name="b", freeze="none", warmup_fraction=0.5, schedule="constant"),
+    )
+    first, second = plan(specs.TrainSpec(phases=phases, gradient_clip_norm=2.0))
+    assert (first.epochs, first.freeze, first.gradient_clip_norm) == (4, "all", 2.0)
+    assert (second.epochs, second.learning_rate, second.schedule) == (10, 1e-4, "constant")
+    assert second.warmup_fraction == 0.5
+
+
+def test_a_rule_that_does_not_fit_is_told():
+    from tf_finetune import findings
+
+    with pytest.raises((specs.SpecError, findings.RefusedError), match="--freeze=11"):
+        plan(freeze=specs.FreezeSpec(freeze="11"))
+
+
+def test_patience():
+    def patience(validation, **values):
+        return recipe.patience_epochs(specs.TrainSpec(**values), num_validation_examples=validation)
+
+    assert patience(100) == 5
+    assert patience(99) is None
+    assert patience(99, patience_epochs=2) == 2
+    assert patience(0, patience_epochs=2) is None

@@ -1,0 +1,65 @@
+"""Fine-tune any saved Keras model, say honestly how good it is, and serve it.
+
+    import tf_finetune as tff
+
+    summary = tff.train(tff.read_flagfile("configs/quickstart.flags"))
+
+Names are loaded on first use (PEP 562), so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that has it.
+_PUBLIC = {
+    "read_flagfile": "spec_flags",
+    "train": "runs",
+    "evaluate": "verbs",
+    "export": "verbs",
+    "predict": "verbs",
+    "inspect": "verbs",
+    "find_problems": "validation",
+    "load_run": "trained",
+    "load_pretrained": "models.loading",
+    "load_backbone": "models.loading",
+    "settle_pixel_range": "models.pixel_range",
+    "load_data": "data.loading",
+    "read_images": "data.reading",
+    "make_preprocessing": "data.preprocessing",
+    "make_dataset": "data.pipeline",
+    "plan_phases": "recipe",
+    "plan_freeze": "freezing",
+    "attach_heads": "heads",
+    "Task": "training",
+    "fit": "training",
+    "evaluate_model": "evaluation",
+    "write_export": "exporting",
+    "SpecError": "options",
+    "RefusedError": "findings",
+    "Problem": "findings",
+    "ModelSpec": "specs",
+    "FreezeSpec": "specs",
+    "HeadSpec": "specs",
+    "DataSpec": "specs",
+    "PhaseSpec": "specs",
+    "TrainSpec": "specs",
+    "ExportSpec": "specs",
+    "PredictSpec": "specs",
+    "RunSpec": "specs",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,265 @@
+"""What happens between steps and epochs of `fit`: order, progress, records, and reasons to stop.
+
+Keras's own EarlyStopping, ModelCheckpoint and CSVLogger forget across phases what the best was;
+these share one `Progress` that spans the whole run.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import progress, workdir
+
+
+class DivergedError(ArithmeticError):
+    """The loss is NaN or infinite; the command line ends with exit code 4."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run knows about itself while it trains.
+
+    Attributes:
+      monitor: name of the validation metric, for example "cross_entropy" or "breed/accuracy".
+      higher_is_better: direction of the monitor.
+      rows: a dict per finished epoch: history.csv.
+      best_value: best monitor so far, None before the first evaluation.
+      best_epoch: 1-based epoch of the best weights; 0 is before the first.
+      best_weights: arrays in the order of `model.weights`.
+    """
+
+    monitor: str
+    higher_is_better: bool
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best_value: float | None = None
+    best_epoch: int = 0
+    best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def offer(self, value: float, *, epoch: int, model: keras.Model) -> bool:
+        """Keeps the model's weights if they are the best so far.
+
+        Args:
+          value: the monitor, finite.
+          epoch: 1-based epoch, 0 before the first.
+          model: the model that reached it.
+
+        Returns:
+          True if it was better than all before.
+        """
+        if self.best_value is not None:
+            better = value > self.best_value if self.higher_is_better else value < self.best_value
+            if not better:
+                return False
+        self.best_value, self.best_epoch = value, epoch
+        self.best_weights = model.get_weights()
+        return True
+
+
+class ExampleOrder(keras.callbacks.Callback):
+    """Tells the data pipeline which epoch it is: the order is a function of seed and epoch.
+
+    Args:
+      epoch: int64 variable that the pipeline reads when an iterator is made.
+    """
+
+    def __init__(self, epoch: tf.Variable):
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Sets the variable before Keras asks for the epoch's iterator."""
+        self._epoch.assign(epoch)
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends training at the first NaN or infinite loss.
+
+    Args:
+      phase: the phase's name, for the error's text.
+    """
+
+    def __init__(self, phase: str):
+        super().__init__()
+        self._phase = phase
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Raises DivergedError that names phase, epoch and step."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"The loss became {loss} in phase {self._phase!r}, epoch {self._epoch}, "
+                f"step {batch + 1}. Expected a finite number. The best weights so far are kept; "
+                "try a smaller --learning_rate or --gradient_clip_norm=1."
+            )
+
+
+class StopAtDeadline(keras.callbacks.Callback):
+    """Ends training after the step in which the time is over.
+
+    Args:
+      deadline: `time.monotonic()` seconds.
+    """
+
+    def __init__(self, deadline: float):
+        super().__init__()
+        self._deadline = deadline
+        self.reached = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stops Keras's loop once the deadline has passed."""
+        if time.monotonic() >= self._deadline:
+            self.reached = True
+            self.model.stop_training = True
+
+
+class Keeper(keras.callbacks.Callback):
+    """Keeps the best weights, ends a phase that no longer improves, and writes the history.
+
+    Args:
+      run: the run's progress.
+      phase: the phase's name.
+      read_logs: Keras's logs to {metric: value}, validation metrics as "val_METRIC".
+      patience: epochs without improvement that end the phase; None: never.
+      learning_rate: epoch (0-based, of the run) to the rate at its end.
+      history_path: history.csv, or None.
+      writers: {"train": ..., "validation": ...} TensorBoard summary writers; may be empty.
+    """
+
+    def __init__(
+        self,
+        run: Progress,
+        *,
+        phase: str,
+        read_logs: Callable[[dict[str, float]], dict[str, float]],
+        patience: int | None,
+        history_path: str | None,
+        writers: dict[str, Any],
+    ):
+        super().__init__()
+        self._run = run
+        self._phase = phase
+        self._read_logs = read_logs
+        self._patience = patience
+        self._history_path = history_path
+        self._writers = writers
+        self._waited = 0
+        self.out_of_patience = False
+        self.improved = False
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Records the epoch and decides whether the next one is worth its time."""
+        values = self._read_logs(dict(logs or {}))
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        row = {"phase": self._phase, "epoch": epoch + 1, "learning_rate": rate, **values}
+        self._run.rows.append(row)
+        self._write(row)
+        value = values.get(f"val_{self._run.monitor}")
+        if value is None:  # no validation data: the newest weights are the best known
+            self._run.best_epoch = epoch + 1
+            self._run.best_weights = self.model.get_weights()
+            self.improved = True
+            return
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"val_{self._run.monitor} became {value} in phase {self._phase!r}, epoch "
+                f"{epoch + 1}. Expected a finite number. The best weights so far are kept; try a "
+                "smaller --learning_rate."
+            )
+        if self._run.offer(value, epoch=epoch + 1, model=self.model):
+            self.improved = True
+            self._waited = 0
+            return
+        self._waited += 1
+        if self._patience is not None and self._waited >= self._patience:
+            self.out_of_patience = True
+            self.model.stop_training = True
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._history_path is not None:
+            workdir.write_atomic(self._history_path, format_history(self._run.rows))
+        for name, value in row.items():
+            if name in ("phase", "epoch"):
+                continue
+            split = "validation" if name.startswith("val_") else "train"
+            if split in self._writers:
+                with self._writers[split].as_default():
+                    tf.summary.scalar(name.removeprefix("val_"), value, step=row["epoch"])
+
+
+class EpochLines(keras.callbacks.Callback):
+    """Progress: a bar within an epoch, a line at its end.
+
+    Args:
+      run: the run's progress; its last row is shown.
+      label: for example "head".
+      first_epoch: 0-based epoch of the run at which the phase begins.
+      num_epochs: epochs of the phase.
+      steps: steps in an epoch.
+    """
+
+    def __init__(self, run: Progress, *, label: str, first_epoch: int, num_epochs: int, steps: int):
+        super().__init__()
+        self._run = run
+        self._label = label
+        self._first_epoch = first_epoch
+        self._num_epochs = num_epochs
+        self._steps = steps
+        self._bar: progress.ProgressBar | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Opens the epoch's bar."""
+        number = epoch - self._first_epoch + 1
+        self._bar = progress.ProgressBar(f"{self._label} {number}/{self._num_epochs}", self._steps)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Replaces the bar by the epoch's numbers; a star marks the best so far."""
+        if self._bar is None:
+            return
+        row = self._run.rows[-1]
+        numbers = "  ".join(
+            f"{name} {value:.4f}"
+            for name, value in row.items()
+            if name not in ("phase", "epoch", "learning_rate")
+        )
+        star = " *" if self._run.best_epoch == row["epoch"] else ""
+        self._bar.close(numbers + star)
+
+
+def format_history(rows: Sequence[dict[str, Any]]) -> str:
+    """The text of history.csv.
+
+    Args:
+      rows: a dict per epoch, all with the same keys.
+
+    Returns:
+      CSV with a header; numbers are written so that reading them gives the same number.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                name: repr(value) if isinstance(value, float) else value
+                for name, value in row.items()
+            }
+        )
+    return text.getvalue()

@@ -1,0 +1,175 @@
+"""What every source returns: keys, images and labels of examples, in one fixed order.
+
+One idea: a source only lists. It opens no image, decides nothing about heads or splits, and puts
+what it dislikes into `problems`, so that one run reports the mistakes of all sources together.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+
+import numpy as np
+
+from tf_finetune import findings
+from tf_finetune.data import image_stores
+
+SPLIT_NAMES = ("train", "validation", "test")
+LABEL_COLUMN = "label"
+_MAX_LINES_PER_FILE = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """The examples of one source, sorted by key; row i of every array is one example.
+
+    Attributes:
+      source: the source as the user wrote it, for messages.
+      keys: object [n] of str, unique, NFC, encodable as UTF-8.
+      images: the store of the images; example i is image i.
+      labels: {column: object [n] of str, or of tuples of str where a cell may list several}. An
+        empty string is a missing label.
+      splits: int8 [n], an index into SPLIT_NAMES where the source has a split of its own, or None.
+      stamps: int64 [n, 2], size in bytes and mtime in nanoseconds of each file, or None.
+      lines: int64 [n], 1-based line of each example in the table `source`, or None.
+      identity: what tells two versions of a source without files apart, such as "mnist/3.0.1".
+      problems: errors and warnings found while listing.
+    """
+
+    source: str
+    keys: np.ndarray
+    images: image_stores.ImageStore
+    labels: dict[str, np.ndarray]
+    splits: np.ndarray | None = None
+    stamps: np.ndarray | None = None
+    lines: np.ndarray | None = None
+    identity: str = ""
+    problems: tuple[findings.Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def locate(self, row: int) -> str:
+        """Where a user finds an example.
+
+        Args:
+          row: index of the example, 0 to n - 1.
+
+        Returns:
+          For example "labels.csv, line 7" or "photos/cat/1.jpg"; printable, one line.
+        """
+        source = findings.one_line(self.source)
+        if self.lines is not None:
+            return f"{source}, line {self.lines[row]}"
+        separator = "/" if self.stamps is not None else ", example "
+        return f"{source}{separator}{findings.one_line(self.keys[row])}"
+
+    def problem(self, row: int, message: str, *, flag: str = "") -> findings.Problem:
+        """An error about one example, with its place in front.
+
+        Args:
+          row: index of the example, 0 to n - 1.
+          message: what is wrong, expected, received, to do; without the place.
+          flag: the flag that would help, or "".
+
+        Returns:
+          The problem, with path and line set.
+        """
+        line = None if self.lines is None else int(self.lines[row])
+        path = self.locate(row) if line is None else self.source
+        return findings.Problem(f"{self.locate(row)}: {message}", path=path, line=line, flag=flag)
+
+
+def object_array(values: list) -> np.ndarray:
+    """A list as an array of objects.
+
+    Args:
+      values: strings, bytes or tuples; NumPy would make a matrix of equally long tuples.
+
+    Returns:
+      object [len(values)].
+    """
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def find_duplicates(keys: list[str]) -> list[str]:
+    """Keys that stand next to an equal one.
+
+    Args:
+      keys: sorted.
+
+    Returns:
+      Each repeated key once, sorted.
+    """
+    repeated = [key for key, following in itertools.pairwise(keys) if key == following]
+    return list(dict.fromkeys(repeated))
+
+
+def fingerprint(parts: list[Examples]) -> str:
+    """Tells whether two runs saw the same examples.
+
+    Args:
+      parts: the sources in a fixed order.
+
+    Returns:
+      sha256 over keys, labels and (size, mtime_ns) of every file, 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        sections = {"identity": part.identity.encode(), "keys": "\0".join(part.keys).encode()}
+        for column, cells in part.labels.items():
+            texts = ["|".join(cell) if isinstance(cell, tuple) else cell for cell in cells]
+            sections[f"labels {column}"] = "\0".join(texts).encode(errors="surrogateescape")
+        for name in ("splits", "stamps"):
+            numbers = getattr(part, name)
+            sections[name] = b"" if numbers is None else numbers.tobytes()
+        for name, content in sections.items():
+            # With its length, so that no two contents run into each other the same way.
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def cut_problems(problems: list[findings.Problem]) -> list[findings.Problem]:
+    """Shortens a report: of each file's bad lines the first five, then how many more.
+
+    Args:
+      problems: any number, in the order found.
+
+    Returns:
+      The same, with the lines of a file past the fifth replaced by one problem.
+    """
+    counts: dict[str, int] = {}
+    kept = []
+    for problem in problems:
+        if problem.line is not None:
+            counts[problem.path] = counts.get(problem.path, 0) + 1
+            if counts[problem.path] > _MAX_LINES_PER_FILE:
+                continue
+        kept.append(problem)
+    for path, count in counts.items():
+        if count > _MAX_LINES_PER_FILE:
+            more = f"{findings.one_line(path)}: and {count - _MAX_LINES_PER_FILE} more."
+            last = max(i for i, kept_one in enumerate(kept) if _is_line_of(kept_one, path))
+            kept.insert(last + 1, findings.Problem(more, path=path))
+    return kept
+
+
+def _is_line_of(problem: findings.Problem, path: str) -> bool:
+    return problem.path == path and problem.line is not None
+
+
+def nearest_name(name: str, names: list[str]) -> str:
+    """A hint for a misspelt name.
+
+    Args:
+      name: what was written.
+      names: what exists.
+
+    Returns:
+      " Did you mean 'label'?" with a leading space, or "" where nothing is near.
+    """
+    by_folded = {other.casefold(): other for other in names}
+    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1)
+    return f" Did you mean '{findings.one_line(by_folded[near[0]])}'?" if near else ""

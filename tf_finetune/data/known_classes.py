@@ -1,0 +1,97 @@
+"""Examples for a model that is trained already: its classes are given, not found in the labels."""
+
+import numpy as np
+
+from tf_finetune import findings, head_kinds, specs
+from tf_finetune.data import examples, loading, sources
+
+
+def load_split(
+    source: str,
+    spec: specs.DataSpec,
+    *,
+    heads: tuple[specs.HeadSpec, ...],
+    infos: tuple[head_kinds.HeadInfo, ...],
+    name: str,
+) -> tuple[loading.Split, tuple[findings.Problem, ...]]:
+    """Lists all examples of a source, whatever splits it has, under known classes.
+
+    Args:
+      source: in a form of --data.
+      spec: column names and other options.
+      heads: the heads as they were asked for.
+      infos: the same heads with their classes.
+      name: the split's name.
+
+    Returns:
+      (split, warnings). Classes without an example are no problem here.
+
+    Raises:
+      RefusedError: the source cannot be listed, or has labels that are not among the classes (all
+        are named, each at its first example).
+    """
+    part = sources.load_source(spec, source, flag="test_data")
+    problems = list(part.problems)
+    labels = {}
+    for head, info in zip(heads, infos, strict=True):
+        cells = _find_cells(part, spec, head)
+        unknown = _find_unknown(part, cells, info)
+        problems += unknown
+        if not unknown:
+            labels[info.name] = head_kinds.encode_labels(
+                cells if info.kind != "multilabel" else _as_tuples(cells),
+                kind=info.kind,
+                classes=info.classes,
+            )
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors:
+        raise findings.RefusedError(*examples.cut_problems(errors))
+    rows = np.arange(len(part), dtype=np.int64)
+    return loading.Split(name, part.keys, part.images, rows, labels), tuple(problems)
+
+
+def _find_cells(part: examples.Examples, spec: specs.DataSpec, head: specs.HeadSpec) -> np.ndarray:
+    columns = list(part.labels)
+    asked = head.label or spec.label_column
+    for column in (asked, head.name):
+        if column in part.labels:
+            return part.labels[column]
+    if len(columns) == 1:  # a folder calls its only column "label", whatever a table calls its own
+        return part.labels[columns[0]]
+    raise findings.RefusedError(
+        findings.Problem(
+            f"{findings.one_line(part.source)} has no label column for head '{head.name}'"
+            f"{f', which was trained on {asked!r}' if asked else ''}. It has "
+            f"{findings.list_first(columns, limit=20)}.",
+            path=part.source,
+        )
+    )
+
+
+def _as_tuples(cells: np.ndarray) -> np.ndarray:
+    return examples.object_array(
+        [cell if isinstance(cell, tuple) else ((cell,) if cell else ()) for cell in cells]
+    )
+
+
+def _find_unknown(
+    part: examples.Examples, cells: np.ndarray, info: head_kinds.HeadInfo
+) -> list[findings.Problem]:
+    """An error for each label that the model does not know, at its first example."""
+    known = set(info.classes)
+    rows: dict[str, int] = {}
+    for row, cell in enumerate(cells):
+        names = cell if isinstance(cell, tuple) else (cell,)
+        if info.kind == "multilabel":
+            names = tuple(name for name in names if name)
+        for name in names:
+            if name not in known:
+                rows.setdefault(name, row)
+    return [
+        part.problem(
+            row,
+            f"label '{findings.one_line(name)}' is not a class that head '{info.name}' was trained "
+            f"on: {findings.list_first(list(info.classes))}.",
+        )
+        for name, row in rows.items()
+    ]

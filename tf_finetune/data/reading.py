@@ -1,0 +1,396 @@
+"""Reads every image once before training: finds the bad ones, and keeps pixels that fit.
+
+One idea: what a run will trip over in hour three is named in minute one. Files are first looked
+at without a decoder (kind of file, first bytes), then decoded in parallel by the same graph that
+training uses; whether pixels stay in memory is decided by their exact size.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from concurrent import futures
+
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import findings, head_kinds, progress
+from tf_finetune.data import (
+    image_formats,
+    image_stores,
+    loaders,
+    loading,
+    memory,
+    preprocessing,
+    white_point,
+)
+
+# Decoding this many takes seconds to a minute; more, and only first bytes are checked where the
+# pixels are not kept anyway.
+MAX_CHECKED_IMAGES = 20_000
+_MAX_CACHE_BYTES = 2 * 2**30
+_HEADS_PER_TASK = 512
+_PREFETCHED_IMAGES = 16
+_SKIP_FLAG = "--on_bad_example=skip"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Group:
+    """Examples of one store. Rows count through train, validation and test."""
+
+    images: image_stores.ImageStore
+    rows: np.ndarray
+    indices: np.ndarray
+
+
+def read_images(
+    splits: loading.Splits,
+    pre: preprocessing.PreprocessingSpec,
+    *,
+    on_bad_example: str,
+    memory_bytes: int | None = None,
+) -> tuple[loading.Splits, preprocessing.PreprocessingSpec, tuple[findings.Problem, ...]]:
+    """Checks every image, settles `pixel_max`, and keeps decoded pixels if they fit.
+
+    Where pixels do not fit and there are more than 20,000 images, only kinds and first bytes of
+    files are checked unless bad ones are to be skipped; see `naming_bad_images` for the others.
+
+    Args:
+      splits: the examples.
+      pre: what the model takes; its `pixel_max` None is measured where there are 16-bit images.
+      on_bad_example: "error" or "skip".
+      memory_bytes: the most that pixels may take; default: 2 GiB or a quarter of the available
+        memory, whichever is less.
+
+    Returns:
+      (splits, preprocessing, warnings): the splits without skipped examples; their `images` are
+      DecodedImages where they fit; `pixel_max` as measured.
+
+    Raises:
+      findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
+        named), or skipping them leaves a split or a class of the training split empty.
+    """
+    parts = (splits.train, splits.validation, splits.test)
+    groups = _group_by_store(parts)
+    bad, wide = _check_heads(groups)
+    if pre.pixel_max is None:
+        white = _settle_pixel_max(groups, wide, num_train=len(splits.train))
+        pre = dataclasses.replace(pre, pixel_max=white)
+    num_rows = sum(map(len, parts))
+    pixels = _make_cache(num_rows, pre, memory_bytes=memory_bytes)
+    if pixels is not None or num_rows <= MAX_CHECKED_IMAGES or on_bad_example == "skip":
+        bad |= _decode(groups, pre, bad=bad, pixels=pixels)
+    if bad and on_bad_example != "skip":
+        raise findings.RefusedError(*_describe_bad(parts, bad))
+    kept = _keep(parts, bad=bad, pixels=pixels)
+    _check_not_emptied(splits, kept, bad=bad)
+    train, validation, test = kept
+    splits = dataclasses.replace(splits, train=train, validation=validation, test=test)
+    return splits, pre, _warn_skipped(parts, bad)
+
+
+def find_bad_images(
+    parts: tuple[loading.Split, ...], pre: preprocessing.PreprocessingSpec
+) -> tuple[findings.Problem, ...]:
+    """Decodes everything and keeps nothing but the complaints.
+
+    Args:
+      parts: splits, decoded ones cost nothing.
+      pre: what the model takes.
+
+    Returns:
+      A problem for each image that cannot be read or decoded, in the splits' order.
+    """
+    groups = _group_by_store(parts)
+    bad, _ = _check_heads(groups)
+    bad |= _decode(groups, pre, bad=bad, pixels=None)
+    return _describe_bad(parts, bad)
+
+
+@contextlib.contextmanager
+def naming_bad_images(
+    *parts: loading.Split, pre: preprocessing.PreprocessingSpec
+) -> Iterator[None]:
+    """Turns a decoder's error in the block into one that names the files.
+
+    TensorFlow's own text says in which graph node decoding failed but not of which file. Nothing
+    is looked up unless the block fails.
+
+    Args:
+      *parts: the splits that the block iterates over.
+      pre: what the model takes.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      findings.RefusedError: TensorFlow raised in the block, and these images are bad.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        problems = find_bad_images(parts, pre)
+        if not problems:
+            raise
+        raise findings.RefusedError(*problems) from error
+
+
+def _group_by_store(parts: tuple[loading.Split, ...]) -> list[_Group]:
+    stores: dict[int, image_stores.ImageStore] = {}
+    rows: dict[int, list[np.ndarray]] = {}
+    indices: dict[int, list[np.ndarray]] = {}
+    start = 0
+    for part in parts:
+        stores[id(part.images)] = part.images
+        rows.setdefault(id(part.images), []).append(np.arange(start, start + len(part)))
+        indices.setdefault(id(part.images), []).append(part.indices)
+        start += len(part)
+    return [
+        _Group(images, np.concatenate(rows[name]), np.concatenate(indices[name]))
+        for name, images in stores.items()
+    ]
+
+
+def _check_heads(groups: list[_Group]) -> tuple[dict[int, str], np.ndarray]:
+    """Looks at the first bytes of files: ({bad row: reason}, int64 rows of 16-bit images)."""
+    bad: dict[int, str] = {}
+    wide: list[int] = []
+    for group in groups:
+        if not isinstance(group.images, image_stores.PathImages):
+            continue
+        paths = group.images.paths[group.indices]
+        tasks = [paths[i : i + _HEADS_PER_TASK] for i in range(0, len(paths), _HEADS_PER_TASK)]
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(futures.ThreadPoolExecutor())
+            bar = None
+            if len(paths) > MAX_CHECKED_IMAGES:
+                bar = stack.enter_context(progress.ProgressBar("Checking files", len(paths)))
+            for number, (reasons, found) in enumerate(pool.map(_check_paths, tasks)):
+                first = number * _HEADS_PER_TASK
+                bad |= {int(group.rows[first + i]): reason for i, reason in reasons}
+                wide += [int(group.rows[first + i]) for i in found]
+                if bar:
+                    bar.update(min(first + _HEADS_PER_TASK, len(paths)))
+    return bad, np.array(sorted(wide), np.int64)
+
+
+def _check_paths(paths: np.ndarray) -> tuple[list[tuple[int, str]], list[int]]:
+    bad, wide = [], []
+    for i, path in enumerate(paths):
+        head, reason = image_formats.read_head(path)
+        if not reason and image_formats.find_format(head) is None:
+            reason = image_formats.describe_bad_image(head)
+        if reason:
+            bad.append((i, reason))
+        elif image_formats.has_16_bits(head):
+            wide.append(i)
+    return bad, wide
+
+
+def _settle_pixel_max(groups: list[_Group], wide: np.ndarray, *, num_train: int) -> float | None:
+    """The white point of the training images; None without 16-bit images."""
+    values = []
+    for group in groups:
+        in_train = group.rows < num_train
+        if isinstance(group.images, image_stores.StreamImages) and in_train.any():
+            values.append(white_point.measure_stream(group.images, group.indices[in_train]))
+        if isinstance(group.images, image_stores.PathImages):
+            chosen = group.indices[in_train & np.isin(group.rows, wide)]
+            if len(chosen):
+                values.append(white_point.measure_paths(group.images.paths[chosen]))
+    measured = [value for value in values if value is not None]
+    if measured:
+        return max(measured)
+    # Only other splits have 16 bits: nothing to measure on, so white is what the format says.
+    return white_point.MAX_VALUE if len(wide) else None
+
+
+def _decode(
+    groups: list[_Group],
+    pre: preprocessing.PreprocessingSpec,
+    *,
+    bad: dict[int, str],
+    pixels: np.ndarray | None,
+) -> dict[int, str]:
+    """Decodes what is not known as bad, into `pixels` if given; {bad row: reason}."""
+    groups = [group for group in groups if _needs_decoding(group, keep=pixels is not None)]
+    failed: dict[int, str] = {}
+    total = sum(len(group.rows) for group in groups)
+    done = 0
+    with progress.ProgressBar("Reading images", total) as bar:
+        for group in groups:
+            good = ~np.isin(group.rows, list(bad))
+            rows, indices = group.rows[good], group.indices[good]
+            done += len(group.rows) - len(rows)
+            if isinstance(group.images, image_stores.StreamImages):
+                # A stream gives its elements in its own order.
+                in_order = np.argsort(indices, kind="stable")
+                rows, indices = rows[in_order], indices[in_order]
+            iterator = iter(_make_pixels(group.images, indices, pre))
+            for row, index in zip(rows, indices, strict=True):
+                try:
+                    image = next(iterator, None)
+                except tf.errors.OpError as error:
+                    failed[int(row)] = _describe_failure(group.images, index, error)
+                else:
+                    if image is None:
+                        failed[int(row)] = "is missing: the data set ended before it"
+                    elif pixels is not None:
+                        pixels[row] = image.numpy()
+                done += 1
+                bar.update(done)
+    return failed
+
+
+def _needs_decoding(group: _Group, *, keep: bool) -> bool:
+    if isinstance(group.images, image_stores.PathImages | image_stores.StreamImages):
+        return True
+    return keep
+
+
+def _make_pixels(
+    images: image_stores.ImageStore, indices: np.ndarray, pre: preprocessing.PreprocessingSpec
+) -> tf.data.Dataset:
+    """Dataset of decoded images, in the order of `indices`; errors come in their place."""
+    if isinstance(images, image_stores.StreamImages):
+        elements = loaders.select_elements(images, indices)
+        dataset = elements.map(
+            lambda element, position: _round(loaders.load_element(element, pre), pre),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    else:
+        load = loaders.make_loader(images, indices, pre)
+        dataset = tf.data.Dataset.range(len(indices)).map(
+            lambda position: _round(load(position), pre), num_parallel_calls=tf.data.AUTOTUNE
+        )
+    return dataset.prefetch(_PREFETCHED_IMAGES)
+
+
+def _round(image: tf.Tensor, pre: preprocessing.PreprocessingSpec) -> tf.Tensor:
+    return tf.cast(image, tf.uint8) if pre.pixel_max is None else image
+
+
+def _describe_failure(images: image_stores.ImageStore, index: int, error: tf.errors.OpError) -> str:
+    """Why an image failed; TensorFlow's text names graph nodes and no file."""
+    if isinstance(images, image_stores.PathImages):
+        head, reason = image_formats.read_head(images.paths[index])
+        if reason:
+            return reason
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            return image_formats.describe_bad_image(head)
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        return image_formats.BAD_DATA
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return "is too large to be decoded in the memory there is"
+    return f"cannot be read: {findings.one_line(error.message.splitlines()[0])}"
+
+
+def _describe_bad(
+    parts: tuple[loading.Split, ...], bad: dict[int, str]
+) -> tuple[findings.Problem, ...]:
+    problems = []
+    for row in sorted(bad):
+        path, name = _find_name(parts, row)
+        message = (
+            f"{name} {bad[row]}. Expected {image_formats.EXPECTED}; {_SKIP_FLAG} leaves it out."
+        )
+        problems.append(findings.Problem(message, path=path, flag=_SKIP_FLAG))
+    return tuple(problems)
+
+
+def _find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
+    """(path or "", what a message calls the image) of a row."""
+    for part in parts:
+        if row < len(part):
+            break
+        row -= len(part)
+    if isinstance(part.images, image_stores.PathImages):
+        path = os.fsdecode(part.images.paths[part.indices[row]])
+        return path, findings.one_line(path)
+    return "", f"Example {findings.one_line(part.keys[row])}"
+
+
+def _make_cache(
+    num_images: int, pre: preprocessing.PreprocessingSpec, *, memory_bytes: int | None
+) -> np.ndarray | None:
+    """Room for the pixels of all images, or None where they do not fit."""
+    if memory_bytes is None:
+        memory_bytes = min(_MAX_CACHE_BYTES, memory.find_available_bytes() // 4)
+    shape = (num_images, pre.height, pre.width, pre.channels)
+    dtype = np.uint8 if pre.pixel_max is None else np.float32
+    num_bytes = np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize
+    return loaders.make_aligned(shape, dtype) if num_bytes <= memory_bytes else None
+
+
+def _keep(
+    parts: tuple[loading.Split, ...], *, bad: dict[int, str], pixels: np.ndarray | None
+) -> list[loading.Split]:
+    """The splits without bad rows, on decoded pixels if there are any."""
+    decoded = None if pixels is None else image_stores.DecodedImages(pixels)
+    kept = []
+    start = 0
+    for part in parts:
+        rows = np.arange(start, start + len(part))
+        start += len(part)
+        good = ~np.isin(rows, list(bad))
+        kept.append(
+            dataclasses.replace(
+                part,
+                keys=part.keys[good],
+                images=part.images if decoded is None else decoded,
+                indices=(part.indices if decoded is None else rows)[good],
+                labels={head: values[good] for head, values in part.labels.items()},
+            )
+        )
+    return kept
+
+
+def _check_not_emptied(
+    splits: loading.Splits, kept: list[loading.Split], *, bad: dict[int, str]
+) -> None:
+    problems = []
+    before = (splits.train, splits.validation, splits.test)
+    for old, new in zip(before, kept, strict=True):
+        if len(old) and not len(new):
+            message = (
+                f"The {old.name} split has no image left: none of its {len(old)} can be decoded. "
+                f"Bad images are {_list_names(before, bad)}. Repair them or choose other data."
+            )
+            problems.append(findings.Problem(message))
+    for head in splits.heads if len(kept[0]) else ():
+        counts = [_count_classes(part.labels[head.name], head) for part in (splits.train, kept[0])]
+        for name, old_count, new_count in zip(head.classes, *counts, strict=True):
+            if old_count and not new_count:
+                message = (
+                    f"Class '{findings.one_line(name)}' of head '{head.name}' has no training "
+                    f"image left: none of its {old_count} can be decoded. Bad images are "
+                    f"{_list_names(before, bad)}. Repair them or remove the class."
+                )
+                problems.append(findings.Problem(message))
+    if problems:
+        raise findings.RefusedError(*problems)
+
+
+def _count_classes(labels: np.ndarray, head: head_kinds.HeadInfo) -> list[int]:
+    """Examples of each class, from encoded labels."""
+    if head.kind == "multiclass":
+        return np.bincount(labels, minlength=len(head.classes)).tolist()
+    positive = labels.sum(axis=0).astype(int).tolist()
+    return positive if head.kind == "multilabel" else [len(labels) - positive[0], *positive]
+
+
+def _list_names(parts: tuple[loading.Split, ...], bad: dict[int, str]) -> str:
+    return findings.list_first([_find_name(parts, row)[1] for row in sorted(bad)])
+
+
+def _warn_skipped(
+    parts: tuple[loading.Split, ...], bad: dict[int, str]
+) -> tuple[findings.Problem, ...]:
+    if not bad:
+        return ()
+    total = sum(map(len, parts))
+    message = (
+        f"{len(bad)} of {total} images are left out because they cannot be read or decoded: "
+        f"{_list_names(parts, bad)}."
+    )
+    return (findings.Problem(message, severity=findings.WARNING, flag=_SKIP_FLAG),)

@@ -1,0 +1,77 @@
+"""The table of sources: which loader reads a value of --data.
+
+Adding a source is a file with a `load` function and a row here.
+"""
+
+import os
+from collections.abc import Callable
+
+from tf_finetune import findings, specs
+from tf_finetune.data import examples, image_folder, sklearn_source, tables, tfds_source
+
+Loader = Callable[..., examples.Examples]
+
+EXPECTED = "a folder of class folders, a .csv, tfds:NAME or sklearn:NAME"
+PREFIXES: dict[str, Loader] = {
+    tfds_source.PREFIX: tfds_source.load,
+    sklearn_source.PREFIX: sklearn_source.load,
+}
+ENDINGS: dict[str, Loader] = {".csv": tables.load}
+
+
+def find_source(text: str, *, flag: str) -> Loader:
+    """The loader of a value of --data.
+
+    Args:
+      text: a path, or a prefix of PREFIXES and a name.
+      flag: name of the flag that `text` stands in, for messages.
+
+    Returns:
+      A function (spec, text, *, flag) -> Examples that raises findings.RefusedError where nothing
+      can be listed.
+
+    Raises:
+      findings.RefusedError: the path does not exist, or its kind has no row in the tables.
+    """
+    for prefix, loader in PREFIXES.items():
+        if text.startswith(prefix):
+            return loader
+    if text and os.path.isdir(text):
+        return image_folder.load
+    ending = os.path.splitext(text)[1].lower()
+    if os.path.isfile(text) and ending in ENDINGS:
+        return ENDINGS[ending]
+    raise findings.RefusedError(
+        findings.Problem(_describe_unknown(text, flag), path=text, flag=f"--{flag}")
+    )
+
+
+def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+    """Lists the examples of one source.
+
+    Args:
+      spec: the data options.
+      text: a value of --data, --validation_data or --test_data.
+      flag: name of the flag that `text` stands in, for messages.
+
+    Returns:
+      The examples; their `problems` may hold errors.
+
+    Raises:
+      findings.RefusedError: nothing can be listed; see the loaders.
+    """
+    return find_source(text, flag=flag)(spec, text, flag=flag)
+
+
+def _describe_unknown(text: str, flag: str) -> str:
+    shown = f"--{flag}={findings.one_line(text)}"
+    if not text:
+        return f"--{flag} is missing. Expected {EXPECTED}."
+    if os.path.lexists(text):
+        return f"{shown} is neither a folder nor a .csv file. Expected {EXPECTED}."
+    head, colon, name = text.partition(":")
+    hint = ""
+    if colon and not os.path.isdir(os.path.dirname(text)):
+        near = examples.nearest_name(head + colon, list(PREFIXES))
+        hint = near.replace("'?", f"{findings.one_line(name)}'?")
+    return f"{shown} does not exist.{hint} Expected {EXPECTED}."

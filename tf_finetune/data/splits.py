@@ -1,0 +1,271 @@
+"""Which example is for training, validation or test.
+
+One idea: an example's place follows from (seed, key) alone. Per class, keys are ranked by a hash
+and the ranking is cut, so that the order of files on a disk, other classes and the number of
+examples read before change nothing.
+"""
+
+import csv
+import hashlib
+import io
+import math
+
+import numpy as np
+
+from tf_finetune import findings
+from tf_finetune.data import examples
+
+TRAIN, VALIDATION, TEST = range(3)
+LEFT_OUT = -1
+HEADER = ("key", "split")
+_FORMULA_STARTS = ("=", "+", "-", "@")
+
+
+def plan_fractions(
+    fractions: tuple[float, ...], *, own: frozenset[int], given: frozenset[int]
+) -> tuple[float, float, float]:
+    """The fractions for examples whose split is still open.
+
+    Args:
+      fractions: train, validation and test parts of --split, summing to 1.
+      own: splits that the data brings in folders of its own; the others keep their ratio.
+      given: splits that --validation_data and --test_data provide; their part goes to train.
+
+    Returns:
+      Train, validation and test parts that sum to 1; 0 for every split of `own` and `given`
+      except train.
+    """
+    parts = list(fractions)
+    for split in given:
+        parts[TRAIN] += parts[split]
+        parts[split] = 0.0
+    for split in own - {TRAIN}:
+        parts[split] = 0.0
+    total = sum(parts)
+    return parts[TRAIN] / total, parts[VALIDATION] / total, parts[TEST] / total
+
+
+def assign(
+    keys: np.ndarray,
+    strata: np.ndarray,
+    *,
+    fractions: tuple[float, float, float],
+    seed: int,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """Assigns each example to a split, stratified.
+
+    In each stratum the counts are the fractions' largest remainders, with at least one example for
+    training, and from 3 examples on at least one for each split whose fraction is above 0. The
+    keys first in rank go to training. Known assignments stay; new examples fill what they lack.
+
+    Args:
+      keys: object [n] of str, sorted and unique.
+      strata: object [n] of str, the class of each example.
+      fractions: train, validation and test parts, summing to 1.
+      seed: of the ranking.
+      known: int8 [n], TRAIN, VALIDATION, TEST or LEFT_OUT for still unknown; None: all unknown.
+
+    Returns:
+      int8 [n], TRAIN, VALIDATION or TEST.
+
+    Reference:
+      Largest remainder method: Hamilton, 1792, https://en.wikipedia.org/wiki/Quota_method.
+    """
+    codes = np.full(len(keys), LEFT_OUT, np.int8) if known is None else known.copy()
+    for rows in _group_by_rank(keys, strata, seed):
+        targets = count_parts(len(rows), fractions)
+        new = rows[codes[rows] == LEFT_OUT]
+        if len(new) < len(rows):
+            present = np.bincount(codes[rows][codes[rows] != LEFT_OUT], minlength=3)
+            targets = _fill_up(len(new), targets=targets, present=present)
+        codes[new] = np.repeat(np.arange(3, dtype=np.int8), targets)
+    return codes
+
+
+def limit_per_class(
+    codes: np.ndarray,
+    keys: np.ndarray,
+    strata: np.ndarray,
+    *,
+    limit: int,
+    seed: int,
+    rest: int,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """Few-shot: keeps at most `limit` examples of each class for training and for validation.
+
+    The first in rank are kept, so that 5 of a class are among the 10 of a larger limit.
+
+    Args:
+      codes: int8 [n] of `assign`.
+      keys: object [n] of str, sorted and unique.
+      strata: object [n] of str, the class of each example.
+      limit: examples per class, at least 1.
+      seed: of the ranking.
+      rest: TEST or LEFT_OUT, where the others go.
+      known: int8 [n] as in `assign`; what is known is kept before what is new.
+
+    Returns:
+      int8 [n], a copy.
+    """
+    limited = codes.copy()
+    for rows in _group_by_rank(keys, strata, seed):
+        if known is not None:
+            rows = rows[np.argsort(known[rows] == LEFT_OUT, kind="stable")]
+        for split in (TRAIN, VALIDATION):
+            limited[rows[codes[rows] == split][limit:]] = rest
+    return limited
+
+
+def count_parts(total: int, fractions: tuple[float, float, float]) -> np.ndarray:
+    """How many of a class's examples each split gets.
+
+    Args:
+      total: examples of the class.
+      fractions: train, validation and test parts, summing to 1.
+
+    Returns:
+      int64 [3], summing to `total`.
+    """
+    counts = _largest_remainder(total, fractions)
+    wanted = [TRAIN] if total < 3 else [split for split in range(3) if fractions[split] > 0]
+    for split in wanted:
+        if total and not counts[split]:
+            counts[np.argmax(counts)] -= 1
+            counts[split] += 1
+    return counts
+
+
+def find_strata(labels: np.ndarray) -> np.ndarray:
+    """The class that stands for each example when classes are shared out.
+
+    Args:
+      labels: object [n] of str, or of tuples of str where an example has several classes.
+
+    Returns:
+      object [n] of str: the label, of several the rarest (then the first by name), "" of none.
+    """
+    if not len(labels) or not isinstance(labels[0], tuple):
+        return labels
+    counts: dict[str, int] = {}
+    for names in labels:
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    rarest = [min(names, key=lambda name: (counts[name], name), default="") for names in labels]
+    return examples.object_array(rarest)
+
+
+def read_split_file(path: str) -> dict[str, int]:
+    """Reads the split.csv of an earlier run.
+
+    Args:
+      path: a CSV with the header key,split.
+
+    Returns:
+      {key: TRAIN, VALIDATION or TEST}.
+
+    Raises:
+      findings.RefusedError: the file does not exist, is no CSV with that header, names another
+        split, or names a key twice; every line.
+    """
+    shown = f"--split_file={findings.one_line(path)}"
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(row, reader.line_num) for row in reader if row]
+    except OSError as error:
+        message = f"{shown} cannot be read: {error.strerror}. Expected a split.csv."
+        raise findings.RefusedError(_problem(path, message)) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        message = f"{shown} is no CSV in UTF-8. Expected a split.csv of an earlier run."
+        raise findings.RefusedError(_problem(path, message)) from error
+    if not rows or tuple(rows[0][0]) != HEADER:
+        message = f"{shown}, line 1: expected the header key,split of a run's split.csv."
+        raise findings.RefusedError(_problem(path, message))
+    return _read_assignments(rows[1:], path)
+
+
+def format_split_file(assignments: list[tuple[str, str]]) -> str:
+    """The text of a split.csv.
+
+    Args:
+      assignments: (key, "train", "validation" or "test") of each example.
+
+    Returns:
+      CSV with the header key,split. A key that a spreadsheet would run as a formula gets "./" in
+      front, which reading takes away.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for key, split in assignments:
+        writer.writerow((f"./{key}" if key.startswith(_FORMULA_STARTS) else key, split))
+    return text.getvalue()
+
+
+def _read_assignments(rows: list[tuple[list[str], int]], path: str) -> dict[str, int]:
+    shown = f"--split_file={findings.one_line(path)}"
+    assignments: dict[str, int] = {}
+    problems = []
+    for row, number in rows:
+        key = row[0].removeprefix("./")
+        if len(row) != 2:
+            problem = f"expected 2 columns (key,split). Received {len(row)}."
+        elif row[1] not in examples.SPLIT_NAMES:
+            received = findings.one_line(row[1])
+            problem = f"expected train, validation or test. Received '{received}'."
+        elif key in assignments:
+            problem = f"'{findings.one_line(key)}' is there twice."
+        else:
+            assignments[key] = examples.SPLIT_NAMES.index(row[1])
+            continue
+        problems.append(_problem(path, f"{shown}, line {number}: {problem}", line=number))
+    if problems:
+        raise findings.RefusedError(*problems)
+    return assignments
+
+
+def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
+    return findings.Problem(message, path=path, line=line, flag="--split_file")
+
+
+def _group_by_rank(keys: np.ndarray, strata: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The rows of each stratum, in rank; strata in the order of their names."""
+    if not len(keys):
+        return []
+    names = {name: number for number, name in enumerate(sorted(set(strata)))}
+    numbers = np.fromiter((names[name] for name in strata), np.int64, len(strata))
+    order = np.lexsort((_hash_keys(keys, seed), numbers))
+    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
+    return np.split(order, bounds)
+
+
+def _hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
+    # Python's own hash differs between processes; blake2b is fast and keyed by the seed.
+    start = hashlib.blake2b(digest_size=8, key=str(seed).encode())
+    digests = bytearray()
+    for key in keys:
+        digest = start.copy()
+        digest.update(key.encode())
+        digests += digest.digest()
+    return np.frombuffer(bytes(digests), ">u8")
+
+
+def _largest_remainder(total: int, fractions: tuple[float, ...]) -> np.ndarray:
+    # Rounded, because 0.1 * 30 is 3.0000000000000004 and must not win a remainder.
+    quotas = [round(total * fraction, 9) for fraction in fractions]
+    counts = np.array([math.floor(quota) for quota in quotas])
+    remainders = [round(quota % 1, 9) for quota in quotas]
+    for split in np.argsort([-remainder for remainder in remainders], kind="stable"):
+        if counts.sum() < total:
+            counts[split] += 1
+    return counts
+
+
+def _fill_up(total: int, *, targets: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Shares out `total` new examples so that the splits come near their targets."""
+    lacking = np.maximum(targets - present, 0)
+    if lacking.sum() <= total:
+        return lacking
+    return _largest_remainder(total, tuple(lacking / lacking.sum()))

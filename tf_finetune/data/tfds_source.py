@@ -1,0 +1,302 @@
+"""`tfds:NAME[:CONFIG]`: image classification data of TensorFlow Datasets.
+
+One idea: what lies prepared in the data folder is opened from its own description, so that neither
+the code that made it nor a network is needed. TensorFlow is imported only when a source is tfds.
+
+Reference: TensorFlow Datasets, https://www.tensorflow.org/datasets.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import typing
+
+import numpy as np
+
+from tf_finetune import findings, specs
+from tf_finetune.data import examples, image_folder, image_stores
+
+PREFIX = "tfds:"
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+    """Lists a data set of TensorFlow Datasets; its images stay encoded.
+
+    Labels are read in one pass that decodes no image. Splits named train, validation and test are
+    kept; other splits beside train are left aside.
+
+    Args:
+      spec: the data options: `tfds_data_dir`, `image_column`.
+      text: "tfds:NAME" or "tfds:NAME:CONFIG".
+      flag: name of the flag that `text` stands in, for messages.
+
+    Returns:
+      The examples; keys are the index in each split; label columns are the ClassLabel features.
+
+    Raises:
+      findings.RefusedError: there is no such data set, it is not prepared and cannot be, a config
+        must be chosen, or it has no image or no class label.
+    """
+    name, _, config = text.removeprefix(PREFIX).partition(":")
+    shown = f"--{flag}={findings.one_line(text)}"
+    if not _NAME.fullmatch(name):
+        raise _refusal(shown, "expected tfds:NAME or tfds:NAME:CONFIG", flag)
+    builder = _open_builder(name, config, data_dir=spec.tfds_data_dir, shown=shown, flag=flag)
+    features = dict(builder.info.features.items())
+    image = _find_image(features, spec.image_column, shown=shown, flag=flag)
+    columns = _find_label_columns(features)
+    if not columns:
+        raise _refusal(shown, f"no class label among its features ({_list(features)})", flag)
+    names, is_split, problems = _choose_splits(builder, shown=shown, flag=flag)
+    with _refuse_errors(f"{shown} cannot be read", flag):
+        read = {name: _read_labels(builder, name, columns) for name in names}
+    names = _drop_unlabelled(read, names, problems=problems, shown=shown)
+    counts = {name: len(next(iter(read[name].values()))) for name in names}
+    keys = [
+        f"{name}/{row:0{len(str(counts[name]))}d}" if is_split else f"{row:08d}"
+        for name in names
+        for row in range(counts[name])
+    ]
+    codes = [
+        examples.SPLIT_NAMES.index(image_folder.SPLIT_FOLDERS.get(name, "train"))
+        for name in names
+        for _ in range(counts[name])
+    ]
+    return examples.Examples(
+        source=text,
+        keys=examples.object_array(keys),
+        images=image_stores.StreamImages(
+            functools.partial(_stream_images, builder, tuple(names), image), len(keys)
+        ),
+        labels={
+            column: examples.object_array([cell for name in names for cell in read[name][column]])
+            for column in columns
+        },
+        splits=np.array(codes, np.int8) if is_split else None,
+        identity=builder.info.full_name,
+        problems=tuple(problems),
+    )
+
+
+def find_prepared(data_dir: str, name: str, config: str) -> tuple[str, list[str]]:
+    """Looks for a prepared data set on the disk.
+
+    Args:
+      data_dir: the folder of data sets.
+      name: the data set's name.
+      config: the config's name, or "".
+
+    Returns:
+      (folder of the newest version, []); ("", names of the configs that are there) where one must
+      be chosen; ("", []) where nothing is prepared.
+    """
+    folder = os.path.join(data_dir, name)
+    version = _newest_version(os.path.join(folder, config))
+    if version or config or not os.path.isdir(folder):
+        return version, []
+    versions = {entry: _newest_version(os.path.join(folder, entry)) for entry in os.listdir(folder)}
+    configs = sorted(entry for entry, path in versions.items() if path)
+    return (versions[configs[0]], []) if len(configs) == 1 else ("", configs)
+
+
+def _newest_version(folder: str) -> str:
+    if not os.path.isdir(folder):
+        return ""
+    versions = [
+        entry
+        for entry in os.listdir(folder)
+        if _VERSION.fullmatch(entry) and os.path.isfile(f"{folder}/{entry}/features.json")
+    ]
+    newest = max(versions, key=lambda entry: [int(part) for part in entry.split(".")], default="")
+    return os.path.join(folder, newest) if newest else ""
+
+
+def _refusal(shown: str, message: str, flag: str) -> findings.RefusedError:
+    return findings.RefusedError(findings.Problem(f"{shown}: {message}.", flag=f"--{flag}"))
+
+
+def _list(names: typing.Iterable[str]) -> str:
+    return findings.list_first(sorted(names), limit=20)
+
+
+def _open_builder(
+    name: str, config: str, *, data_dir: str | None, shown: str, flag: str
+) -> typing.Any:
+    """What is on the disk; else the library's own data set, downloaded and prepared."""
+    import tensorflow_datasets as tfds
+
+    folder = os.path.expanduser(data_dir or str(tfds.core.constants.DATA_DIR))
+    place = findings.one_line(folder)
+    path, configs = find_prepared(folder, name, config)
+    if configs:
+        raise _refusal(shown, f"choose a config, as tfds:{name}:CONFIG, of {_list(configs)}", flag)
+    if path:
+        with _refuse_errors(f"{shown}: {findings.one_line(path)} cannot be opened", flag):
+            return tfds.builder_from_directory(path)
+    known = tfds.list_builders(with_community_datasets=False)
+    if name not in known:
+        near = examples.nearest_name(name, known)
+        raise _refusal(
+            shown,
+            f"TensorFlow Datasets has no such data set, and none is prepared in {place}.{near} "
+            "--tfds_data_dir names the folder of prepared data sets",
+            flag,
+        )
+    advice = f"Where there is a network, prepare it with: tfds build {name}"
+    with _refuse_errors(
+        f"{shown} is not prepared in {place}, and preparing it failed", flag, advice=advice
+    ):
+        builder = tfds.builder(f"{name}/{config}" if config else name, data_dir=folder)
+        # The copy on Google's storage would be asked first, and retried for minutes when offline.
+        settings = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=settings)
+        return builder
+
+
+@contextlib.contextmanager
+def _refuse_errors(message: str, flag: str, *, advice: str = "") -> typing.Iterator[None]:
+    """Turns what tfds raises into one line; its modules agree on no base class."""
+    import google.protobuf.json_format
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    expected = (
+        AssertionError,
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        google.protobuf.json_format.ParseError,
+        tf.errors.OpError,
+        tfds.download.DownloadError,
+    )
+    try:
+        yield
+    except expected as error:
+        lines = str(error).strip().split("\n")
+        reason = findings.one_line(lines[0]).rstrip(".") or type(error).__name__
+        text = f"{message}: {reason}. {advice}".strip()
+        raise findings.RefusedError(findings.Problem(text, flag=f"--{flag}")) from error
+
+
+def _find_image(features: dict[str, typing.Any], name: str | None, *, shown: str, flag: str) -> str:
+    import tensorflow_datasets as tfds
+
+    images = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image) and feature.np_dtype in (np.uint8, np.uint16)
+    ]
+    if name is not None and name not in images:
+        raise _refusal(
+            shown,
+            f"--image_column={findings.one_line(name)} is no image of it."
+            f"{examples.nearest_name(name, images)} It has {_list(images)}",
+            "image_column",
+        )
+    if not images:
+        raise _refusal(
+            shown, f"no image of 8 or 16 bits among its features ({_list(features)})", flag
+        )
+    return name or ("image" if "image" in images else images[0])
+
+
+def _find_label_columns(features: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """{feature: its ClassLabel}; a Sequence of labels has several for an example."""
+    import tensorflow_datasets as tfds
+
+    columns = {}
+    for name, feature in features.items():
+        inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+        if isinstance(inner, tfds.features.ClassLabel):
+            columns[name] = inner
+    return columns
+
+
+def _choose_splits(
+    builder: typing.Any, *, shown: str, flag: str
+) -> tuple[list[str], bool, list[findings.Problem]]:
+    """(names of the splits to read, whether they are train, validation and test, warnings)."""
+    names = sorted(name for name, split in builder.info.splits.items() if split.num_examples)
+    if len(names) == 1:
+        return names, False, []
+    kept = [name for name in names if name in image_folder.SPLIT_FOLDERS]
+    if image_folder.find_split_folders(kept) is None:
+        raise _refusal(
+            shown,
+            "expected one split, or train and optionally validation and test. It has "
+            f"{_list(names) or 'none'}",
+            flag,
+        )
+    others = [name for name in names if name not in kept]
+    if not others:
+        return kept, True, []
+    message = f"{shown}: left aside the splits {_list(others)}."
+    return kept, True, [findings.Problem(message, severity=findings.WARNING)]
+
+
+def _drop_unlabelled(
+    read: dict[str, dict[str, list]],
+    names: list[str],
+    *,
+    problems: list[findings.Problem],
+    shown: str,
+) -> list[str]:
+    """Leaves aside splits whose labels are secret, as the test split of a competition."""
+    kept = []
+    for name in names:
+        # -1 stands for a class that is not told, read as ""; a tuple may well be empty.
+        secret = any(all(cell == "" for cell in cells) for cells in read[name].values())
+        if name == "train" or not secret:
+            kept.append(name)
+            continue
+        message = f"{shown}: left aside the split '{name}', which has no labels."
+        problems.append(findings.Problem(message, severity=findings.WARNING))
+    return kept
+
+
+def _read_split(builder: typing.Any, split: str, decoders: typing.Any) -> typing.Any:
+    import tensorflow_datasets as tfds
+
+    # One file after another: the same order in every run, whatever the number of cores.
+    settings = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return builder.as_dataset(
+        split=split, shuffle_files=False, read_config=settings, decoders=decoders
+    )
+
+
+def _read_labels(
+    builder: typing.Any, split: str, columns: dict[str, typing.Any]
+) -> dict[str, list]:
+    import tensorflow_datasets as tfds
+
+    decoders = tfds.decode.PartialDecoding({name: True for name in columns})
+    labels: dict[str, list] = {name: [] for name in columns}
+    for example in _read_split(builder, split, decoders).as_numpy_iterator():
+        for name, feature in columns.items():
+            numbers = example[name]
+            if np.ndim(numbers):
+                cell: str | tuple = tuple(
+                    feature.int2str(int(number)) for number in dict.fromkeys(numbers.tolist())
+                )
+            else:
+                cell = feature.int2str(int(numbers)) if numbers >= 0 else ""
+            labels[name].append(cell)
+    return labels
+
+
+def _stream_images(builder: typing.Any, splits: tuple[str, ...], image: str) -> typing.Any:
+    """Encoded images of the splits, one after another: a tf.data.Dataset of string scalars."""
+    import tensorflow_datasets as tfds
+
+    decoders = tfds.decode.PartialDecoding(
+        {image: True}, decoders={image: tfds.decode.SkipDecoding()}
+    )
+    datasets = [
+        _read_split(builder, split, decoders).map(lambda example: example[image])
+        for split in splits
+    ]
+    return functools.reduce(lambda first, second: first.concatenate(second), datasets)

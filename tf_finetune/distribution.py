@@ -1,0 +1,75 @@
+"""Devices, arithmetic and seeds of a run.
+
+Reference: TensorFlow, "Distributed training", https://www.tensorflow.org/guide/distributed_training
+"""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
+
+
+def make_strategy(name: str) -> Any:
+    """The tf.distribute strategy that a flag names.
+
+    Args:
+      name: "auto", "one_device" or "mirrored". auto is mirrored on several GPUs.
+
+    Returns:
+      A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+        devices = gpus or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def resolve_precision(name: str) -> str:
+    """The arithmetic of the backbone.
+
+    Args:
+      name: value of --precision.
+
+    Returns:
+      "float32", "bfloat16" or "float16"; auto is float32.
+    """
+    return "float32" if name == "auto" else name
+
+
+def describe_environment(*, strategy: Any, precision: str, seed: int) -> dict[str, Any]:
+    """What a result depends on beside its flags.
+
+    Args:
+      strategy: the run's strategy.
+      precision: "float32", "bfloat16" or "float16".
+      seed: the run's seed.
+
+    Returns:
+      A dict for environment.json: versions, devices, strategy, precision, seed.
+    """
+    import tensorflow as tf
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "versions": versions,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "threads": {
+            "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+            "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+        },
+        "strategy": type(strategy).__name__,
+        "replicas": strategy.num_replicas_in_sync,
+        "precision": precision,
+        "seed": seed,
+    }

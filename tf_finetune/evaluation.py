@@ -1,0 +1,310 @@
+"""How good a model is on a split, and whether that reaches what was asked.
+
+One idea: the model is run once and its logits are kept; `head_metrics` does the arithmetic and
+says what each metric's name means.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import numpy as np
+
+from tf_finetune import findings, head_kinds, head_metrics, progress, specs
+
+METRICS = head_metrics.METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalReport:
+    """How good a model is on a split.
+
+    Attributes:
+      split: "validation", "test" or another name.
+      num_examples: examples in the split, at least 1.
+      loss: `log_loss` of the heads, summed with their loss weights; nats.
+      heads: a report by head name.
+    """
+
+    split: str
+    num_examples: int
+    loss: float
+    heads: dict[str, head_metrics.HeadReport]
+
+
+def evaluate_model(
+    model: Any,
+    dataset: Any,
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    split: str,
+    loss_weights: dict[str, float] | None = None,
+) -> EvalReport:
+    """Runs a model over a split, in inference mode, and measures it.
+
+    Every example counts once, also those of a last partial batch. A model built under
+    MirroredStrategy is read from its first replica.
+
+    Args:
+      model: keras.Model with outputs {HEAD: logits float [batch, num_logits]}.
+      dataset: finite tf.data.Dataset of (inputs, {HEAD: encoded labels}, ...), batched.
+      heads: the heads to measure.
+      split: the split's name, for the report and the progress bar.
+      loss_weights: weight of each head in `loss`; None: 1 each.
+
+    Returns:
+      The report.
+
+    Raises:
+      ValueError: the model has no output for a head, or its logits do not fit the labels.
+      RefusedError: the data set is empty, or logits are not finite.
+    """
+    names = [head.name for head in heads]
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    labels: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    compute_logits = _make_forward(model, dataset.element_spec[0])
+    num_batches = max(int(dataset.cardinality()), 0)  # Negative: unknown.
+    with progress.ProgressBar(f"Evaluating {split}", num_batches) as bar:
+        for number, element in enumerate(dataset, start=1):
+            batch_logits = compute_logits(element[0])
+            missing = [name for name in names if name not in batch_logits]
+            if missing:
+                raise ValueError(
+                    f"The model has no output for head {findings.list_first(missing)}. "
+                    f"It has {findings.list_first(sorted(batch_logits))}."
+                )
+            for name in names:
+                logits[name].append(batch_logits[name].numpy())
+                labels[name].append(element[1][name].numpy())
+            if num_batches:
+                bar.update(number)
+    if not any(logits.values()):
+        raise _make_empty_error(split)
+    return evaluate_logits(
+        {name: np.concatenate(batches) for name, batches in logits.items()},
+        {name: np.concatenate(batches) for name, batches in labels.items()},
+        heads=heads,
+        split=split,
+        loss_weights=loss_weights,
+    )
+
+
+def _make_forward(model: Any, input_specs: Any) -> Any:
+    """inputs -> {HEAD: float32 logits}, traced once: the last batch is shorter than the others."""
+    import tensorflow as tf
+
+    signature = tf.nest.map_structure(
+        lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), input_specs
+    )
+
+    @tf.function(input_signature=[signature])
+    def compute_logits(inputs: Any) -> dict[str, Any]:
+        outputs = model(inputs, training=False)
+        return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
+
+    return compute_logits
+
+
+def evaluate_logits(
+    logits: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    split: str,
+    loss_weights: dict[str, float] | None = None,
+) -> EvalReport:
+    """Measures logits against labels.
+
+    Args:
+      logits: float32 [n, num_logits] by head.
+      labels: by head, as `head_kinds.encode_labels` gives them: multiclass int32 [n], binary
+        float32 [n, 1], multilabel float32 [n, num_classes].
+      heads: the heads to measure, at least one.
+      split: the split's name.
+      loss_weights: weight of each head in `loss`; None: 1 each.
+
+    Returns:
+      The report.
+
+    Raises:
+      ValueError: logits or labels have another shape than their head.
+      RefusedError: there is no example, or logits are not finite.
+    """
+    reports = {}
+    loss = 0.0
+    for head in heads:
+        _check_shapes(logits[head.name], labels[head.name], head)
+        if len(labels[head.name]) == 0:
+            raise _make_empty_error(split)
+        _check_finite(logits[head.name], head, split=split)
+        reports[head.name] = head_metrics.evaluate_head(
+            logits[head.name], labels[head.name], head=head
+        )
+        weight = 1.0 if loss_weights is None else loss_weights[head.name]
+        loss += weight * reports[head.name].metrics["log_loss"]
+    return EvalReport(split, len(labels[heads[0].name]), loss, reports)
+
+
+def find_requirement_problems(
+    heads: tuple[head_kinds.HeadInfo, ...],
+    *,
+    require_min: tuple[str, ...] = (),
+    require_max: tuple[str, ...] = (),
+) -> tuple[findings.Problem, ...]:
+    """Requirements that name what does not exist; to be asked before training.
+
+    Args:
+      heads: the heads of the run.
+      require_min: SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE.
+      require_max: likewise.
+
+    Returns:
+      An error for each unknown head or metric, a warning for each bound on the wrong side.
+
+    Raises:
+      SpecError: a requirement has neither form.
+    """
+    problems = []
+    for flag, text, requirement in _read_requirements(require_min, require_max):
+        message = _find_unknown_name(requirement, heads)
+        if message:
+            problems.append(findings.Problem(f"--{flag}={text}: {message}", flag=f"--{flag}"))
+        elif METRICS[requirement.metric] != (flag == "require_min"):
+            better, other = ("higher", "min") if METRICS[requirement.metric] else ("lower", "max")
+            problems.append(
+                findings.Problem(
+                    f"--{flag}={text}: {requirement.metric} is better when {better}. "
+                    f"Did you mean --require_{other}={text}?",
+                    severity=findings.WARNING,
+                    flag=f"--{flag}",
+                )
+            )
+    return tuple(problems)
+
+
+def check_requirements(
+    reports: dict[str, EvalReport],
+    *,
+    require_min: tuple[str, ...] = (),
+    require_max: tuple[str, ...] = (),
+) -> tuple[findings.Problem, ...]:
+    """Requirements that the model does not meet.
+
+    Args:
+      reports: by split.
+      require_min: SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE; the metric must be at least
+        VALUE. METRIC may be `loss`, the sum over heads.
+      require_max: likewise; the metric must be at most VALUE.
+
+    Returns:
+      An error for each requirement that is not met or cannot be.
+
+    Raises:
+      SpecError: a requirement has neither form.
+    """
+    problems = []
+    for flag, text, requirement in _read_requirements(require_min, require_max):
+        message = _find_unmet(requirement, reports, is_min=flag == "require_min")
+        if message:
+            problems.append(findings.Problem(f"--{flag}={text} {message}", flag=f"--{flag}"))
+    return tuple(problems)
+
+
+def _read_requirements(
+    require_min: tuple[str, ...], require_max: tuple[str, ...]
+) -> list[tuple[str, str, specs.Requirement]]:
+    texts = [("require_min", text) for text in require_min]
+    texts += [("require_max", text) for text in require_max]
+    return [(flag, text, specs.read_requirement(text, flag=flag)) for flag, text in texts]
+
+
+def _find_unknown_name(
+    requirement: specs.Requirement, heads: tuple[head_kinds.HeadInfo, ...]
+) -> str | None:
+    if requirement.metric == "loss" and requirement.head is None:
+        return None
+    names = [head.name for head in heads]
+    if requirement.head is None and len(heads) > 1:
+        return (
+            f"there are several heads. Write {requirement.split}/HEAD/{requirement.metric} with "
+            f"HEAD one of {findings.list_first(names, limit=20)}."
+        )
+    name = requirement.head or names[0]
+    if name not in names:
+        return (
+            f"there is no head '{findings.one_line(name)}'. "
+            f"The heads: {findings.list_first(names, limit=20)}."
+        )
+    known = head_metrics.list_metrics(heads[names.index(name)])
+    if requirement.metric in known:
+        return None
+    close = difflib.get_close_matches(requirement.metric, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return (
+        f"head '{name}' has no metric '{findings.one_line(requirement.metric)}'.{hint} "
+        f"It has {', '.join(known)}."
+    )
+
+
+def _find_unmet(
+    requirement: specs.Requirement, reports: dict[str, EvalReport], *, is_min: bool
+) -> str | None:
+    split = requirement.split
+    if split not in reports:
+        evaluated = f"Evaluated: {', '.join(reports)}." if reports else "No split was evaluated."
+        return f"cannot be met: the split {split} was not evaluated. {evaluated}"
+    report = reports[split]
+    heads = tuple(
+        head_kinds.HeadInfo(name, head.kind, head.classes) for name, head in report.heads.items()
+    )
+    unknown = _find_unknown_name(requirement, heads)
+    if unknown:
+        return f"cannot be met: {unknown}"
+    if requirement.metric == "loss":
+        value = report.loss
+    else:
+        head_report = report.heads[requirement.head or heads[0].name]
+        if requirement.metric in head_report.undefined:
+            reason = head_report.undefined[requirement.metric]
+            return f"cannot be met: {requirement.metric} is not defined on {split}: {reason}."
+        value = head_report.metrics[requirement.metric]
+    if value >= requirement.value if is_min else value <= requirement.value:
+        return None
+    # Four digits, but never so few that the value looks like the bound.
+    shown = f"{value:.4f}" if round(value, 4) != requirement.value else repr(value)
+    return f"is not met: {requirement.metric} on {split} is {shown}."
+
+
+def _make_empty_error(split: str) -> findings.RefusedError:
+    return findings.RefusedError(
+        findings.Problem(
+            f"The split {split} has no example: nothing to evaluate. Expected at least 1. Give "
+            f"--{split}_data, or a larger part in --split."
+        )
+    )
+
+
+def _check_shapes(logits: np.ndarray, labels: np.ndarray, head: head_kinds.HeadInfo) -> None:
+    num_logits = head_kinds.num_logits(head.kind, len(head.classes))
+    expected = (len(labels), num_logits)
+    if logits.shape != expected:
+        raise ValueError(
+            f"Logits of head '{head.name}': expected shape {expected}. Received {logits.shape}."
+        )
+    label_shape = expected[:1] if head.kind == "multiclass" else expected
+    if labels.shape != label_shape:
+        raise ValueError(
+            f"Labels of head '{head.name}': expected shape {label_shape}. Received {labels.shape}."
+        )
+
+
+def _check_finite(logits: np.ndarray, head: head_kinds.HeadInfo, *, split: str) -> None:
+    num_bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    if num_bad:
+        raise findings.RefusedError(
+            findings.Problem(
+                f"Head '{head.name}' gives NaN or infinite logits for {num_bad} of {len(logits)} "
+                f"examples of the split {split}. Expected finite numbers: its weights are damaged "
+                "or its training diverged."
+            )
+        )

@@ -1,0 +1,310 @@
+"""From a trained model to a version folder that TF Serving loads.
+
+One idea: nothing gets a version number before it has been loaded again and has given the trained
+model's answers. `serving_graph` says what is in a version, `warmup` what a server replays when it
+loads one, and `version_folders` how one appears.
+
+Reference: TensorFlow Serving, "RESTful API", https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tf_finetune import findings, head_kinds, serving_graph, version_folders, warmup
+from tf_finetune.data import preprocessing as image_preprocessing
+
+# WebP is decoded by the DecodeImage operation since TensorFlow 2.21; an older server runs the other
+# formats, and answers a WebP with INVALID_ARGUMENT.
+LOWEST_TF_SERVING = "2.21"
+
+MAX_DIFFERENCE = 1e-5
+# Half precision rounds after each operation, and which operations the graph fuses differs between
+# the model and its export: a few units in the last place (bfloat16: 2**-8) of the features.
+MAX_DIFFERENCE_HALF = 2e-2
+# One of the requests that TF Serving replays goes to serving_default.
+MAX_WARMUP_IMAGES = warmup.MAX_REQUESTS - 1
+
+# Operations that call back into the Python process which traced them: they work when the model is
+# loaded again right here, and in no server.
+_PYTHON_OPERATIONS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedModel:
+    """A published version.
+
+    Attributes:
+      path: EXPORT_DIR/VERSION; "" on a worker that is not the chief, which writes nothing.
+      version: 1 or larger; 0 on a worker that is not the chief.
+      signatures: names of the signatures.
+      num_bytes: size of all its files.
+    """
+
+    path: str
+    version: int
+    signatures: tuple[str, ...]
+    num_bytes: int
+
+
+def write_export(
+    model: keras.Model,
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    preprocessing: image_preprocessing.PreprocessingSpec,
+    export_dir: str,
+    warmup_images: Sequence[bytes],
+    is_chief: bool = True,
+) -> ExportedModel:
+    """Writes, checks and publishes the next version of a model for TF Serving 2.21 or later.
+
+    Signatures: `serving_default` takes `image`, float32 [n, height, width, channels] from 0 to 255;
+    `serve_bytes` takes `image_bytes`, string [n], encoded images of any size. Both return, under
+    these names with one head and as HEAD_probabilities and HEAD_classes with several,
+
+    - `probabilities`, float32 [n, num_classes]; binary: (negative, positive);
+    - `classes`, string [n]: the most probable class; binary: the positive one from its threshold
+      on. Multilabel: string [n, num_classes], the classes at or above their thresholds in the
+      order of the labels file, then empty strings. Its width is the same for every request, so
+      that neither the row format of REST nor the server's batching makes an answer depend on
+      the other images in the batch.
+
+    `n` is any number from 1 on. An image that cannot be decoded, or pixels of another size, fail
+    their whole request with INVALID_ARGUMENT. Class names are also in assets/labels_HEAD.txt, one
+    on a line. Softmax and sigmoid are computed in float32. Before it is published, the version is
+    loaded again and must answer its own warm-up requests as the model does. When anything fails,
+    nothing stays behind, and older versions are never touched.
+
+    Args:
+      model: input {"image": float32 [batch, height, width, channels], values 0 to 255}, outputs
+        {HEAD: float [batch, units] logits}; trained under any strategy, in any precision.
+      heads: one per output of the model.
+      preprocessing: what `serve_bytes` does to an encoded image; its size is the model's.
+      export_dir: folder of versions; made where missing.
+      warmup_images: encoded images, which TF Serving replays when it loads the version (the first
+        999); none: a gray one.
+      is_chief: False writes nothing.
+
+    Returns:
+      The published version.
+
+    Raises:
+      findings.RefusedError: `export_dir` cannot be written or is full, a class name does not fit a
+        line of UTF-8, a warm-up image cannot be decoded, or a layer of the model runs Python code.
+      ValueError: heads, thresholds or preprocessing do not fit the model, or the call is inside a
+        strategy's scope.
+      RuntimeError: the written version does not answer as the model does.
+    """
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "The export holds plain variables. Call write_export outside strategy.scope()."
+        )
+    _check_heads(model, heads)
+    _check_image_shape(model, preprocessing)
+    if not is_chief:
+        return ExportedModel("", 0, serving_graph.SIGNATURES, 0)
+    problems = find_class_name_problems(heads) + version_folders.check_export_dir(export_dir)
+    if problems:
+        raise findings.RefusedError(*problems)
+    replays = _make_replays(warmup_images, preprocessing)
+    graph = serving_graph.make_serving_graph(model, preprocessing, heads=heads)
+    with _refuse_write_errors(export_dir), version_folders.temporary_folder(export_dir) as folder:
+        serving_graph.write_saved_model(graph, folder)
+        warmup.write_requests(folder, [replay.request for replay in replays])
+        _check_operations(folder)
+        _check_answers(folder, model, heads=heads, replays=replays)
+        num_bytes = _count_bytes(folder)
+        version = version_folders.publish(folder, export_dir)
+    path = os.path.join(export_dir, str(version))
+    return ExportedModel(path, version, serving_graph.SIGNATURES, num_bytes)
+
+
+def find_class_name_problems(
+    heads: Sequence[head_kinds.HeadInfo],
+) -> tuple[findings.Problem, ...]:
+    """Class names that a server could not return or that a labels file could not hold.
+
+    Args:
+      heads: the heads with their class names.
+
+    Returns:
+      One problem per head that has an empty name, a name with a line end, or one that is not
+      valid Unicode (a folder whose name is not UTF-8).
+    """
+    problems = []
+    for head in heads:
+        bad = [name for name in head.classes if not _fits_a_line(name)]
+        if bad:
+            message = (
+                f"Head '{head.name}': the export expects class names of at least one character, in "
+                f"UTF-8 and on one line. Received {findings.list_first(bad)}. Rename them."
+            )
+            problems.append(findings.Problem(message))
+    return tuple(problems)
+
+
+def _fits_a_line(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return name.splitlines() == [name]
+
+
+def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> None:
+    names = sorted(head.name for head in heads)
+    if not isinstance(model.output, dict) or sorted(model.output) != names:
+        raise ValueError(
+            f"The export expects a model with the outputs {names}. Received {model.output}."
+        )
+    for head in heads:
+        expected = head_kinds.num_logits(head.kind, len(head.classes))
+        received = model.output[head.name].shape
+        if len(received) != 2 or received[-1] != expected:
+            raise ValueError(
+                f"Head '{head.name}' ({head.kind}, {len(head.classes)} classes) expects logits of "
+                f"shape [batch, {expected}]. Received {received}."
+            )
+        row = head_kinds.HEAD_KINDS[head.kind]
+        expected = 0 if row.activation == "softmax" else 1 if row.exclusive else len(head.classes)
+        if len(head.thresholds) != expected:
+            raise ValueError(
+                f"Head '{head.name}' ({head.kind}) expects {expected} thresholds. "
+                f"Received {len(head.thresholds)}."
+            )
+
+
+def _check_image_shape(
+    model: keras.Model, preprocessing: image_preprocessing.PreprocessingSpec
+) -> None:
+    (image,) = model.inputs
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    if len(image.shape) != 4 or any(
+        side not in (None, expected) for side, expected in zip(image.shape[1:], shape, strict=True)
+    ):
+        raise ValueError(
+            f"The preprocessing makes images of shape {shape}, and the model expects "
+            f"{tuple(image.shape)}. Use the PreprocessingSpec that the model was trained with."
+        )
+
+
+@contextlib.contextmanager
+def _refuse_write_errors(export_dir: str) -> Iterator[None]:
+    # TensorFlow's file system raises its own errors for a full disk.
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
+        message = (
+            f"The export cannot be written below '{findings.one_line(export_dir)}': "
+            f"{findings.one_line(reason)}. Free space there or choose another --export_dir."
+        )
+        problem = findings.Problem(message, path=export_dir, flag="--export_dir")
+        raise findings.RefusedError(problem) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replay:
+    request: warmup.Request
+    image: np.ndarray  # float32 [1, height, width, channels], 0 to 255: what the model sees
+
+
+def _make_replays(
+    images: Sequence[bytes], spec: image_preprocessing.PreprocessingSpec
+) -> list[_Replay]:
+    gray = warmup.make_gray_png(height=spec.height, width=spec.width, channels=spec.channels)
+    replays: list[_Replay] = []
+    for number, contents in enumerate(images[:MAX_WARMUP_IMAGES] or [gray], start=1):
+        try:
+            pixels = image_preprocessing.decode_image(tf.constant(contents), spec).numpy()[None]
+        except tf.errors.InvalidArgumentError as error:
+            reason = findings.one_line(error.message)
+            message = f"Warm-up image {number} expects an encoded image: {reason}. Leave it out."
+            raise findings.RefusedError(findings.Problem(message)) from error
+        if not replays:
+            replays.append(
+                _Replay(warmup.Request(serving_graph.SERVE_PIXELS, {"image": pixels}), pixels)
+            )
+        encoded = np.array([contents], object)
+        replays.append(
+            _Replay(warmup.Request(serving_graph.SERVE_BYTES, {"image_bytes": encoded}), pixels)
+        )
+    return replays
+
+
+def _check_operations(folder: str) -> None:
+    with open(os.path.join(folder, "saved_model.pb"), "rb") as file:
+        (meta_graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
+    graph = meta_graph.graph_def
+    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    names = sorted({node.name for node in nodes if node.op in _PYTHON_OPERATIONS})
+    if names:
+        message = (
+            "The model cannot be exported: a server has no Python, and its operations "
+            f"{findings.list_first(names)} call Python code (tf.py_function or tf.numpy_function). "
+            "Write those layers with TensorFlow or keras.ops operations."
+        )
+        raise findings.RefusedError(findings.Problem(message))
+
+
+def _check_answers(
+    folder: str,
+    model: keras.Model,
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    replays: Sequence[_Replay],
+) -> None:
+    allowed = _find_max_difference(model)
+    # On one device: two GPU kernels for the same convolution may differ by more than is allowed.
+    with tf.device("CPU:0"):
+        try:
+            signatures = tf.saved_model.load(folder).signatures
+            for replay in replays:
+                outputs = signatures[replay.request.signature](
+                    **{name: tf.constant(value) for name, value in replay.request.inputs.items()}
+                )
+                inputs = serving_graph.model_inputs(model, tf.constant(replay.image))
+                logits = model(inputs, training=False)
+                for head in heads:
+                    prefix = serving_graph.output_prefix(head, num_heads=len(heads))
+                    received = outputs[f"{prefix}probabilities"].numpy()
+                    expected = tf.cast(logits[head.name], tf.float32)
+                    _check_probabilities(received, expected, head, allowed=allowed)
+        except tf.errors.OpError as error:
+            raise RuntimeError(
+                "The export was not published, because it cannot be loaded or fails on a warm-up "
+                f"request: {error.message}"
+            ) from error
+
+
+def _find_max_difference(model: keras.Model) -> float:
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()}
+    return MAX_DIFFERENCE_HALF if dtypes & {"bfloat16", "float16"} else MAX_DIFFERENCE
+
+
+def _check_probabilities(
+    received: np.ndarray, logits: tf.Tensor, head: head_kinds.HeadInfo, *, allowed: float
+) -> None:
+    expected = head_kinds.probabilities(logits.numpy(), head.kind)
+    difference = float(np.abs(expected - received).max())
+    # Not `>`: NaN must not be published either.
+    if not difference <= allowed:
+        raise RuntimeError(
+            f"The export was not published, because its probabilities for head '{head.name}' "
+            f"differ from the trained model's by {difference:.3g}, and {allowed:g} is "
+            "allowed. Does a layer compute something else in a graph, or is a weight NaN?"
+        )
+
+
+def _count_bytes(folder: str) -> int:
+    return sum(
+        os.path.getsize(os.path.join(root, name))
+        for root, _, files in os.walk(folder)
+        for name in files
+    )

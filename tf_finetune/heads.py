@@ -1,0 +1,87 @@
+"""Dense heads on a backbone: from features to one vector of logits per task.
+
+Heads emit logits, in float32 whatever the backbone computes in; the loss takes them as they are and
+softmax or sigmoid is applied where probabilities are wanted. Scaling from 0..255 to the backbone's
+own pixel range is made of layers here, so the saved model takes pixels as they come.
+"""
+
+from collections.abc import Sequence
+
+import keras
+
+from tf_finetune import head_kinds, specs
+from tf_finetune.models import loading, pixel_range
+
+INPUT = "image"
+BACKBONE = "backbone"
+
+
+def attach_heads(
+    backbone: loading.Backbone,
+    *,
+    heads: Sequence[specs.HeadSpec],
+    infos: Sequence[head_kinds.HeadInfo],
+    image_shape: tuple[int, int, int] | None = None,
+) -> keras.Model:
+    """A model from pixels to the logits of every head.
+
+    The backbone's layers are shared with the new model, not copied.
+
+    Args:
+      backbone: the cut pretrained model, its pixel range settled.
+      heads: one spec per head.
+      infos: the same heads with their classes, in the same order.
+      image_shape: (height, width, channels) in pixels; default: the backbone's.
+
+    Returns:
+      A model with the input {"image": float32 [batch, height, width, channels], values 0 to 255}
+      and the outputs {HEAD: float32 [batch, units] logits}.
+
+    Raises:
+      ValueError: the pixel range is not settled, or the features are no vector after pooling.
+    """
+    if backbone.pixel_range is None:
+        raise ValueError(
+            "The pixel range of this backbone depends on data. Call pixel_range.settle first."
+        )
+    shape = image_shape or backbone.input_shape
+    image = keras.Input(shape, name=INPUT, dtype="float32")
+    scaled = image
+    for layer in pixel_range.scaling_layers(backbone.pixel_range.name, shape[-1]):
+        scaled = layer(scaled)
+    features = _pool(backbone.model(scaled), backbone.pooling)
+    outputs = {
+        head.name: _attach_head(features, head, info)
+        for head, info in zip(heads, infos, strict=True)
+    }
+    return keras.Model({INPUT: image}, outputs, name="finetuned")
+
+
+def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
+    rank = len(features.shape)
+    if pooling == "flatten":
+        return keras.layers.Flatten(name="pooling", dtype="float32")(features)
+    if pooling in ("avg", "max") and 3 <= rank <= 5:
+        kind = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}[pooling]
+        layer = getattr(keras.layers, f"{kind}{rank - 2}D")
+        return layer(name="pooling", dtype="float32")(features)
+    if rank != 2:
+        raise ValueError(
+            f"--pooling={pooling} leaves features of shape {features.shape}, and a head takes "
+            "[batch, features]. Choose --pooling=avg, max or flatten."
+        )
+    return features
+
+
+def _attach_head(
+    features: keras.KerasTensor, head: specs.HeadSpec, info: head_kinds.HeadInfo
+) -> keras.KerasTensor:
+    x = features
+    if head.dropout:
+        x = keras.layers.Dropout(head.dropout, name=f"{head.name}_dropout", dtype="float32")(x)
+    for number, units in enumerate(head.hidden_units, start=1):
+        x = keras.layers.Dense(
+            units, activation="relu", name=f"{head.name}_dense_{number}", dtype="float32"
+        )(x)
+    units = head_kinds.num_logits(info.kind, len(info.classes))
+    return keras.layers.Dense(units, name=f"{head.name}_logits", dtype="float32")(x)

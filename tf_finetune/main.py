@@ -1,0 +1,64 @@
+"""The door: flags in, exit code out.
+
+    python -m tf_finetune.main --flagfile=configs/quickstart.flags
+
+Exit codes: 0 done; 1 crash; 2 anything refused: a flag, the spec, the data, a model file; 3 a
+requirement not met; 4 training diverged; 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tf_finetune import findings, spec_flags, specs
+
+_HELP = ("--help", "-h", "-help", "--helpfull", "-?")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the command line asks for.
+
+    Args:
+      arguments: what follows the program's name; default: `sys.argv[1:]`.
+
+    Returns:
+      The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if any(argument in _HELP for argument in arguments):
+        print(spec_flags.format_help(), end="")
+        return 0
+    try:
+        parsed = spec_flags.parse_args(arguments)
+        if not parsed.given:
+            raise specs.SpecError("Nothing to do: give --model and --data. --help lists all flags.")
+        _quieten()
+        # Imported late: a misspelt flag is answered before TensorFlow is.
+        from tf_finetune import verbs
+
+        return verbs.run_verb(parsed.spec, given=parsed.given)
+    except specs.SpecError as error:
+        return _refuse(error.problems)
+    except findings.RefusedError as error:
+        return _refuse([problem.message for problem in error.problems])
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _refuse(problems: Sequence[str]) -> int:
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def _quieten() -> None:
+    # TensorFlow greets a machine without a GPU with an error; what matters comes as an exception.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

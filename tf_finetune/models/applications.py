@@ -1,0 +1,267 @@
+"""keras:NAME - an architecture of keras.applications, with its weights.
+
+Reference: https://keras.io/api/applications/.
+"""
+
+import csv
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import typing
+
+import keras
+import numpy as np
+
+from tf_finetune import findings
+from tf_finetune.models import formats, hdf5, stored_config
+
+# Set by us: the old classifier is never built, and heads bring their own pooling.
+_OURS = (
+    "include_top",
+    "input_tensor",
+    "pooling",
+    "classes",
+    "classifier_activation",
+    "name",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplicationSpec:
+    """A parsed --model=keras:...
+
+    Attributes:
+      name: for example "MobileNetV2".
+      weights: "imagenet", "none", or the path of a weights file.
+      input_shape: (height, width, channels) in pixels; None: any size, 3 channels.
+      arguments: further arguments of the application, such as alpha.
+    """
+
+    name: str
+    weights: str
+    input_shape: tuple[int, int, int] | None
+    arguments: dict[str, typing.Any]
+
+
+def is_application(text: str) -> bool:
+    """Whether a --model value names a Keras application.
+
+    Args:
+      text: value of --model.
+
+    Returns:
+      True for keras:...
+    """
+    return text.startswith(formats.APPLICATION_PREFIX)
+
+
+def read_application(text: str) -> ApplicationSpec:
+    """Parses `keras:NAME,key=value,...`.
+
+    Args:
+      text: NAME in any case; keys weights, input_shape (HEIGHTxWIDTHxCHANNELS) and the arguments of
+        that application. A value with a comma is quoted as in CSV: `"weights=a,b.h5"`.
+
+    Returns:
+      The parsed value; weights is "imagenet" when not given.
+
+    Raises:
+      findings.RefusedError: unknown application or key, or malformed values, all of them.
+    """
+    (parts,) = csv.reader([text.removeprefix(formats.APPLICATION_PREFIX)])
+    name = _find_name(parts[0] if parts else "")
+    allowed = _arguments_of(name)
+    values: dict[str, typing.Any] = {"weights": "imagenet", "input_shape": None}
+    problems = []
+    for part in parts[1:]:
+        key, _, value = part.partition("=")
+        if key not in ("weights", "input_shape", *allowed) or not value:
+            keys = ", ".join(["weights", "input_shape", *allowed])
+            near = difflib.get_close_matches(key, ["weights", "input_shape", *allowed], n=1)
+            hint = f" Did you mean '{near[0]}'?" if near and near[0] != key else ""
+            problems.append(
+                f"--model=keras:{name} takes KEY=VALUE with the keys {keys}. Received "
+                f"'{findings.one_line(part)}'.{hint}"
+            )
+            continue
+        try:
+            values[key] = _read_value(key, value, allowed.get(key))
+        except ValueError as error:
+            problems.append(
+                f"--model=keras:{name}: {key} expects {error}. Received "
+                f"'{findings.one_line(value)}'."
+            )
+    if problems:
+        raise findings.RefusedError(*map(findings.Problem, problems))
+    weights, shape = values.pop("weights"), values.pop("input_shape")
+    return ApplicationSpec(name, weights, shape, values)
+
+
+def weights_path(text: str) -> str | None:
+    """The weights file that a keras:NAME value names.
+
+    Args:
+      text: value of --model.
+
+    Returns:
+      The path; None for weights=none and weights=imagenet.
+
+    Raises:
+      findings.RefusedError: as for `read_application`.
+    """
+    weights = read_application(text).weights
+    return None if weights in ("none", "imagenet") else weights
+
+
+def load_application(text: str) -> tuple[keras.Model, str, str]:
+    """Builds an application without its classifier and gives it its weights.
+
+    Args:
+      text: keras:NAME,key=value,...
+
+    Returns:
+      The model; what it is, for example "keras.applications.MobileNet, weights none"; the name of
+      its module, for example "mobilenet", which tells the pixels it expects.
+
+    Raises:
+      findings.RefusedError: malformed text; a shape or argument that the application refuses; the
+        ImageNet weights cannot be downloaded; the weights file does not exist or does not fit.
+    """
+    spec = read_application(text)
+    build = getattr(keras.applications, spec.name)
+    path = None if spec.weights in ("none", "imagenet") else spec.weights
+    if path and not os.path.isfile(path):
+        shown = findings.one_line(path)
+        message = f"--model=keras:{spec.name}: the weights file '{shown}' does not exist."
+        raise findings.RefusedError(findings.Problem(message, path=path))
+    arguments = dict(spec.arguments)
+    if spec.input_shape:
+        arguments["input_shape"] = spec.input_shape
+    try:
+        model = build(
+            include_top=False,
+            weights="imagenet" if spec.weights == "imagenet" else None,
+            **arguments,
+        )
+    except hdf5.KERAS_ERRORS as error:
+        message = f"--model=keras:{spec.name}: {stored_config.one_reason(error)}"
+        raise findings.RefusedError(findings.Problem(message)) from error
+    except Exception as error:
+        # keras.utils.get_file raises a bare Exception when a download fails.
+        if type(error) is not Exception:
+            raise
+        message = (
+            f"--model=keras:{spec.name}: the ImageNet weights cannot be downloaded: "
+            f"{stored_config.one_reason(error)} Give weights=PATH, or weights=none."
+        )
+        raise findings.RefusedError(findings.Problem(message)) from error
+    if path:
+        _load_weights(model, path, text=text)
+    module = build.__module__.rpartition(".")[2]
+    weights = f"from {findings.one_line(path)}" if path else spec.weights
+    return model, f"keras.applications.{spec.name}, weights {weights}", module
+
+
+def _find_name(text: str) -> str:
+    names = [name for name in dir(keras.applications) if name[:1].isupper()]
+    by_lower = {name.lower(): name for name in names}
+    if text.lower() in by_lower:
+        return by_lower[text.lower()]
+    near = difflib.get_close_matches(text.lower(), by_lower, n=1)
+    hint = f" Did you mean 'keras:{by_lower[near[0]]}'?" if near else ""
+    raise findings.RefusedError(
+        findings.Problem(
+            f"Unknown Keras application '{findings.one_line(text)}'.{hint} Keras has "
+            f"{', '.join(names)}."
+        )
+    )
+
+
+def _arguments_of(name: str) -> dict[str, typing.Any]:
+    signature = inspect.signature(getattr(keras.applications, name))
+    return {
+        key: parameter.default
+        for key, parameter in signature.parameters.items()
+        if key not in (*_OURS, "weights", "input_shape")
+    }
+
+
+def _read_value(key: str, value: str, default: typing.Any) -> typing.Any:
+    if key == "weights":
+        return value
+    if key == "input_shape":
+        match = re.fullmatch(r"(\d+)x(\d+)x([13])", value)
+        sides = tuple(int(side) for side in match.groups()) if match else ()
+        if not match or not all(1 <= side <= 8192 for side in sides):
+            raise ValueError(
+                "HEIGHTxWIDTHxCHANNELS in pixels, such as 128x128x3, with 1 or 3 channels"
+            )
+        return sides
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return value.lower() == "true"
+    try:
+        return type(default)(value)
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise ValueError(kind) from None
+
+
+def _load_weights(model: keras.Model, path: str, *, text: str) -> None:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head != formats.HDF5_SIGNATURE:
+        raise stored_config.refused(path, "is no HDF5 file. Expected weights in a .h5 file.")
+    hdf5.check_size(path)
+    if hdf5.is_keras3_weights(path):
+        try:
+            hdf5.load_weights_under_name(model, path)
+        except (OSError, *hdf5.KERAS_ERRORS) as error:
+            raise stored_config.refused(
+                path, f"does not fit {_shown(text, path)}: {stored_config.one_reason(error)}"
+            ) from error
+        return
+    stored = hdf5.read_weights(path)
+    layers = [layer for layer in model.layers if layer.weights]
+    names = {name for name, _ in stored}
+    if names.issuperset(layer.name for layer in layers):
+        # By name: the two Keras versions may order parallel branches differently.
+        by_name = dict(stored)
+        stored = [(layer.name, by_name[layer.name]) for layer in layers]
+    for (name, weights), layer in zip(stored, layers, strict=False):
+        _check_shapes(path, name, weights, layer, text=text)
+    if len(stored) < len(layers):
+        raise stored_config.refused(
+            path,
+            f"does not fit {_shown(text, path)}: it has weights of {len(stored)} layers, the "
+            f"architecture of {len(layers)}.",
+        )
+    # Further layers in the file are its old classifier, which stands last.
+    for (_, weights), layer in zip(stored, layers, strict=False):
+        layer.set_weights(weights)
+
+
+def _check_shapes(
+    path: str, name: str, weights: list[np.ndarray], layer: typing.Any, *, text: str
+) -> None:
+    given = [tuple(weight.shape) for weight in weights]
+    wanted = [tuple(weight.shape) for weight in layer.weights]
+    if given == wanted:
+        return
+    pairs = [pair for pair in zip(given, wanted, strict=False) if pair[0] != pair[1]]
+    if pairs:
+        difference = f"has the shape {pairs[0][0]} in the file and {pairs[0][1]}"
+    else:
+        difference = f"has {len(given)} weights in the file and {len(wanted)}"
+    raise stored_config.refused(
+        path,
+        f"does not fit {_shown(text, path)}: layer '{findings.one_line(name)}' {difference} in the "
+        f"architecture ('{layer.name}'). Set the arguments the weights were made with.",
+    )
+
+
+def _shown(text: str, path: str) -> str:
+    return findings.one_line(text.replace(f",weights={path}", ""))

@@ -1,0 +1,103 @@
+"""What kind of model a path holds, told by its bytes and without Keras.
+
+The name's ending is not trusted: people rename files, and downloads leave web pages behind.
+
+Reference: HDF5 File Format Specification 3.0, section II.A (signature and where it may stand),
+https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+"""
+
+import difflib
+import os
+
+from tf_finetune import findings
+from tf_finetune.models import stored_config
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZIP_SIGNATURE = b"PK\x03\x04"
+APPLICATION_PREFIX = "keras:"
+_EXPECTED = "Expected a .h5, .hdf5 or .keras file, or keras:NAME."
+
+
+def find_problems(model: str) -> tuple[findings.Problem, ...]:
+    """What is wrong with a --model value, as far as its first bytes tell.
+
+    Args:
+      model: a path, or keras:NAME, of which nothing is said here.
+
+    Returns:
+      At most one error.
+    """
+    if model.startswith(APPLICATION_PREFIX):
+        return ()
+    try:
+        detect_format(model)
+    except findings.RefusedError as error:
+        return error.problems
+    return ()
+
+
+def detect_format(path: str) -> str:
+    """The format of a model file.
+
+    Args:
+      path: value of --model, no keras: name.
+
+    Returns:
+      "hdf5" or "keras".
+
+    Raises:
+      findings.RefusedError: nothing is there, or it has no format that can be opened.
+    """
+    shown = findings.one_line(path)
+    if not path:
+        raise findings.RefusedError(findings.Problem(f"--model is missing. {_EXPECTED}"))
+    if not os.path.exists(path):
+        raise findings.RefusedError(
+            findings.Problem(
+                f"--model: '{shown}' does not exist.{_near_name(path)} {_EXPECTED}", path=path
+            )
+        )
+    if os.path.isdir(path):
+        kind = "SavedModel folder" if _is_saved_model(path) else "folder"
+        message = f"is a {kind}, which this version does not open. {_EXPECTED}"
+        raise stored_config.refused(path, message)
+    if not os.path.isfile(path):
+        raise stored_config.refused(path, f"is no regular file. {_EXPECTED}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8192)
+    except OSError as error:
+        raise stored_config.refused(path, f"cannot be read: {error.strerror}.") from error
+    # HDF5 allows a block of the user's own before the signature, of 512 bytes or a multiple.
+    if any(head[at:].startswith(HDF5_SIGNATURE) for at in (0, 512, 1024, 2048, 4096)):
+        return "hdf5"
+    if head.startswith(ZIP_SIGNATURE):
+        return "keras"
+    raise stored_config.refused(path, f"{_what_it_is(head)} {_EXPECTED}")
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return "is empty."
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the model itself: run 'git lfs pull'."
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, not a model: the download went wrong."
+    printable = sum(byte in b"\t\r\n" or byte >= 32 for byte in head)
+    if b"\0" not in head and printable == len(head):
+        return "is a text file, not a model."
+    return "is neither HDF5 nor a .keras archive."
+
+
+def _is_saved_model(path: str) -> bool:
+    return any(os.path.exists(os.path.join(path, f"saved_model.{end}")) for end in ("pb", "pbtxt"))
+
+
+def _near_name(path: str) -> str:
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    return f" Did you mean '{findings.one_line(os.path.join(folder, near[0]))}'?" if near else ""

@@ -1,0 +1,248 @@
+""".h5 and .hdf5 files: a whole model as Keras 1, 2 and 3 store it, or weights only.
+
+Reference: HDF5 file format specification, "Superblock",
+https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html.
+"""
+
+import os
+import tempfile
+import typing
+import warnings
+
+import h5py
+import keras
+import numpy as np
+
+from tf_finetune.models import formats, stored_config
+
+# What Keras raises for files that it does not understand, by experience; an error of the machine
+# (out of memory, a failing disk) is not among them.
+KERAS_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def load_model(path: str) -> tuple[keras.Model, str]:
+    """Loads a whole model, uncompiled, in safe mode.
+
+    Args:
+      path: a file that starts with the HDF5 signature.
+
+    Returns:
+      The model and what wrote it, for example "HDF5 of Keras 3.15.1".
+
+    Raises:
+      findings.RefusedError: the file is truncated or damaged, holds weights only or no model,
+        has a Lambda or custom layer, or Keras does not open it.
+    """
+    check_size(path)
+    config, version, backend = _read_header(path)
+    stored_config.check_config(config, where=path, version=version, backend=backend)
+    try:
+        model = load_under_name(path, "model.h5")
+    except OSError as error:
+        raise _damaged(path, error) from error
+    except KERAS_ERRORS as error:
+        raise stored_config.explain(error, config, where=path, version=version) from error
+    _check_order(path, model)
+    return model, f"HDF5 of Keras {version}"
+
+
+def load_under_name(path: str, name: str) -> keras.Model:
+    """Opens a model file whatever its name: Keras goes by the ending, we by the bytes.
+
+    Args:
+      path: the file.
+      name: a name with the ending that Keras expects.
+
+    Returns:
+      The model, uncompiled.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: or another of KERAS_ERRORS, if Keras refuses it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, name)
+        os.symlink(os.path.abspath(path), link)
+        with warnings.catch_warnings():
+            # Advice for the author of the model ("Use `negative_slope` instead"), not for its user.
+            warnings.simplefilter("ignore")
+            return keras.models.load_model(link, compile=False, safe_mode=True)
+
+
+def load_weights_under_name(model: keras.Model, path: str) -> None:
+    """Loads a Keras 3 weights file (`save_weights`) whatever its name.
+
+    Args:
+      model: the architecture that the weights were saved from.
+      path: the file.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: or another of KERAS_ERRORS, if the weights do not fit.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Keras looks for weights in more places than it writes to, and warns of each; where a
+        # layer's weights are missing it raises.
+        warnings.simplefilter("ignore")
+        link = os.path.join(folder, "model.weights.h5")
+        os.symlink(os.path.abspath(path), link)
+        model.load_weights(link)
+
+
+def check_size(path: str) -> None:
+    """Compares the size that an HDF5 header states with the file's.
+
+    Args:
+      path: a file that starts with the HDF5 signature.
+
+    Raises:
+      findings.RefusedError: the file is shorter than its header says.
+    """
+    stated, size = _stated_size(path), os.path.getsize(path)
+    if stated is not None and size < stated:
+        raise stored_config.refused(
+            path,
+            f"the HDF5 file is truncated: its header says {stated:,} bytes, it has {size:,}. Copy "
+            "or download it again.",
+        )
+
+
+def is_keras3_weights(path: str) -> bool:
+    """Whether a file was written by `save_weights` of Keras 3.
+
+    Args:
+      path: an HDF5 file.
+
+    Returns:
+      True for that layout, False for the older one and for any other content.
+
+    Raises:
+      findings.RefusedError: the file is damaged.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _has_keras3_weights(file)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_weights(path: str) -> list[tuple[str, list[np.ndarray]]]:
+    """Reads the weights of a weights-only file, or of a whole model's file, layer by layer.
+
+    Args:
+      path: an HDF5 file written by Keras 1 or 2, or by Keras 3 as a legacy .h5.
+
+    Returns:
+      (layer name, its weights in order) of each layer that has any, in the file's order.
+
+    Raises:
+      findings.RefusedError: the file is truncated, damaged, or holds no Keras weights.
+    """
+    check_size(path)
+    try:
+        with h5py.File(path, "r") as file:
+            group = file.get("model_weights", file)
+            if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
+                raise stored_config.refused(
+                    path, "the HDF5 file holds no Keras weights (no layer_names attribute)."
+                )
+            layers = []
+            for name in _read_names(group, "layer_names"):
+                weights = [
+                    np.asarray(group[name][w]) for w in _read_names(group[name], "weight_names")
+                ]
+                if weights:
+                    layers.append((name, weights))
+            return layers
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_header(path: str) -> tuple[dict[str, typing.Any], str, str]:
+    try:
+        with h5py.File(path, "r") as file:
+            stored = file.attrs.get("model_config")
+            version = _text(file.attrs.get("keras_version", "1"))
+            backend = _text(file.attrs.get("backend", ""))
+            weights = "layer_names" in file.attrs or _has_keras3_weights(file)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    if stored is None and weights:
+        raise stored_config.refused(
+            path,
+            "holds weights only, without the layers they belong to. Name the architecture: "
+            "--model=keras:NAME,weights=PATH.",
+        )
+    if stored is None:
+        raise stored_config.refused(
+            path,
+            "is an HDF5 file without a Keras model (no model_config attribute). Expected a file "
+            "written by model.save.",
+        )
+    return stored_config.read_config(_text(stored), where=path), version, backend
+
+
+def _has_keras3_weights(file: h5py.File) -> bool:
+    return "layers" in file or "_layer_checkpoint_dependencies" in file
+
+
+def _check_order(path: str, model: keras.Model) -> None:
+    # Keras assigns stored weights by position. Where it orders the layers otherwise than the
+    # writer did, equal shapes would hide that two layers swapped their weights.
+    with h5py.File(path, "r") as file:
+        group = file["model_weights"]
+        stored = [name for name in _read_names(group, "layer_names") if group[name].keys()]
+    own = [layer.name for layer in model.layers if layer.weights]
+    if set(stored) == set(own) and stored != own:
+        first = next(name for name, other in zip(stored, own, strict=True) if name != other)
+        raise stored_config.refused(
+            path,
+            f"Keras {keras.__version__} orders its layers otherwise than the Keras that wrote it, "
+            f"from '{first}' on: weights would be swapped. Save it again as .keras.",
+        )
+
+
+def _read_names(group: typing.Any, attribute: str) -> list[str]:
+    # Attributes of more than 64 kB are stored in numbered pieces.
+    if attribute in group.attrs:
+        pieces = [group.attrs[attribute]]
+    else:
+        pieces = []
+        while f"{attribute}{len(pieces)}" in group.attrs:
+            pieces.append(group.attrs[f"{attribute}{len(pieces)}"])
+    return [_text(name) for piece in pieces for name in piece]
+
+
+def _text(value: typing.Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _stated_size(path: str) -> int | None:
+    with open(path, "rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or not header.startswith(formats.HDF5_SIGNATURE):
+        return None
+    if header[8] in (0, 1):
+        offset_size, start = header[13], 24 if header[8] == 0 else 28
+    elif header[8] in (2, 3):
+        offset_size, start = header[9], 12
+    else:
+        return None
+    # Base address, one other address, then the end of the file.
+    end = header[start + 2 * offset_size : start + 3 * offset_size]
+    return int.from_bytes(end, "little") if offset_size in (2, 4, 8) else None
+
+
+def _damaged(path: str, error: BaseException) -> Exception:
+    return stored_config.refused(
+        path,
+        f"the HDF5 file is damaged: {stored_config.one_reason(error)} Copy or download it again.",
+    )

@@ -1,0 +1,199 @@
+"""What a stored Keras configuration says, read as plain JSON before Keras acts on it.
+
+One idea: a configuration is nested {"class_name": ..., "config": ...}. Walking it finds code that
+must not run (Lambda) and meanings that changed between Keras versions without an error.
+
+Reference: Keras saving format, https://keras.io/api/models/model_saving_apis/.
+"""
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Iterator
+
+from tf_finetune import findings
+
+_MAX_REASON = 300
+_MAX_DEPTH = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLayer:
+    """An object of a configuration.
+
+    Attributes:
+      path: names of the nested models, then its own, joined by "/".
+      class_name: for example "Conv2D".
+      config: its arguments.
+    """
+
+    path: str
+    class_name: str
+    config: dict[str, typing.Any]
+
+
+def read_config(text: str | bytes, *, where: str) -> dict[str, typing.Any]:
+    """Parses a stored configuration.
+
+    Args:
+      text: JSON.
+      where: the file, for the error's text.
+
+    Returns:
+      The configuration of the model.
+
+    Raises:
+      findings.RefusedError: the text is no JSON object with class_name.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refused(
+            where, "its stored configuration is not JSON. The file is damaged."
+        ) from error
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise refused(where, "its stored configuration names no model class. The file is damaged.")
+    return config
+
+
+def find_layers(config: typing.Any) -> Iterator[StoredLayer]:
+    """Walks a configuration.
+
+    Args:
+      config: as parsed from JSON.
+
+    Yields:
+      Every object with a class name, outer ones first; the outermost model is not in the paths.
+    """
+    yield from _walk(config, "", depth=0)
+
+
+def check_config(config: dict[str, typing.Any], *, where: str, version: str, backend: str) -> None:
+    """Refuses what must not run and what would load with another meaning.
+
+    Args:
+      config: the configuration of the model.
+      where: the file, for the error's text.
+      version: the Keras version that wrote it, for example "2.4.0".
+      backend: "tensorflow", "theano" or "cntk"; "" where it is not stored.
+
+    Raises:
+      findings.RefusedError: a Lambda layer; hard_sigmoid from before Keras 3, which is another
+        function there; a convolution saved under Theano, whose kernels are rotated.
+    """
+    old = version.partition(".")[0] in ("1", "2")
+    for layer in find_layers(config):
+        name = findings.one_line(layer.path)
+        if layer.class_name == "Lambda":
+            raise refused(
+                where,
+                f"layer '{name}' is a Lambda, which is stored Python code and is never run. "
+                "Build the model from plain layers (Rescaling, for example) and save it again.",
+            )
+        if old and "hard_sigmoid" in layer.config.values():
+            raise refused(
+                where,
+                f"layer '{name}' uses hard_sigmoid, which is another function in Keras 3 than in "
+                f"Keras {version}: its outputs would be wrong. This version cannot translate it.",
+            )
+        if old and backend == "theano" and "Conv" in layer.class_name:
+            raise refused(
+                where,
+                f"layer '{name}' was saved under Theano, whose convolution kernels are rotated by "
+                "180 degrees: its outputs would be wrong. This version cannot translate it.",
+            )
+
+
+def explain(
+    error: BaseException, config: dict[str, typing.Any], *, where: str, version: str
+) -> findings.RefusedError:
+    """Keras's refusal of a model as one line.
+
+    Args:
+      error: what Keras raised.
+      config: the configuration of the model.
+      where: the file.
+      version: the Keras version that wrote it.
+
+    Returns:
+      The error to raise, with the layer and class where a class is missing.
+    """
+    text = str(error)
+    match = re.search(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
+    if match:
+        names = [layer.path for layer in find_layers(config) if layer.class_name == match[1]]
+        which = f"layer '{findings.one_line(names[0])}' is of" if names else "it needs"
+        return refused(
+            where,
+            f"{which} the custom class '{findings.one_line(match[1])}', which Keras "
+            f"{_keras_version()} does not have. Expected a model of Keras's own layers.",
+        )
+    return refused(
+        where,
+        f"written by Keras {version}, it does not open in Keras {_keras_version()}: "
+        f"{one_reason(error)} Build the same model in Keras 3, load its weights and save it again.",
+    )
+
+
+def one_reason(error: BaseException) -> str:
+    """The gist of a Keras or HDF5 error.
+
+    Args:
+      error: any exception.
+
+    Returns:
+      One printable line that ends with a full stop.
+    """
+    text = str(error).rpartition("Exception encountered:")[2].strip()
+    lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join(lines[:2])
+    line = findings.one_line(lines[0])
+    if len(line) > _MAX_REASON:
+        line = line[:_MAX_REASON].rstrip() + "..."
+    return line if line.endswith(".") else line + "."
+
+
+def refused(where: str, message: str) -> findings.RefusedError:
+    """The error of a model file.
+
+    Args:
+      where: the file's path.
+      message: what is wrong, starting with a small letter.
+
+    Returns:
+      The error, its text led by the path.
+    """
+    return findings.RefusedError(
+        findings.Problem(f"{findings.one_line(where)}: {message}", path=where)
+    )
+
+
+def _walk(value: typing.Any, path: str, *, depth: int) -> Iterator[StoredLayer]:
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for element in value:
+            yield from _walk(element, path, depth=depth + 1)
+    if not isinstance(value, dict):
+        return
+    name, config = value.get("class_name"), value.get("config")
+    if isinstance(name, str) and isinstance(config, dict):
+        own = value.get("name") or config.get("name")
+        inner = path
+        if isinstance(own, str) and depth:
+            inner = f"{path}/{own}" if path else own
+        yield StoredLayer(inner, name, config)
+        path = inner
+    elif isinstance(name, str) and isinstance(config, list):
+        # Keras 1 and early 2 stored a Sequential as a bare list of layers.
+        yield StoredLayer(path, name, {})
+    for element in value.values():
+        yield from _walk(element, path, depth=depth + 1)
+
+
+def _keras_version() -> str:
+    import keras
+
+    return keras.__version__

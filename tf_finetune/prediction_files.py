@@ -1,0 +1,367 @@
+"""The files of --mode=predict: the images that --input names, and the rows of --output.
+
+One idea: what a user reads in a table was not always written by a friend. Names are printed
+without control characters, and no cell of a CSV starts like a formula.
+
+Reference: OWASP, "CSV Injection", https://owasp.org/www-community/attacks/CSV_Injection.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+from tf_finetune import findings, head_kinds, workdir
+from tf_finetune.data import image_folder, tables
+
+OUTPUT_ENDINGS = (".csv", ".jsonl")
+PATH_COLUMN = "path"
+ERROR_COLUMN = "error"
+
+_CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
+_ENDINGS = tuple(ending.encode() for ending in image_folder.IMAGE_ENDINGS)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_MAX_LISTED_ROWS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadPrediction:
+    """What one head says about one image.
+
+    Attributes:
+      predicted: the answer: one class; multilabel: the classes at or above their thresholds,
+        possibly none.
+      classes: the top k classes, most probable first; binary: the answer first.
+      probabilities: of `classes`, 0 to 1.
+    """
+
+    predicted: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A row of the output.
+
+    Attributes:
+      path: the image as it was found, relative to the current folder where the input was.
+      heads: by head name; empty when there is an error.
+      error: why there is no prediction, in words that follow the path, or "".
+    """
+
+    path: str
+    heads: dict[str, HeadPrediction]
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenPredictions:
+    """How many rows were written: `num_predicted` with classes, `num_errors` with an error."""
+
+    num_predicted: int
+    num_errors: int
+
+
+def iterate_inputs(inputs: tuple[str, ...]) -> list[str]:
+    """The images that --input names.
+
+    A folder is searched to any depth, in the order of names, for files that end as images do;
+    hidden files, and links to something that is no image, are passed over. In a .csv, images are
+    in the column `path`, or in the first, and are relative to the CSV's folder. Any other file is
+    taken as an image, whatever its ending.
+
+    Args:
+      inputs: paths of images, folders and .csv files, at least one.
+
+    Returns:
+      Paths, in the order of `inputs`; names that are not UTF-8 hold lone surrogates, which
+      `os.fsencode` turns back.
+
+    Raises:
+      RefusedError: with every input that does not exist, every folder without an image and every
+        row of a CSV that names no file.
+    """
+    if not inputs:
+        raise findings.RefusedError(
+            findings.Problem("--input is needed: an image, a folder or a .csv.", flag="--input")
+        )
+    paths: list[str] = []
+    problems: list[findings.Problem] = []
+    for text in inputs:
+        try:
+            paths += _list_input(text)
+        except findings.RefusedError as error:
+            problems += error.problems
+    if problems:
+        raise findings.RefusedError(*problems)
+    return paths
+
+
+def check_output(path: str, *, inputs: tuple[str, ...] = ()) -> None:
+    """Refuses an --output that could not be written, before anything is predicted.
+
+    Args:
+      path: the file to write.
+      inputs: what is read; writing over it is refused.
+
+    Raises:
+      RefusedError: the ending is neither .csv nor .jsonl, the path is a folder, the folder cannot
+        be written, or the file is one of the inputs.
+    """
+    shown = f"--output={findings.one_line(path)}"
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not path.lower().endswith(OUTPUT_ENDINGS):
+        message = f"{shown} must end in .csv or .jsonl."
+    elif os.path.isdir(path):
+        message = f"{shown} is a folder. Expected the name of a file."
+    elif os.path.realpath(path) in [os.path.realpath(text) for text in inputs]:
+        message = f"{shown} is also an --input, which would be lost. Choose another name."
+    elif not os.path.isdir(folder):
+        message = f"{shown} cannot be written: {findings.one_line(folder)} is not a folder."
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        message = f"{shown} cannot be written: no permission in {findings.one_line(folder)}."
+    else:
+        return
+    raise findings.RefusedError(findings.Problem(message, path=path, flag="--output"))
+
+
+def write_predictions(
+    rows: Iterable[Prediction],
+    path: str,
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    top_k: int,
+) -> WrittenPredictions:
+    """Writes rows as they come, and gives the file its name when the last one is there.
+
+    CSV columns: path, then per head `class` and `probability` (top_k 1) or `class_1`,
+    `probability_1`, `class_2`, ...; then error. With several heads the names begin with HEAD_. A
+    multilabel head has `classes` before them: its answer, joined by "|". JSONL has a line
+    {"path", "predictions": {HEAD: {"predicted", "classes", "probabilities"}}} or {"path",
+    "error"}. In both, probabilities have 7 digits; in CSV a text that begins like a formula gets
+    an apostrophe in front.
+
+    Args:
+      rows: predictions, taken one at a time.
+      path: a name that ends in .csv or .jsonl; missing folders are made, a former file is
+        replaced.
+      heads: the heads that the rows are about.
+      top_k: classes in a row, at least 1; a head with fewer classes has fewer.
+
+    Returns:
+      The counts.
+
+    Raises:
+      RefusedError: see `check_output`; or the disk is full, and a former file is as it was.
+    """
+    check_output(path)
+    counts = {"predicted": 0, "errors": 0}
+
+    def count(row: Prediction) -> Prediction:
+        counts["errors" if row.error else "predicted"] += 1
+        return row
+
+    try:
+        with (
+            workdir.replace_file(path) as temporary,
+            open(temporary, "x", encoding="utf-8", newline="") as file,
+        ):
+            if path.lower().endswith(".csv"):
+                _write_csv(file, map(count, rows), heads=heads, top_k=top_k)
+            else:
+                _write_jsonl(file, map(count, rows), heads)
+    except OSError as error:
+        message = f"--output={findings.one_line(path)} cannot be written: {error.strerror}."
+        raise findings.RefusedError(
+            findings.Problem(message, path=path, flag="--output")
+        ) from error
+    return WrittenPredictions(counts["predicted"], counts["errors"])
+
+
+def _refuse(message: str, path: str, *, line: int | None = None) -> findings.RefusedError:
+    return findings.RefusedError(findings.Problem(message, path=path, line=line, flag="--input"))
+
+
+def _list_input(text: str) -> list[str]:
+    shown = f"--input={findings.one_line(text)}"
+    if os.path.isdir(text):
+        paths = [os.fsdecode(path) for path in _walk_images(os.fsencode(text))]
+        if not paths:
+            endings = ", ".join(image_folder.IMAGE_ENDINGS)
+            raise _refuse(f"{shown} holds no image. Expected files that end in {endings}.", text)
+        return paths
+    if not os.path.exists(text):
+        raise _refuse(f"{shown} does not exist. Expected an image, a folder or a .csv.", text)
+    if not os.path.isfile(text):
+        raise _refuse(f"{shown} is no regular file but a FIFO, socket or device.", text)
+    return _list_table(text) if text.lower().endswith(".csv") else [text]
+
+
+def _walk_images(root: bytes) -> Iterator[bytes]:
+    """Images below a folder, sorted; a folder that a link leads back to is listed once."""
+    visited = set()
+    pending = [(root, True)]
+    while pending:
+        path, is_folder = pending.pop()
+        if not is_folder:
+            yield path
+            continue
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) not in visited:
+            visited.add((status.st_dev, status.st_ino))
+            pending += sorted(_scan(path), reverse=True)
+
+
+def _scan(folder: bytes) -> list[tuple[bytes, bool]]:
+    """(path, whether it is a folder) of the folders and images directly in a folder."""
+    kept = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(b".") or entry.name in _CLUTTER:
+                    continue
+                if entry.is_dir():
+                    kept.append((entry.path, True))
+                elif entry.name.lower().endswith(_ENDINGS) and (
+                    not entry.is_symlink() or image_folder.leads_to_image(entry.path)
+                ):
+                    kept.append((entry.path, False))
+    except OSError as error:
+        shown = findings.one_line(os.fsdecode(folder))
+        raise _refuse(f"--input: {shown} cannot be listed: {error.strerror}.", shown) from error
+    return kept
+
+
+def _list_table(path: str) -> list[str]:
+    rows = _read_rows(path)
+    folder = os.path.dirname(path)
+    _, first = rows[0]
+    column = 0
+    if not _is_image_cell(first[0], folder):
+        names = [cell.strip().lower() for cell in first]
+        column = names.index(PATH_COLUMN) if PATH_COLUMN in names else 0
+        del rows[0]
+    if not rows:
+        message = f"{findings.one_line(path)}: no row below the header. Expected a path in each."
+        raise _refuse(message, path)
+    images, problems = [], []
+    for line, row in rows:
+        image, complaint = _find_image(row[column] if column < len(row) else "", folder)
+        if complaint:
+            message = f"{findings.one_line(path)}, line {line}: {complaint}"
+            problems.append(findings.Problem(message, path=path, line=line, flag="--input"))
+        images.append(image)
+    if len(problems) > _MAX_LISTED_ROWS:
+        more = len(problems) - _MAX_LISTED_ROWS
+        message = f"{findings.one_line(path)}: and {more} more."
+        problems[_MAX_LISTED_ROWS:] = [findings.Problem(message, path=path, flag="--input")]
+    if problems:
+        raise findings.RefusedError(*problems)
+    return images
+
+
+def _read_rows(path: str) -> list[tuple[int, list[str]]]:
+    """(1-based line, cells) of every row that is not empty, at least one."""
+    shown = findings.one_line(path)
+    rows, line = [], 1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if row:
+                    rows.append((line, row))
+                line = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        message = f"{shown}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save it as UTF-8."
+        raise _refuse(message, path) from error
+    except csv.Error as error:
+        message = f"{shown}, line {line}: no valid CSV: {error}. Is a quotation mark missing?"
+        raise _refuse(message, path, line=line) from error
+    except OSError as error:
+        raise _refuse(f"{shown} cannot be opened: {error.strerror}.", path) from error
+    if not rows:
+        raise _refuse(f"{shown} is empty. Expected a row with a path for each image.", path)
+    return rows
+
+
+def _is_image_cell(cell: str, folder: str) -> bool:
+    if cell.lower().endswith(image_folder.IMAGE_ENDINGS):
+        return True
+    return "\0" not in cell and os.path.isfile(os.path.join(folder, cell))
+
+
+def _find_image(cell: str, folder: str) -> tuple[str, str]:
+    """(path, "") or ("", what is wrong)."""
+    shown = f"'{findings.one_line(cell)}'"
+    if not cell.strip():
+        return "", "the path is empty."
+    if "://" in cell:
+        return "", f"{shown} is a URL. Expected the path of a file."
+    if "\0" in cell:
+        return "", f"{shown} is no path."
+    path, _, complaint = tables.find_file(folder, cell)
+    return os.fsdecode(path), complaint
+
+
+def _write_csv(
+    file: TextIO, rows: Iterator[Prediction], *, heads: tuple[head_kinds.HeadInfo, ...], top_k: int
+) -> None:
+    columns = [PATH_COLUMN]
+    for head in heads:
+        prefix = f"{head.name}_" if len(heads) > 1 else ""
+        if not head_kinds.HEAD_KINDS[head.kind].exclusive:
+            columns.append(f"{prefix}classes")
+        for rank in range(1, min(top_k, len(head.classes)) + 1):
+            suffix = f"_{rank}" if top_k > 1 else ""
+            columns += [f"{prefix}class{suffix}", f"{prefix}probability{suffix}"]
+    columns.append(ERROR_COLUMN)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = [_safe_cell(row.path)]
+        for head in heads if not row.error else ():
+            prediction = row.heads[head.name]
+            if not head_kinds.HEAD_KINDS[head.kind].exclusive:
+                cells.append(_safe_cell(tables.SEPARATOR.join(prediction.predicted)))
+            for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
+                cells += [_safe_cell(name), f"{value:.7g}"]
+        cells += [""] * (len(columns) - 1 - len(cells))
+        writer.writerow([*cells, _safe_cell(row.error)])
+
+
+def _safe_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula and no terminal for a command."""
+    return ("'" if text.startswith(_FORMULA_STARTS) else "") + findings.one_line(text)
+
+
+def _write_jsonl(
+    file: TextIO, rows: Iterator[Prediction], heads: tuple[head_kinds.HeadInfo, ...]
+) -> None:
+    for row in rows:
+        value: dict[str, Any] = {PATH_COLUMN: _to_utf8(row.path)}
+        if row.error:
+            value[ERROR_COLUMN] = row.error
+        else:
+            value["predictions"] = {head.name: _to_dict(row.heads[head.name]) for head in heads}
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        # Some readers take U+2028 and its like for the end of a line.
+        safe = (char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+        file.write("".join(safe) + "\n")
+
+
+def _to_dict(prediction: HeadPrediction) -> dict[str, Any]:
+    return {
+        "predicted": [_to_utf8(name) for name in prediction.predicted],
+        "classes": [_to_utf8(name) for name in prediction.classes],
+        "probabilities": [float(f"{value:.7g}") for value in prediction.probabilities],
+    }
+
+
+def _to_utf8(name: str) -> str:
+    # Bytes of a name that is not UTF-8 are lone surrogates, which strict readers refuse.
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

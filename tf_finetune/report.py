@@ -1,0 +1,238 @@
+"""An evaluation as files and text: report.json for scripts, report.md and a few lines for people.
+
+One idea: a metric has one name everywhere, the one that --require_min takes. A report of few
+examples leads with the interval, because its accuracy alone would be read as more than it is.
+Nothing here depends on the clock: equal results give equal bytes.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from tf_finetune import evaluation, findings, head_metrics, workdir
+
+REPORT_JSON = "report.json"
+REPORT_MARKDOWN = "report.md"
+
+_FEW_EXAMPLES = 30
+# Wider matrices have numbers for column heads: names would not fit a page.
+_MAX_NAMED_COLUMNS = 12
+# In a small matrix the confusions are seen at once.
+_MIN_LISTED_CLASSES = 11
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~&#!$])")
+
+
+def write_report(report: evaluation.EvalReport, folder: str) -> None:
+    """Writes report.json and report.md.
+
+    Args:
+      report: what was measured.
+      folder: where they go; it is made if missing, and former reports are replaced.
+
+    Raises:
+      OSError: the folder cannot be written or the disk is full.
+    """
+    workdir.write_json(os.path.join(folder, REPORT_JSON), to_json_dict(report))
+    workdir.write_atomic(os.path.join(folder, REPORT_MARKDOWN), format_markdown(report))
+
+
+def to_json_dict(report: evaluation.EvalReport) -> dict[str, Any]:
+    """A report as plain values.
+
+    Args:
+      report: what was measured.
+
+    Returns:
+      Dictionaries, lists, strings and finite numbers. A metric that the split does not define is
+      absent from `metrics`; a class without an example has null for precision, recall and f1.
+    """
+    return {
+        "split": report.split,
+        "num_examples": report.num_examples,
+        "loss": report.loss,
+        "heads": {name: _to_head_dict(head) for name, head in report.heads.items()},
+    }
+
+
+def summarize(report: evaluation.EvalReport) -> dict[str, Any]:
+    """The numbers of a report, for summary.json.
+
+    Args:
+      report: what was measured.
+
+    Returns:
+      {HEAD: {metric: value}, ..., "loss": value}.
+    """
+    return {name: dict(head.metrics) for name, head in report.heads.items()} | {"loss": report.loss}
+
+
+def format_report(report: evaluation.EvalReport) -> str:
+    """A report as a few lines for the terminal.
+
+    Args:
+      report: what was measured.
+
+    Returns:
+      A line for the split, one for each head and one for each note; no line end at the end.
+    """
+    lines = [f"{report.split}: {_count(report.num_examples)}, loss {report.loss:.4f}"]
+    for name, head in report.heads.items():
+        others = [f"{key} {value:.4f}" for key, value in head.metrics.items() if key != "accuracy"]
+        lines.append(f"  {name}: {', '.join([_lead(head), *others])}")
+        lines += [f"    {note}" for note in _list_notes(head)]
+    return "\n".join(lines)
+
+
+def format_markdown(report: evaluation.EvalReport) -> str:
+    """A report as a Markdown page.
+
+    Args:
+      report: what was measured.
+
+    Returns:
+      The page, with a line end at its end.
+    """
+    blocks = [f"# Evaluation on the {_escape(report.split)} split"]
+    for name, head in report.heads.items():
+        if len(report.heads) > 1:
+            blocks.append(f"## Head {_escape(name)}")
+        blocks += _format_head(head)
+    if len(report.heads) > 1:
+        blocks.append(f"Loss, the heads' log_loss summed with their weights: {report.loss:.4f}.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _to_head_dict(head: head_metrics.HeadReport) -> dict[str, Any]:
+    # Names that are not UTF-8 hold lone surrogates, which no UTF-8 file can.
+    rows = [
+        {
+            "name": findings.one_line(row.name),
+            "precision": row.precision,
+            "recall": row.recall,
+            "f1": row.f1,
+            "support": row.support,
+            "num_predicted": row.num_predicted,
+        }
+        for row in head.per_class
+    ]
+    result: dict[str, Any] = {
+        "kind": head.kind,
+        "num_examples": head.num_examples,
+        "num_correct": head.num_correct,
+        "metrics": dict(head.metrics),
+        "undefined": dict(head.undefined),
+        "accuracy_interval_95": list(head.interval),
+        "num_classes_without_examples": head.num_classes_without_examples,
+        "per_class": rows,
+        "confused_pairs": [
+            {
+                "true": findings.one_line(pair.true),
+                "predicted": findings.one_line(pair.predicted),
+                "count": pair.count,
+            }
+            for pair in head.confused_pairs
+        ],
+    }
+    if head.confusion is not None:
+        result["confusion"] = head.confusion.tolist()
+    return result
+
+
+def _count(number: int) -> str:
+    return f"{number} example" + ("s" if number != 1 else "")
+
+
+def _lead(head: head_metrics.HeadReport) -> str:
+    low, high = head.interval
+    right = f"{head.num_correct} of {_count(head.num_examples)} right"
+    accuracy = head.metrics["accuracy"]
+    if head.num_examples < _FEW_EXAMPLES:
+        return f"accuracy between {low:.4f} and {high:.4f} (95 % interval; {right}: {accuracy:.4f})"
+    return f"accuracy {accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}; {right})"
+
+
+def _list_notes(head: head_metrics.HeadReport) -> list[str]:
+    notes = []
+    if head.num_examples < _FEW_EXAMPLES:
+        notes.append(
+            f"With fewer than {_FEW_EXAMPLES} examples only the interval is meaningful: do not "
+            "choose between models by these numbers."
+        )
+    if head.num_classes_without_examples:
+        names = [row.name for row in head.per_class if not row.support]
+        notes.append(
+            f"{len(names)} of {len(head.classes)} classes without an example here, left out of the "
+            f"macro averages: {findings.list_first(names)}."
+        )
+    notes += [f"{name} is not defined here: {reason}." for name, reason in head.undefined.items()]
+    return notes
+
+
+def _format_head(head: head_metrics.HeadReport) -> list[str]:
+    lead = _lead(head)
+    blocks = [f"**{lead[0].upper()}{lead[1:]}.**"]
+    if head.kind == "multilabel":
+        blocks.append("An example is right when it is right in every class.")
+    notes = _list_notes(head)
+    if notes:
+        blocks.append("\n".join(f"- {_escape(note)}" for note in notes))
+    values = [(f"`{name}`", f"{value:.4f}") for name, value in head.metrics.items()]
+    blocks.append(_format_table(("metric", "value"), values, num_left=1))
+    blocks += ["### Classes", _format_classes(head)]
+    if head.confusion is not None:
+        blocks += ["### Confusion matrix", "Rows: true class. Columns: predicted class."]
+        blocks.append(_format_matrix(head))
+    if head.confused_pairs and len(head.classes) >= _MIN_LISTED_CLASSES:
+        pairs = [
+            (_escape(pair.true), _escape(pair.predicted), str(pair.count))
+            for pair in head.confused_pairs
+        ]
+        blocks.append("### Most confused classes")
+        blocks.append(_format_table(("true", "predicted", "examples"), pairs, num_left=2))
+    return blocks
+
+
+def _format_classes(head: head_metrics.HeadReport) -> str:
+    rows = [
+        (
+            _escape(row.name),
+            *(
+                "-" if value is None else f"{value:.4f}"
+                for value in (row.precision, row.recall, row.f1)
+            ),
+            str(row.support),
+            str(row.num_predicted),
+        )
+        for row in head.per_class
+    ]
+    titles = ("class", "precision", "recall", "f1", "examples", "predicted")
+    return _format_table(titles, rows, num_left=1)
+
+
+def _format_matrix(head: head_metrics.HeadReport) -> str:
+    names = [_escape(name) for name in head.classes]
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    columns = names
+    if len(names) > _MAX_NAMED_COLUMNS:
+        columns = numbers
+        names = [f"{number}: {name}" for number, name in zip(numbers, names, strict=True)]
+    matrix = head.confusion.tolist() if head.confusion is not None else []
+    rows = [(name, *map(str, counts)) for name, counts in zip(names, matrix, strict=True)]
+    return _format_table(("true / predicted", *columns), rows, num_left=1)
+
+
+def _format_table(
+    titles: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, num_left: int
+) -> str:
+    """A Markdown table; the first `num_left` columns are text, the others numbers."""
+    rule = ["---"] * num_left + ["---:"] * (len(titles) - num_left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
+
+
+def _escape(text: str) -> str:
+    """A name as Markdown shows it literally, on one line; spaces at its ends stay visible."""
+    line = _MARKDOWN_SPECIAL.sub(r"\\\1", findings.one_line(text))
+    inner = line.strip(" ")
+    left, right = len(line) - len(line.lstrip(" ")), len(line) - len(line.rstrip(" "))
+    return "&nbsp;" * left + inner + "&nbsp;" * right if inner else "&nbsp;" * len(line)

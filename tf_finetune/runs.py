@@ -1,0 +1,407 @@
+"""The verb train: data and a pretrained model in; a trained, measured, exported model out.
+
+Reads top to bottom as a run happens. The other verbs, which start from a finished run, are in
+`verbs`.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tf_finetune import (
+    callbacks,
+    distribution,
+    evaluation,
+    exporting,
+    findings,
+    freezing,
+    heads,
+    monitors,
+    outcomes,
+    recipe,
+    report,
+    run_folder,
+    spec_flags,
+    specs,
+    trained,
+    training,
+    validation,
+    workdir,
+)
+from tf_finetune.data import loading as data_loading
+from tf_finetune.data import pipeline, preprocessing
+from tf_finetune.models import loading as model_loading
+from tf_finetune.models import pixel_range
+
+_SAMPLE_IMAGES = 64
+
+
+class _Clock:
+    """Seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """Books the time since the last lap on a part."""
+        now = time.monotonic()
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 3)
+        self._last = now
+
+    def total(self) -> dict[str, float]:
+        """All parts, and their sum as "total"."""
+        return {**self.seconds, "total": round(time.monotonic() - self._start, 3)}
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the parts of a run hand on."""
+
+    spec: specs.RunSpec
+    request: specs.RunSpec
+    folder: str
+    announce: Callable[[str], None]
+    clock: _Clock
+    splits: data_loading.Splits
+    head_specs: tuple[specs.HeadSpec, ...]
+    strategy: Any
+    precision: str
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    def warn(self, problems: tuple[findings.Problem, ...]) -> None:
+        """Tells warnings and remembers them for problems.txt."""
+        for problem in problems:
+            self.warnings.append(problem.message)
+            self.announce(f"Warning: {problem.message}")
+
+
+def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> dict[str, Any]:
+    """Fine-tunes, evaluates and exports.
+
+    Asked again for a run that its workdir holds finished, it returns that run's summary.
+
+    Args:
+      spec: the run; paths are relative to the current folder.
+      announce: takes each line that tells what happens.
+
+    Returns:
+      The content of summary.json; with dry_run, {"status": "dry_run", "cost": ...}.
+
+    Raises:
+      SpecError, RefusedError: something cannot be used; nothing was trained.
+      RequirementError: the model is trained and reported, but not good enough; not exported.
+      DivergedError: the loss became NaN; the workdir has the best weights before that.
+    """
+    clock = _Clock()
+    # Messages name paths as they were typed; what is written must mean the same from any folder.
+    request = spec_flags.absolute_paths(spec)
+    folder = spec.workdir or run_folder.default_workdir(request)
+    if not spec.dry_run and (finished := run_folder.find_finished(folder, request)):
+        announce(f"{folder} holds this run, finished.")
+        return _finish_again(finished)
+    splits, problems = validation.examine(spec)
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors or splits is None:
+        raise findings.RefusedError(*errors)
+    keras.utils.set_random_seed(spec.seed)
+    run = _Run(
+        spec=spec,
+        request=request,
+        folder=os.path.abspath(folder),
+        announce=announce,
+        clock=clock,
+        splits=splits,
+        head_specs=_match_heads(spec.heads, splits),
+        strategy=distribution.make_strategy(spec.train.strategy),
+        precision=distribution.resolve_precision(spec.train.precision),
+    )
+    run.warn(tuple(problem for problem in problems if problem.severity != findings.ERROR))
+    clock.lap("data")
+    return _train(run)
+
+
+def _train(run: _Run) -> dict[str, Any]:
+    backbone, task = _prepare(run)
+    with run.strategy.scope():
+        model = heads.attach_heads(
+            backbone,
+            heads=run.head_specs,
+            infos=run.splits.heads,
+            image_shape=_image_shape(task.preprocessing),
+        )
+    run.clock.lap("model")
+    if run.spec.dry_run:
+        result = training.fit(
+            model, backbone, task, strategy=run.strategy, dry_run=True, announce=run.announce
+        )
+        run.announce("--dry_run: nothing was trained or written.")
+        cost = dataclasses.asdict(result.cost) if result.cost else None
+        return {"status": "dry_run", "cost": cost}
+    _write_start(run, task)
+    outcome = trained.TrainedModel(
+        model, run.splits.heads, task.preprocessing, _describe_origin(run, backbone, task.phases)
+    )
+    result = _fit(run, backbone, task, outcome)
+    return _finish(run, backbone, outcome, result)
+
+
+def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
+    """Everything that decides what will be trained, told before it starts."""
+    spec = run.spec
+    monitors.check_monitor(spec.train.monitor or "cross_entropy", run.splits.heads)
+    with run.strategy.scope():
+        backbone = model_loading.load_backbone(spec.model, precision=run.precision)
+    run.clock.lap("model")
+    prepared = preprocessing.make_preprocessing(spec.data, input_shape=backbone.input_shape)
+    phases = recipe.plan_phases(
+        spec.train,
+        spec.freeze,
+        table=backbone.table,
+        num_train_examples=len(run.splits.train),
+    )
+    run.splits, prepared, problems = pipeline.read_images(
+        run.splits, prepared, on_bad_example=spec.data.on_bad_example
+    )
+    run.warn(problems)
+    backbone = _settle_pixels(run, backbone, prepared)
+    run.clock.lap("data")
+    _announce_start(run, backbone, prepared, phases)
+    return backbone, training.Task(
+        splits=run.splits,
+        preprocessing=prepared,
+        heads=run.head_specs,
+        train=spec.train,
+        phases=phases,
+        batch_norm=spec.freeze.batch_norm,
+        seed=spec.seed,
+        precision=run.precision,
+    )
+
+
+def _image_shape(prepared: preprocessing.PreprocessingSpec) -> tuple[int, int, int]:
+    return prepared.height, prepared.width, prepared.channels
+
+
+def _fit(
+    run: _Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    outcome: trained.TrainedModel,
+) -> training.TrainResult:
+    minutes = run.spec.max_minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    try:
+        with pipeline.naming_bad_images(
+            task.splits.train, task.splits.validation, pre=task.preprocessing
+        ):
+            result = training.fit(
+                outcome.model,
+                backbone,
+                task,
+                strategy=run.strategy,
+                workdir_path=run.folder,
+                deadline=deadline,
+                announce=run.announce,
+            )
+    except callbacks.DivergedError:
+        trained.write_trained(run.folder, outcome)
+        workdir.write_json(
+            os.path.join(run.folder, workdir.SUMMARY),
+            {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
+        )
+        raise
+    trained.write_trained(run.folder, outcome)
+    run.clock.lap("train")
+    return result
+
+
+def _finish(
+    run: _Run,
+    backbone: model_loading.Backbone,
+    outcome: trained.TrainedModel,
+    result: training.TrainResult,
+) -> dict[str, Any]:
+    reports = {
+        split.name: outcomes.evaluate_split(
+            outcome, split, folder=run.folder, batch_size=run.spec.train.batch_size
+        )
+        for split in (run.splits.validation, run.splits.test)
+        if len(split)
+    }
+    run.clock.lap("evaluate")
+    for split_report in reports.values():
+        run.announce(report.format_report(split_report))
+    if "test" not in reports:
+        run.announce("Warning: there is no test split, so nothing is known of new examples.")
+    unmet = evaluation.check_requirements(
+        reports,
+        require_min=run.spec.export.require_min,
+        require_max=run.spec.export.require_max,
+    )
+    exported = None
+    if not unmet:
+        split = run.splits.test if len(run.splits.test) else run.splits.train
+        exported = outcomes.export_trained(outcome, run.spec, folder=run.folder, split=split)
+    run.clock.lap("export")
+    summary = _summarize(run, backbone, result, reports, exported)
+    workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
+    _announce_end(run, summary)
+    if unmet:
+        raise outcomes.RequirementError(unmet)
+    return summary
+
+
+def _match_heads(
+    head_specs: tuple[specs.HeadSpec, ...], splits: data_loading.Splits
+) -> tuple[specs.HeadSpec, ...]:
+    if head_specs:
+        return head_specs
+    return tuple(specs.HeadSpec(name=info.name, kind=info.kind) for info in splits.heads)
+
+
+def _settle_pixels(
+    run: _Run,
+    backbone: model_loading.Backbone,
+    prepared: preprocessing.PreprocessingSpec,
+) -> model_loading.Backbone:
+    if backbone.pixel_range is None:
+        sample = pipeline.sample_pixels(
+            run.splits.train, prepared, count=_SAMPLE_IMAGES, seed=run.spec.seed
+        )
+        backbone = pixel_range.settle(backbone, sample)
+    chosen = backbone.pixel_range
+    if chosen is not None and chosen.warning:
+        message = f"--pixel_range={chosen.name}: {chosen.reason}"
+        run.warn((findings.Problem(message, severity=findings.WARNING),))
+    return backbone
+
+
+def _announce_start(
+    run: _Run,
+    backbone: model_loading.Backbone,
+    prepared: preprocessing.PreprocessingSpec,
+    phases: tuple[specs.PhaseSpec, ...],
+) -> None:
+    plan = freezing.plan_freeze(
+        phases[0].freeze or "all", backbone.table, batch_norm=run.spec.freeze.batch_norm
+    )
+    run.announce(freezing.format_plan(plan))
+    run.announce(
+        f"Model: {backbone.source}. {backbone.cut_reason} Pooling: {backbone.pooling}. "
+        f"Pixels: {_describe_pixels(backbone)}."
+    )
+    for info, head in zip(run.splits.heads, run.head_specs, strict=True):
+        names = findings.list_first(list(info.classes), limit=10)
+        run.announce(
+            f"Head {info.name}: {info.kind}, {len(info.classes)} classes: {names}. "
+            f"Dropout {head.dropout:g}."
+        )
+    counts = ", ".join(
+        f"{len(split):,} {split.name}"
+        for split in (run.splits.train, run.splits.validation, run.splits.test)
+    )
+    run.announce(
+        f"Data: {counts} examples, {prepared.height}x{prepared.width}x{prepared.channels} pixels, "
+        f"--resize={prepared.resize}"
+        + (f", 16-bit white is {prepared.pixel_max:g}" if prepared.pixel_max else "")
+        + "."
+    )
+
+
+def _describe_pixels(backbone: model_loading.Backbone) -> str:
+    chosen = backbone.pixel_range
+    return "" if chosen is None else f"{chosen.name}, {chosen.reason}"
+
+
+def _write_start(run: _Run, task: training.Task) -> None:
+    """Claims the workdir and writes all that is known before the first step."""
+    run_folder.claim(run.folder, requested=run.request)
+    resolved = dataclasses.replace(
+        run.request,
+        heads=tuple(
+            dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes))
+            for head, info in zip(run.head_specs, run.splits.heads, strict=True)
+        ),
+        freeze=dataclasses.replace(run.request.freeze, freeze=None),
+        train=dataclasses.replace(
+            run.request.train, phases=task.phases, epochs=None, precision=run.precision
+        ),
+    )
+    contents = {
+        workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
+        workdir.SPLIT: data_loading.split_rows(run.splits),
+        workdir.PROBLEMS: "".join(f"{line}\n" for line in run.warnings),
+    }
+    for name, text in contents.items():
+        workdir.write_atomic(os.path.join(run.folder, name), text)
+    workdir.write_json(
+        os.path.join(run.folder, workdir.DATASET_INFO), dataclasses.asdict(run.splits.info)
+    )
+    workdir.write_json(
+        os.path.join(run.folder, workdir.ENVIRONMENT),
+        distribution.describe_environment(
+            strategy=run.strategy, precision=run.precision, seed=run.spec.seed
+        ),
+    )
+
+
+def _describe_origin(
+    run: _Run, backbone: model_loading.Backbone, phases: tuple[specs.PhaseSpec, ...]
+) -> dict[str, Any]:
+    return {
+        "pretrained": {
+            "model": run.request.model.model,
+            "source": backbone.source,
+            "sha256": backbone.sha256,
+            "pixel_range": backbone.pixel_range.name if backbone.pixel_range else None,
+            "pooling": backbone.pooling,
+        },
+        "freeze": {phase.name: phase.freeze for phase in phases},
+        "batch_norm": run.spec.freeze.batch_norm,
+        "loss_weights": {head.name: head.loss_weight for head in run.head_specs},
+    }
+
+
+def _summarize(
+    run: _Run,
+    backbone: model_loading.Backbone,
+    result: training.TrainResult,
+    reports: dict[str, evaluation.EvalReport],
+    exported: exporting.ExportedModel | None,
+) -> dict[str, Any]:
+    return {
+        "status": run_folder.COMPLETED if exported else run_folder.REQUIREMENT_NOT_MET,
+        **{name: report.summarize(measured) for name, measured in reports.items()},
+        "monitor": {"name": result.monitor, "best": result.best_value},
+        "best_epoch": result.best_epoch,
+        "epochs_run": len(result.history),
+        "examples": {
+            split.name: len(split)
+            for split in (run.splits.train, run.splits.validation, run.splits.test)
+        },
+        "layers": {"frozen": result.num_frozen_layers, "total": len(backbone.table.rows)},
+        "parameters": {"trainable": result.num_trainable, "total": result.num_parameters},
+        "seconds": run.clock.total(),
+        "export": {"path": exported.path, "version": exported.version} if exported else None,
+    }
+
+
+def _finish_again(summary: dict[str, Any]) -> dict[str, Any]:
+    if summary["status"] == run_folder.REQUIREMENT_NOT_MET:
+        raise outcomes.RequirementError(
+            (findings.Problem("This run did not meet its requirements, see its summary.json."),)
+        )
+    return summary
+
+
+def _announce_end(run: _Run, summary: dict[str, Any]) -> None:
+    seconds = ", ".join(f"{part} {secs:.1f} s" for part, secs in summary["seconds"].items())
+    run.announce(f"Time: {seconds}.")
+    run.announce(f"Run folder: {run.folder}")
+    if summary["export"]:
+        run.announce(f"Exported for TF Serving: {summary['export']['path']}")

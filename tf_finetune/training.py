@@ -1,0 +1,378 @@
+"""Phases of training: apply the freeze plan, compile, fit, keep the best weights of the whole run.
+
+One idea: a phase is (freeze line, epochs, learning rate). Each starts from the best weights so far
+and is judged by the same monitor, so a phase that makes things worse costs time and nothing else.
+`trainable` has no effect after `compile`, so only this module applies a plan, right before its own
+compile.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import (
+    callbacks,
+    freezing,
+    monitors,
+    objectives,
+    optimizers,
+    recipe,
+    specs,
+    trainer_model,
+    training_cost,
+    workdir,
+)
+from tf_finetune.data import loading as data_loading
+from tf_finetune.data import pipeline, preprocessing
+from tf_finetune.models import loading as model_loading
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseResult:
+    """How a phase went.
+
+    Attributes:
+      name: the phase's name.
+      epochs_run: finished epochs.
+      improved: its best weights are better than those it started from.
+      stopped_by: "schedule", "patience" or "time".
+      best_value: the run's best monitor after the phase, None without validation data.
+    """
+
+    name: str
+    epochs_run: int
+    improved: bool
+    stopped_by: str
+    best_value: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `fit` did; the model holds the best weights.
+
+    Attributes:
+      phases: a result per phase that ran.
+      history: a dict per epoch, the rows of history.csv.
+      best_epoch: 1-based epoch of the best weights, 0 if no epoch improved on the start.
+      best_value: the best monitor, None without validation data.
+      monitor: the monitor's name.
+      cost: the estimate made before training; None without a phase.
+      num_frozen_layers: frozen layers of the backbone in the last phase.
+      num_trainable: trainable parameters in the last phase.
+      num_parameters: all parameters.
+    """
+
+    phases: tuple[PhaseResult, ...]
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int
+    best_value: float | None
+    monitor: str
+    cost: training_cost.CostEstimate | None
+    num_frozen_layers: int
+    num_trainable: int
+    num_parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything `fit` needs beside the model: data, heads and options.
+
+    Attributes:
+      splits: the data.
+      preprocessing: how images become pixels.
+      heads: one spec per head, named as in `splits.heads`.
+      train: the options.
+      phases: the phases, from `recipe.plan_phases`.
+      batch_norm: "frozen" or "train".
+      seed: feeds the order of examples.
+      precision: "float32", "bfloat16" or "float16".
+    """
+
+    splits: data_loading.Splits
+    preprocessing: preprocessing.PreprocessingSpec
+    heads: tuple[specs.HeadSpec, ...]
+    train: specs.TrainSpec
+    phases: tuple[specs.PhaseSpec, ...]
+    batch_norm: str = "frozen"
+    seed: int = 0
+    precision: str = "float32"
+
+
+def fit(
+    model: keras.Model,
+    backbone: model_loading.Backbone,
+    task: Task,
+    *,
+    strategy: Any = None,
+    workdir_path: str | None = None,
+    deadline: float | None = None,
+    dry_run: bool = False,
+    announce: Callable[[str], None] = print,
+) -> TrainResult:
+    """Trains the heads and what the phases unfreeze; leaves the best weights in the model.
+
+    Args:
+      model: from `heads.attach_heads`, made in the strategy's scope.
+      backbone: the model's backbone.
+      task: data, heads and options.
+      strategy: a tf.distribute strategy; default: one device.
+      workdir_path: folder for history.csv, TensorBoard events and model.keras, or None.
+      deadline: `time.monotonic()` seconds after which training ends with the best weights so far.
+      dry_run: estimate the cost and stop; the model is left as it was.
+      announce: takes the lines that tell the user what happens.
+
+    Returns:
+      The result.
+
+    Raises:
+      SpecError: the monitor or a freeze rule does not fit.
+      DivergedError: the loss became NaN or infinite; the model holds the best weights.
+    """
+    fitter = _Fitter(model, backbone, task, strategy=strategy, workdir_path=workdir_path)
+    results: list[PhaseResult] = []
+    cost = None
+    try:
+        for phase in task.phases:
+            trainer = fitter.prepare(phase, announce)
+            start_value, validation_secs = fitter.evaluate_start(trainer)
+            if cost is None:
+                cost = fitter.estimate_cost(trainer, validation_secs)
+                announce(
+                    training_cost.describe_cost(
+                        cost,
+                        task.phases,
+                        num_examples=len(task.splits.train),
+                        num_trainable=_count(model.trainable_weights),
+                    )
+                )
+                if dry_run:
+                    break
+            if deadline is not None and time.monotonic() >= deadline:
+                announce(f"Phase {phase.name}: not started, --max_minutes is over.")
+                break
+            results.append(fitter.run_phase(trainer, phase, deadline=deadline))
+            announce(_describe_phase(results[-1], fitter.run, start_value))
+    finally:
+        num_trainable = _count(model.trainable_weights)
+        fitter.finish()
+    return TrainResult(
+        phases=tuple(results),
+        history=tuple(fitter.run.rows),
+        best_epoch=fitter.run.best_epoch,
+        best_value=fitter.run.best_value,
+        monitor=fitter.run.monitor,
+        cost=cost,
+        num_frozen_layers=fitter.num_frozen_layers,
+        num_trainable=num_trainable,
+        num_parameters=_count(model.weights),
+    )
+
+
+class _Fitter:
+    """The state that the phases of one `fit` share."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        backbone: model_loading.Backbone,
+        task: Task,
+        *,
+        strategy: Any,
+        workdir_path: str | None,
+    ):
+        self._model = model
+        self._backbone = backbone
+        self._task = task
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._workdir = workdir_path
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._train_data = self._make_dataset(task.splits.train, shuffle=True)
+        self._validation_data = None
+        if len(task.splits.validation):
+            self._validation_data = self._make_dataset(task.splits.validation, shuffle=False)
+        self._steps = math.ceil(len(task.splits.train) / task.train.batch_size)
+        monitor = task.train.monitor or objectives.CROSS_ENTROPY
+        monitors.check_monitor(monitor, task.splits.heads)
+        metric = monitor.rpartition("/")[2]
+        self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
+        self.run.best_weights = model.get_weights()
+        self.num_frozen_layers = 0
+
+    def prepare(self, phase: specs.PhaseSpec, announce: Callable[[str], None]) -> keras.Model:
+        """Applies the phase's plan to the best weights so far and compiles."""
+        task = self._task
+        self._model.set_weights(self.run.best_weights)
+        plan = freezing.plan_freeze(
+            phase.freeze or "all", self._backbone.table, batch_norm=task.batch_norm
+        )
+        freezing.apply_plan(plan, self._backbone.model)
+        self.num_frozen_layers = plan.num_frozen
+        announce(
+            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} layers frozen "
+            f"({plan.rule}), {_count(self._model.trainable_weights):,} of "
+            f"{_count(self._model.weights):,} parameters train, {phase.epochs} epochs of "
+            f"{self._steps} steps, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
+            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}."
+        )
+        if self._workdir is not None:
+            path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
+            workdir.write_atomic(path, freezing.format_plan(plan))
+        with self._strategy.scope():
+            trainer = trainer_model.TrainerModel(self._model.input, self._model.output)
+            trainer.use_plain_batch(self._train_data)
+            infos = task.splits.heads
+            trainer.compile(
+                optimizer=optimizers.make_optimizer(
+                    phase,
+                    num_steps=self._steps * (phase.epochs or 1),
+                    weight_decay=task.train.weight_decay,
+                    variables=trainer.trainable_variables,
+                    precision=task.precision,
+                ),
+                loss=objectives.make_losses(task.heads, infos, task.splits.train.labels),
+                loss_weights={head.name: head.loss_weight for head in task.heads},
+                metrics=objectives.make_metrics(infos),
+                auto_scale_loss=False,
+            )
+            trainer.optimizer.build(trainer.trainable_variables)
+        return trainer
+
+    def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:
+        """The monitor before the first step, and how long a validation pass takes in seconds."""
+        if self._validation_data is None:
+            return None, 0.0
+        logs = trainer.evaluate(self._validation_data, return_dict=True, verbose=0)
+        start = time.monotonic()
+        trainer.evaluate(self._validation_data.take(1), return_dict=True, verbose=0)
+        batch_secs = time.monotonic() - start
+        value = self._read_logs({f"val_{name}": number for name, number in logs.items()})
+        monitored = value[f"val_{self.run.monitor}"]
+        if not math.isfinite(monitored):
+            raise callbacks.DivergedError(
+                f"val_{self.run.monitor} is {monitored} before the first step. Expected a finite "
+                "number: the pretrained weights or --pixel_range do not fit the data."
+            )
+        self.run.offer(monitored, epoch=len(self.run.rows), model=self._model)
+        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_size)
+        return monitored, batch_secs * batches
+
+    def estimate_cost(
+        self, trainer: keras.Model, validation_secs: float
+    ) -> training_cost.CostEstimate:
+        """Times a few real steps, then puts every variable back as it was."""
+        variables = [*trainer.variables, *trainer.optimizer.variables]
+        saved = [np.array(variable) for variable in variables]
+        timer = training_cost.StepTimer()
+        # The first steps trace the graph; the last ones tell the cost.
+        trainer.fit(
+            self._train_data.take(training_cost.TIMED_STEPS),
+            verbose=0,
+            shuffle=False,
+            callbacks=[timer],
+        )
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
+        step_secs = timer.secs_per_step()
+        epoch_secs = step_secs * self._steps + validation_secs
+        return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
+
+    def run_phase(
+        self, trainer: keras.Model, phase: specs.PhaseSpec, *, deadline: float | None
+    ) -> PhaseResult:
+        """Fits one phase."""
+        first_epoch = len(self.run.rows)
+        keeper = callbacks.Keeper(
+            self.run,
+            phase=phase.name,
+            read_logs=self._read_logs,
+            patience=recipe.patience_epochs(
+                self._task.train, num_validation_examples=len(self._task.splits.validation)
+            ),
+            history_path=self._path(workdir.HISTORY),
+            writers=self._make_writers(),
+        )
+        stopper = callbacks.StopAtDeadline(math.inf if deadline is None else deadline)
+        lines = callbacks.EpochLines(
+            self.run,
+            label=phase.name,
+            first_epoch=first_epoch,
+            num_epochs=phase.epochs or 1,
+            steps=self._steps,
+        )
+        trainer.fit(
+            self._train_data,
+            validation_data=self._validation_data,
+            initial_epoch=first_epoch,
+            epochs=first_epoch + (phase.epochs or 1),
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                callbacks.ExampleOrder(self._epoch),
+                callbacks.StopOnNonFinite(phase.name),
+                stopper,
+                keeper,
+                lines,
+            ],
+        )
+        stopped_by = "patience" if keeper.out_of_patience else "schedule"
+        return PhaseResult(
+            name=phase.name,
+            epochs_run=len(self.run.rows) - first_epoch,
+            improved=keeper.improved,
+            stopped_by="time" if stopper.reached else stopped_by,
+            best_value=self.run.best_value,
+        )
+
+    def finish(self) -> None:
+        """Leaves the best weights in the model and undoes what a plan did to its layers."""
+        self._model.set_weights(self.run.best_weights)
+        freezing.release_plan(self._backbone.model)
+
+    def _make_dataset(self, split: data_loading.Split, *, shuffle: bool) -> tf.data.Dataset:
+        return pipeline.make_dataset(
+            split,
+            self._task.preprocessing,
+            batch_size=self._task.train.batch_size,
+            shuffle_seed=self._task.seed if shuffle else None,
+            epoch=self._epoch if shuffle else None,
+            with_weights=True,
+        )
+
+    def _make_writers(self) -> dict[str, Any]:
+        if self._workdir is None:
+            return {}
+        logs = os.path.join(self._workdir, workdir.LOGS_DIR)
+        return {
+            name: tf.summary.create_file_writer(os.path.join(logs, name))
+            for name in ("train", "validation")
+        }
+
+    def _path(self, name: str) -> str | None:
+        return None if self._workdir is None else os.path.join(self._workdir, name)
+
+    def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
+        return monitors.read_logs(logs, self._task.heads)
+
+
+def _describe_phase(result: PhaseResult, run: callbacks.Progress, start_value: float | None) -> str:
+    reason = {"schedule": "", "patience": ", no improvement any more", "time": ", time is over"}
+    text = f"Phase {result.name}: {result.epochs_run} epochs{reason[result.stopped_by]}. "
+    if start_value is None:
+        return text + "No validation data: the newest weights are kept."
+    if not result.improved:
+        return (
+            text + f"No epoch had a better val_{run.monitor} than {start_value:.4f}: the phase is "
+            "discarded."
+        )
+    return text + f"val_{run.monitor} {start_value:.4f} -> {result.best_value:.4f}."
+
+
+def _count(weights: Sequence[Any]) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in weights)

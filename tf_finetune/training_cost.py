@@ -1,0 +1,112 @@
+"""What training will cost, said before it starts, from a few timed steps of the real thing."""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_finetune import specs
+
+# The first step traces the graph; the median of the others tells the cost.
+TIMED_STEPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class CostEstimate:
+    """What training will cost, from a few timed steps.
+
+    Attributes:
+      secs_per_epoch: per phase, (lower, upper) bound in seconds, validation included.
+      total_secs: (lower, upper) bound of all phases.
+      peak_memory_bytes: largest resident memory of the process so far.
+    """
+
+    secs_per_epoch: dict[str, tuple[float, float]]
+    total_secs: tuple[float, float]
+    peak_memory_bytes: int
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Notes when each step ended; given to `fit` for a few steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes the time."""
+        self._ends.append(time.monotonic())
+
+    def secs_per_step(self) -> float:
+        """Median seconds of the steps after the first; with one step, 0."""
+        return float(np.median(np.diff(self._ends))) if len(self._ends) > 1 else 0.0
+
+
+def describe_cost(
+    cost: CostEstimate,
+    phases: Sequence[specs.PhaseSpec],
+    *,
+    num_examples: int,
+    num_trainable: int,
+) -> str:
+    """The line that says, before training, what it will cost.
+
+    Args:
+      cost: the estimate.
+      phases: the phases, resolved.
+      num_examples: training examples.
+      num_trainable: trainable parameters of the first phase.
+
+    Returns:
+      One line.
+    """
+    epochs = ", ".join(
+        f"{phase.name} {phase.epochs} x {_format_bounds(cost.secs_per_epoch[phase.name])}"
+        for phase in phases
+    )
+    return (
+        f"Cost: {num_examples:,} training examples, {num_trainable:,} trainable "
+        f"parameters, {cost.peak_memory_bytes / 2**30:.1f} GiB of memory so far, epochs: {epochs}, "
+        f"in all at most {_format_bounds(cost.total_secs)} (from {TIMED_STEPS - 1} timed steps)."
+    )
+
+
+def _format_bounds(bounds: tuple[float, float]) -> str:
+    low, high = (f"{secs:.1f}" if secs < 10 else f"{secs:.0f}" for secs in bounds)
+    return f"{low} s" if low == high else f"{low} to {high} s"
+
+
+def estimate_cost(phases: Sequence[specs.PhaseSpec], *, epoch_secs: float) -> CostEstimate:
+    """Bounds for all phases from the measured cost of the first.
+
+    Args:
+      phases: the phases, resolved.
+      epoch_secs: seconds of an epoch of the first phase.
+
+    Returns:
+      The estimate. A later phase trains deeper: its backward pass through the backbone costs up to
+      twice the forward pass, so an epoch takes between one and three times as long.
+    """
+    bounds = {
+        phase.name: (epoch_secs, epoch_secs * (1 if number == 0 else 3))
+        for number, phase in enumerate(phases)
+    }
+    low, high = (
+        sum(bounds[phase.name][side] * (phase.epochs or 1) for phase in phases) for side in (0, 1)
+    )
+    return CostEstimate(bounds, (low, high), peak_memory_bytes())
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Returns:
+      Bytes.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -1,0 +1,120 @@
+"""Everything that can be known to be wrong before anything expensive starts, all at once.
+
+Reads the disk (folders, tables, the head of a model file) and imports no TensorFlow.
+"""
+
+from tf_finetune import evaluation, findings, specs, version_folders
+from tf_finetune.data import loading as data_loading
+from tf_finetune.models import formats
+
+_NEEDS = {
+    "train": ("model", "data"),
+    "inspect": ("model",),
+    "validate": ("data",),
+    "evaluate": ("workdir",),
+    "export": ("workdir",),
+    "predict": ("input", "output"),
+}
+
+
+def find_problems(spec: specs.RunSpec) -> tuple[findings.Problem, ...]:
+    """What is wrong with a run, as far as its flags and the disk tell.
+
+    Args:
+      spec: the run.
+
+    Returns:
+      Errors and warnings.
+    """
+    _, problems = examine(spec)
+    return problems
+
+
+def examine(
+    spec: specs.RunSpec,
+) -> tuple[data_loading.Splits | None, tuple[findings.Problem, ...]]:
+    """`find_problems`, and the listed data so that nobody has to list them again.
+
+    Args:
+      spec: the run, in mode train.
+
+    Returns:
+      (splits, problems); splits is None where the data have an error.
+    """
+    problems = list(find_missing_flags(spec))
+    splits = None
+    if spec.model.model:
+        problems += formats.find_problems(spec.model.model)
+    if spec.data.data:
+        try:
+            splits = data_loading.load_data(spec.data, heads=spec.heads, seed=spec.seed)
+            problems += splits.problems
+        except findings.RefusedError as error:
+            problems += error.problems
+        except specs.SpecError as error:
+            problems += [findings.Problem(text) for text in error.problems]
+    if spec.export.export_dir is not None:
+        problems += version_folders.check_export_dir(spec.export.export_dir)
+    if splits is not None:
+        problems += _find_split_problems(spec, splits)
+    return splits, tuple(problems)
+
+
+def find_missing_flags(spec: specs.RunSpec) -> tuple[findings.Problem, ...]:
+    """Flags that the mode cannot do without.
+
+    Args:
+      spec: the run.
+
+    Returns:
+      An error per missing flag.
+    """
+    given = {
+        "model": spec.model.model,
+        "data": spec.data.data,
+        "workdir": spec.workdir,
+        "input": spec.predict.input,
+        "output": spec.predict.output,
+    }
+    problems = [
+        findings.Problem(f"--mode={spec.mode} needs --{name}.", flag=f"--{name}")
+        for name in _NEEDS[spec.mode]
+        if not given[name]
+    ]
+    if spec.mode == "predict" and not (spec.workdir or spec.model.model):
+        problems.append(
+            findings.Problem("--mode=predict needs --workdir, or --model=EXPORT_DIR/VERSION.")
+        )
+    return tuple(problems)
+
+
+def _find_split_problems(
+    spec: specs.RunSpec, splits: data_loading.Splits
+) -> list[findings.Problem]:
+    problems = list(
+        evaluation.find_requirement_problems(
+            splits.heads,
+            require_min=spec.export.require_min,
+            require_max=spec.export.require_max,
+        )
+    )
+    for flag in ("require_min", "require_max"):
+        for text in getattr(spec.export, flag):
+            split = specs.read_requirement(text, flag=flag).split
+            if not len(getattr(splits, split)):
+                problems.append(
+                    findings.Problem(
+                        f"--{flag}={text}: the {split} split has no example. Give --{split}_data, "
+                        "or a larger part in --split."
+                    )
+                )
+    if spec.train.batch_size > len(splits.train):
+        problems.append(
+            findings.Problem(
+                f"--batch_size={spec.train.batch_size} is larger than the training split of "
+                f"{len(splits.train)} examples: each epoch is one step.",
+                severity=findings.WARNING,
+                flag="--batch_size",
+            )
+        )
+    return problems

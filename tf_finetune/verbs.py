@@ -1,0 +1,369 @@
+"""What can be asked beside training: evaluate, export, predict, inspect, validate.
+
+One idea: a finished run's folder holds everything, so these verbs take a workdir and little else.
+`run_verb` is the command line's side: it maps a mode and its flags to these functions.
+"""
+
+import csv
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tf_finetune import findings, run_folder, spec_flags, specs, validation, workdir
+
+if TYPE_CHECKING:
+    from tf_finetune import evaluation, exporting, prediction_files
+
+# Flags that may differ from the run's own when a verb starts from its workdir.
+_MAY_DIFFER = {
+    "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
+    "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
+    "predict": {"input", "output", "top_k", "batch_size", "model"},
+}
+_ALWAYS = {"mode", "workdir", "dry_run", "input", "output", "top_k"}
+_OTHER_DATA = "other_data"
+_PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
+
+
+def evaluate(
+    workdir_path: str,
+    *,
+    test_data: str | None = None,
+    batch_size: int | None = None,
+    require_min: Sequence[str] = (),
+    require_max: Sequence[str] = (),
+    announce: Callable[[str], None] = print,
+) -> dict[str, "evaluation.EvalReport"]:
+    """Measures a finished run again, on its own splits or on other examples.
+
+    Args:
+      workdir_path: folder of a finished run.
+      test_data: examples to measure instead, all of them, in a form of --data.
+      batch_size: examples at a time; default: the run's.
+      require_min: SPLIT/METRIC:VALUE that must be reached.
+      require_max: SPLIT/METRIC:VALUE that must not be passed.
+      announce: takes the report's text.
+
+    Returns:
+      {split: report}; written to evaluation/SPLIT/. Other examples are the split "test" of
+      other_data/evaluation/, so that the run's own report stays.
+
+    Raises:
+      RefusedError: the folder holds no finished run, or the data cannot be used.
+      RequirementError: a requirement is not met.
+    """
+    from tf_finetune import evaluation, outcomes, report, trained
+
+    spec = run_folder.read_spec(workdir_path)
+    outcome = trained.load_run(workdir_path)
+    if test_data is None:
+        run_splits = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
+        splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
+    else:
+        # Under "test", so that --require_min=test/... means these examples.
+        split, warnings = outcomes.load_other_split(test_data, spec, outcome, name="test")
+        for problem in warnings:
+            announce(f"Warning: {problem.message}")
+        splits = [split]
+    folder = workdir_path if test_data is None else os.path.join(workdir_path, _OTHER_DATA)
+    reports = {}
+    for split in splits:
+        reports[split.name] = outcomes.evaluate_split(
+            outcome, split, folder=folder, batch_size=batch_size or spec.train.batch_size
+        )
+        announce(report.format_report(reports[split.name]))
+    unmet = evaluation.check_requirements(
+        reports, require_min=tuple(require_min), require_max=tuple(require_max)
+    )
+    if unmet:
+        raise outcomes.RequirementError(unmet)
+    return reports
+
+
+def export(
+    workdir_path: str,
+    *,
+    export_dir: str | None = None,
+    require_min: Sequence[str] = (),
+    require_max: Sequence[str] = (),
+    warmup_examples: int | None = None,
+    announce: Callable[[str], None] = print,
+) -> "exporting.ExportedModel":
+    """Writes another version of a finished run's model for TF Serving.
+
+    Args:
+      workdir_path: folder of a finished run.
+      export_dir: folder of versions; default: the run's.
+      require_min: SPLIT/METRIC:VALUE that must be reached; the run is measured again for it.
+      require_max: SPLIT/METRIC:VALUE that must not be passed.
+      warmup_examples: requests that TF Serving replays, taken from the run's data; default: one,
+        of a gray image, which needs no data.
+      announce: takes the lines that tell what happens.
+
+    Returns:
+      The version.
+
+    Raises:
+      RefusedError: the folder holds no finished run, or export_dir cannot be written.
+      RequirementError: a requirement is not met; nothing was written.
+    """
+    from tf_finetune import outcomes, trained
+
+    spec = run_folder.read_spec(workdir_path)
+    outcome = trained.load_run(workdir_path)
+    if require_min or require_max:
+        evaluate(workdir_path, require_min=require_min, require_max=require_max, announce=announce)
+    changes: dict[str, Any] = {"export_dir": export_dir, "warmup_examples": warmup_examples}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    spec = dataclasses.replace(spec, export=dataclasses.replace(spec.export, **changes))
+    split = None
+    if warmup_examples is not None:
+        run_splits = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
+        split = run_splits.test if len(run_splits.test) else run_splits.train
+    exported = outcomes.export_trained(outcome, spec, folder=workdir_path, split=split)
+    announce(f"Exported for TF Serving: {exported.path}")
+    return exported
+
+
+def predict(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    workdir_path: str | None = None,
+    model: str | None = None,
+    top_k: int = 1,
+    batch_size: int = 32,
+    announce: Callable[[str], None] = print,
+) -> "prediction_files.WrittenPredictions":
+    """Classifies images and writes a table.
+
+    Args:
+      inputs: images, folders of images, or .csv files with a column of paths.
+      output: .csv or .jsonl to write.
+      workdir_path: folder of a finished run, or
+      model: a version that a run exported, EXPORT_DIR/VERSION.
+      top_k: classes to write for each example.
+      batch_size: examples at a time.
+      announce: takes the line that tells what was written.
+
+    Returns:
+      How many rows were written and how many images could not be read.
+
+    Raises:
+      RefusedError: an input does not exist, the output cannot be written, or there is no model.
+    """
+    from tf_finetune import prediction, prediction_files, trained
+
+    prediction_files.check_output(output, inputs=tuple(inputs))
+    paths = prediction_files.iterate_inputs(tuple(inputs))
+    if model:
+        predictor, heads = prediction.export_predictor(model)
+    else:
+        outcome = trained.load_run(workdir_path or "")
+        heads = outcome.heads
+        predictor = prediction.model_predictor(outcome.model, heads, outcome.preprocessing)
+    rows = prediction.predict_files(
+        paths, predict_batch=predictor, heads=heads, batch_size=batch_size, top_k=top_k
+    )
+    written = prediction_files.write_predictions(rows, output, heads=heads, top_k=top_k)
+    announce(f"{written.num_predicted} predictions, {written.num_errors} errors: {output}")
+    return written
+
+
+def inspect(
+    model: specs.ModelSpec,
+    *,
+    freeze: specs.FreezeSpec | None = None,
+    announce: Callable[[str], None] = print,
+) -> str:
+    """Tells what a model file holds and what --freeze would do to it.
+
+    Args:
+      model: the model and how it would be cut.
+      freeze: the freeze line; default: all.
+      announce: takes the text.
+
+    Returns:
+      The text.
+
+    Raises:
+      RefusedError, SpecError: the model or the rule cannot be used.
+    """
+    from tf_finetune import inspection
+
+    freeze = freeze or specs.FreezeSpec()
+    text = inspection.describe_model(
+        model, freeze=freeze.freeze or "all", batch_norm=freeze.batch_norm
+    )
+    announce(text)
+    return text
+
+
+def validate(
+    spec: specs.RunSpec, *, announce: Callable[[str], None] = print
+) -> tuple[findings.Problem, ...]:
+    """Reads all data once and tells what is wrong with them.
+
+    Args:
+      spec: its data and heads; with predict.output, a .csv that gets a row per problem.
+      announce: takes a line per problem, and one that counts them.
+
+    Returns:
+      Errors and warnings.
+
+    Raises:
+      OSError: the output cannot be written.
+    """
+    from tf_finetune.data import checks
+
+    problems = checks.find_data_problems(spec.data, heads=spec.heads)
+    for problem in problems:
+        announce(f"{problem.severity}: {problem.message}")
+    errors = sum(problem.severity == findings.ERROR for problem in problems)
+    announce(f"{errors} errors, {len(problems) - errors} warnings.")
+    if spec.predict.output:
+        workdir.write_atomic(spec.predict.output, format_problems(problems))
+    return problems
+
+
+def format_problems(problems: Sequence[findings.Problem]) -> str:
+    """Problems as CSV, a row each.
+
+    Args:
+      problems: any number.
+
+    Returns:
+      Text with the header severity,path,line,message,flag. Cells that a spreadsheet would run as a
+      formula begin with an apostrophe.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_PROBLEM_COLUMNS)
+    for problem in problems:
+        values = dataclasses.asdict(problem)
+        cells = ["" if values[name] is None else str(values[name]) for name in _PROBLEM_COLUMNS]
+        # A flag's own "--" is no formula that a file name could have put there.
+        writer.writerow([_safe_cell(cell) for cell in cells[:-1]] + cells[-1:])
+    return text.getvalue()
+
+
+def _safe_cell(text: str) -> str:
+    text = findings.one_line(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
+    """Does what --mode says.
+
+    Args:
+      spec: the parsed flags.
+      given: names of the flags that were given.
+
+    Returns:
+      The exit code: 0, 2 (validate found errors), 3 (requirement not met) or 4 (diverged).
+
+    Raises:
+      SpecError, RefusedError: what main turns into exit code 2.
+    """
+    missing = validation.find_missing_flags(spec)
+    if missing:
+        raise findings.RefusedError(*missing)
+    if spec.mode in _MAY_DIFFER and spec.workdir:
+        _check_same_run(spec, given)
+    from tf_finetune import callbacks, outcomes
+
+    try:
+        return _VERBS[spec.mode](spec, given)
+    except outcomes.RequirementError as error:
+        for problem in error.problems:
+            print(f"error: {problem.message}", file=sys.stderr)
+        print("Nothing was exported.", file=sys.stderr)
+        return 3
+    except callbacks.DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
+
+
+def _check_same_run(spec: specs.RunSpec, given: frozenset[str]) -> None:
+    """A flag with another value than the run's has no effect any more: a mistake."""
+    names = given - _ALWAYS - _MAY_DIFFER[spec.mode]
+    lines = spec_flags.write_flags(spec_flags.absolute_paths(spec)).splitlines()
+    stored = run_folder.read_flag_lines(spec.workdir or "")
+    wrong = [line for line in lines if line[2:].partition("=")[0] in names and line not in stored]
+    if wrong:
+        raise specs.SpecError(
+            *[
+                f"{line} differs from the run in --workdir={spec.workdir}, and --mode={spec.mode} "
+                "starts from that run. Leave it out, or train a new run."
+                for line in wrong
+            ]
+        )
+
+
+def _run_train(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    from tf_finetune import runs
+
+    runs.train(spec)
+    return 0
+
+
+def _run_evaluate(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    other = spec.data.test_data if "test_data" in given else None
+    if other is None and "data" in given:
+        run = run_folder.read_spec(spec.workdir or "")
+        same = spec_flags.absolute_paths(spec).data.data == run.data.data
+        other = None if same else spec.data.data
+    evaluate(
+        spec.workdir or "",
+        test_data=other,
+        batch_size=spec.train.batch_size if "batch_size" in given else None,
+        require_min=spec.export.require_min,
+        require_max=spec.export.require_max,
+    )
+    return 0
+
+
+def _run_export(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    export(
+        spec.workdir or "",
+        export_dir=spec.export.export_dir,
+        require_min=spec.export.require_min,
+        require_max=spec.export.require_max,
+        warmup_examples=spec.export.warmup_examples if "warmup_examples" in given else None,
+    )
+    return 0
+
+
+def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    predict(
+        spec.predict.input,
+        spec.predict.output or "",
+        workdir_path=spec.workdir,
+        model=None if spec.workdir else spec.model.model,
+        top_k=spec.predict.top_k,
+        batch_size=spec.train.batch_size,
+    )
+    return 0
+
+
+def _run_inspect(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    inspect(spec.model, freeze=spec.freeze)
+    return 0
+
+
+def _run_validate(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    problems = validate(spec)
+    return 2 if any(problem.severity == findings.ERROR for problem in problems) else 0
+
+
+_VERBS: dict[str, Callable[[specs.RunSpec, frozenset[str]], int]] = {
+    "train": _run_train,
+    "evaluate": _run_evaluate,
+    "export": _run_export,
+    "predict": _run_predict,
+    "inspect": _run_inspect,
+    "validate": _run_validate,
+}

@@ -40,7 +40,7 @@ FLOORS = (
         "training_cost",
     ),
     ("report", "training"),
-    ("outcomes", "validation"),
+    ("outcomes", "run_messages", "validation"),
     ("runs",),
     ("verbs",),
     ("main",),

@@ -18,13 +18,13 @@ from tf_finetune import (
     evaluation,
     exporting,
     findings,
-    freezing,
     heads,
     monitors,
     outcomes,
     recipe,
     report,
     run_folder,
+    run_messages,
     spec_flags,
     specs,
     trained,
@@ -170,7 +170,14 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     run.warn(problems)
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")
-    _announce_start(run, backbone, prepared, phases)
+    for text in (
+        *run_messages.describe_backbone(
+            backbone, freeze=phases[0].freeze or "all", batch_norm=spec.freeze.batch_norm
+        ),
+        *run_messages.describe_heads(run.head_specs, run.splits.heads),
+        run_messages.describe_data(run.splits, prepared),
+    ):
+        run.announce(text)
     return backbone, training.Task(
         splits=run.splits,
         preprocessing=prepared,
@@ -250,7 +257,8 @@ def _finish(
     run.clock.lap("export")
     summary = _summarize(run, backbone, result, reports, exported)
     workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
-    _announce_end(run, summary)
+    for text in run_messages.describe_end(summary, folder=run.folder):
+        run.announce(text)
     if unmet:
         raise outcomes.RequirementError(unmet)
     return summary
@@ -279,43 +287,6 @@ def _settle_pixels(
         message = f"--pixel_range={chosen.name}: {chosen.reason}"
         run.warn((findings.Problem(message, severity=findings.WARNING),))
     return backbone
-
-
-def _announce_start(
-    run: _Run,
-    backbone: model_loading.Backbone,
-    prepared: preprocessing.PreprocessingSpec,
-    phases: tuple[specs.PhaseSpec, ...],
-) -> None:
-    plan = freezing.plan_freeze(
-        phases[0].freeze or "all", backbone.table, batch_norm=run.spec.freeze.batch_norm
-    )
-    run.announce(freezing.format_plan(plan))
-    run.announce(
-        f"Model: {backbone.source}. {backbone.cut_reason} Pooling: {backbone.pooling}. "
-        f"Pixels: {_describe_pixels(backbone)}."
-    )
-    for info, head in zip(run.splits.heads, run.head_specs, strict=True):
-        names = findings.list_first(list(info.classes), limit=10)
-        run.announce(
-            f"Head {info.name}: {info.kind}, {len(info.classes)} classes: {names}. "
-            f"Dropout {head.dropout:g}."
-        )
-    counts = ", ".join(
-        f"{len(split):,} {split.name}"
-        for split in (run.splits.train, run.splits.validation, run.splits.test)
-    )
-    run.announce(
-        f"Data: {counts} examples, {prepared.height}x{prepared.width}x{prepared.channels} pixels, "
-        f"--resize={prepared.resize}"
-        + (f", 16-bit white is {prepared.pixel_max:g}" if prepared.pixel_max else "")
-        + "."
-    )
-
-
-def _describe_pixels(backbone: model_loading.Backbone) -> str:
-    chosen = backbone.pixel_range
-    return "" if chosen is None else f"{chosen.name}, {chosen.reason}"
 
 
 def _write_start(run: _Run, task: training.Task) -> None:
@@ -397,11 +368,3 @@ def _finish_again(summary: dict[str, Any]) -> dict[str, Any]:
             (findings.Problem("This run did not meet its requirements, see its summary.json."),)
         )
     return summary
-
-
-def _announce_end(run: _Run, summary: dict[str, Any]) -> None:
-    seconds = ", ".join(f"{part} {secs:.1f} s" for part, secs in summary["seconds"].items())
-    run.announce(f"Time: {seconds}.")
-    run.announce(f"Run folder: {run.folder}")
-    if summary["export"]:
-        run.announce(f"Exported for TF Serving: {summary['export']['path']}")

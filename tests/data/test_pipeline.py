@@ -83,7 +83,7 @@ def test_batches_hold_each_example_once_in_order(name, tmp_path):
     np.testing.assert_array_equal(labels, np.arange(23))
 
 
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", ["decoded", "array", "paths", "stream_pixels"])
 def test_order_is_a_function_of_seed_and_epoch(name, tmp_path):
     pixels = make_pixels(40)
     indices = np.arange(5, 40)
@@ -102,8 +102,7 @@ def test_order_is_a_function_of_seed_and_epoch(name, tmp_path):
     assert orders[0] != list(range(35))
     other = pipeline.make_dataset(split, PRE, batch_size=8, shuffle_seed=4, epoch=epoch)
     epoch.assign(0)
-    assert collect(other)[1].tolist() != orders[0]
-    assert collect(other)[1].tolist() != orders[1]
+    assert collect(other)[1].tolist() not in orders.values()
 
 
 def test_the_order_is_the_same_from_memory_and_from_files(tmp_path):
@@ -139,11 +138,11 @@ def test_every_place_is_equally_likely():
     epoch = tf.Variable(0, dtype=tf.int64)
     dataset = pipeline.make_dataset(split, PRE, batch_size=10, shuffle_seed=1, epoch=epoch)
     counts = np.zeros((10, 10))
-    for number in range(60):
+    for number in range(40):
         epoch.assign(number)
         counts[np.arange(10), collect(dataset)[1]] += 1
     # 81 degrees of freedom: mean 81, deviation 13.
-    assert ((counts - 6) ** 2 / 6).sum() < 81 + 5 * 13
+    assert ((counts - 4) ** 2 / 4).sum() < 81 + 5 * 13
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**31, 2**63 - 1, 2**64 + 5])
@@ -240,7 +239,7 @@ def test_an_error_of_another_kind_passes_through(tmp_path):
         raise tf.errors.InvalidArgumentError(None, None, "another")
 
 
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", ["decoded", "array", "paths", "stream_pixels"])
 def test_sample_pixels(name, tmp_path):
     pixels = make_pixels(12)
     split = make_split(make_store(name, pixels, tmp_path), np.arange(3, 12))

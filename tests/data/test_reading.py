@@ -86,7 +86,7 @@ def test_images_that_do_not_fit_stay_where_they_are(name, tmp_path):
     images = {
         "paths": lambda: make_paths(tmp_path, PNGS),
         "array": lambda: image_stores.ArrayImages(PIXELS),
-        "stream": lambda: make_stream(PNGS),
+        "stream": lambda: make_stream(PIXELS),
     }[name]()
     splits = make_splits(images, *SCRAMBLED)
     num_bytes = 8 * 6 * 8 * 3
@@ -95,8 +95,13 @@ def test_images_that_do_not_fit_stay_where_they_are(name, tmp_path):
     )
     assert same.train.images is images
     assert same.train.indices.tolist() == SCRAMBLED[0]
+
+
+def test_images_that_fit_exactly_are_kept():
+    splits = make_splits(image_stores.ArrayImages(PIXELS), *SCRAMBLED)
+    num_bytes = 8 * 6 * 8 * 3
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="error", memory_bytes=num_bytes)
-    assert kept.train.images is not images
+    assert isinstance(kept.train.images, image_stores.DecodedImages)
 
 
 def make_bad_files(folder):
@@ -240,7 +245,7 @@ def test_bad_examples_of_a_stream_are_named_by_key():
 
 
 def test_a_stream_that_ends_early_is_refused():
-    splits = make_splits(make_stream(PNGS[:4], size=6), [0, 5], [1], [2])
+    splits = make_splits(make_stream(PIXELS[:4], size=6), [0, 5], [1], [2])
     with pytest.raises(findings.RefusedError) as caught:
         reading.read_images(splits, PRE, on_bad_example="error")
     assert (
@@ -275,52 +280,35 @@ WIDE_PNGS = [image_bytes.make_png(image) for image in WIDE]
 GREY = preprocessing.PreprocessingSpec(6, 8, 1)
 
 
-def read_white(images, *, train=(0, 1, 2), test=(3,), pre=GREY):
-    splits = make_splits(images, list(train), [4], list(test))
+def read_white(images, *, pre=GREY):
+    splits = make_splits(images, [0, 1, 2], [4], [3])
     kept, pre, _ = reading.read_images(splits, pre, on_bad_example="error")
     return kept, pre.pixel_max
 
 
-def test_white_is_the_999th_thousandth_of_the_training_images(tmp_path):
+def test_white_is_measured_on_the_training_images(tmp_path):
     contents = [*WIDE_PNGS[:3], image_bytes.make_png(WIDE[3] * 16), *WIDE_PNGS[4:]]
     kept, white = read_white(make_paths(tmp_path, contents))
-    values = np.sort(WIDE[:3].ravel())
     # 144 values: the smallest one that 99.9 % do not exceed is the largest.
-    assert white == values[-1]
+    assert white == WIDE[:3].max()
     pixels = kept.train.images.pixels
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[kept.train.indices], WIDE[:3] * (255.0 / white), rtol=1e-6)
 
 
-def test_a_hot_pixel_does_not_set_the_white(tmp_path):
-    image = np.full((100, 100, 3), 1000, np.uint16)
-    image[0, 0] = 60000
-    alpha = np.concatenate([image, np.full((100, 100, 1), 65535, np.uint16)], -1)
-    images = make_paths(tmp_path, [image_bytes.make_png(alpha)] * 5)
-    assert read_white(images)[1] == 1000
-
-
-def test_white_that_is_given_is_kept(tmp_path):
+def test_white_that_is_given_is_kept():
     given = preprocessing.PreprocessingSpec(6, 8, 1, pixel_max=4095.0)
-    assert read_white(make_paths(tmp_path, WIDE_PNGS), pre=given)[1] == 4095.0
+    assert read_white(make_stream(WIDE), pre=given)[1] == 4095.0
 
 
 def test_16_bits_outside_training_measure_nothing(tmp_path):
-    contents = [*PNGS[:3], *WIDE_PNGS[:2]]
-    assert read_white(make_paths(tmp_path, contents))[1] == 65535.0
+    assert read_white(make_paths(tmp_path, [*PNGS[:3], *WIDE_PNGS[:2]]))[1] == 65535.0
+
+
+def test_images_of_8_bits_have_no_white(tmp_path):
     assert read_white(make_paths(tmp_path, PNGS))[1] is None
-
-
-def test_black_16_bit_images_have_a_white(tmp_path):
-    black = image_bytes.make_png(np.zeros((6, 8, 1), np.uint16))
-    assert read_white(make_paths(tmp_path, [black] * 5))[1] == 1.0
-
-
-@pytest.mark.parametrize("contents", [WIDE_PNGS, WIDE])
-def test_white_of_a_stream(contents):
-    assert read_white(make_stream(contents))[1] == WIDE[:3].max()
-
-
-def test_a_stream_of_8_bits_measures_nothing():
-    assert read_white(make_stream(PNGS))[1] is None
     assert read_white(make_stream(PIXELS))[1] is None
+
+
+def test_white_of_a_stream():
+    assert read_white(make_stream(WIDE))[1] == WIDE[:3].max()

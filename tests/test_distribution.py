@@ -1,0 +1,27 @@
+import json
+
+import tensorflow as tf
+
+from tf_finetune import distribution
+
+
+def test_strategies():
+    assert distribution.make_strategy("one_device").num_replicas_in_sync == 1
+    assert distribution.make_strategy("auto").num_replicas_in_sync == 1  # no GPU here
+    mirrored = distribution.make_strategy("mirrored")
+    assert isinstance(mirrored, tf.distribute.MirroredStrategy)
+    assert mirrored.num_replicas_in_sync == 2
+
+
+def test_precision():
+    assert distribution.resolve_precision("auto") == "float32"
+    assert distribution.resolve_precision("bfloat16") == "bfloat16"
+
+
+def test_the_environment_is_json():
+    facts = distribution.describe_environment(
+        strategy=distribution.make_strategy("auto"), precision="float32", seed=3
+    )
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["seed"] == 3
+    assert facts["versions"]["tensorflow"] == tf.__version__

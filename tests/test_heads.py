@@ -1,0 +1,100 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tests import tiny
+from tf_finetune import head_kinds, heads, specs
+from tf_finetune.models import loading, pixel_range
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.h5"
+    tiny.make_classifier().save(path)
+    return loading.load_backbone(specs.ModelSpec(model=str(path), pixel_range="-1..1"))
+
+
+INFOS = (
+    head_kinds.HeadInfo("breed", "multiclass", ("a", "b", "c")),
+    head_kinds.HeadInfo("wild", "binary", ("no", "yes"), (0.5,)),
+    head_kinds.HeadInfo("tags", "multilabel", ("x", "y"), (0.5, 0.5)),
+)
+
+
+def test_each_head_has_its_own_layers(backbone):
+    specs_of_heads = (
+        specs.HeadSpec(name="breed", hidden_units=(7, 5), dropout=0.3),
+        specs.HeadSpec(name="wild", dropout=0.0),
+        specs.HeadSpec(name="tags"),
+    )
+    model = heads.attach_heads(backbone, heads=specs_of_heads, infos=INFOS)
+    assert list(model.output) == ["breed", "wild", "tags"]
+    assert [model.output[name].shape[-1] for name in model.output] == [3, 1, 2]
+    names = {layer.name for layer in model.layers}
+    assert {"breed_dropout", "breed_dense_1", "breed_dense_2", "breed_logits"} <= names
+    assert "wild_dropout" not in names
+    assert model.get_layer("breed_dense_1").units == 7
+    assert model.get_layer("breed_dropout").rate == 0.3
+
+
+def test_pixels_are_scaled_before_the_backbone(backbone):
+    model = heads.attach_heads(
+        backbone, heads=(specs.HeadSpec(name="breed", dropout=0.0),), infos=INFOS[:1]
+    )
+    image = np.random.default_rng(0).uniform(0, 255, (2, 12, 12, 3)).astype(np.float32)
+    features = backbone.model.predict(image / 127.5 - 1, verbose=0).mean((1, 2))
+    kernel, bias = model.get_layer("breed_logits").get_weights()
+    np.testing.assert_allclose(
+        model.predict({"image": image}, verbose=0)["breed"],
+        features @ kernel + bias,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_backbone_is_shared_not_copied(backbone):
+    model = heads.attach_heads(backbone, heads=(specs.HeadSpec(name="breed"),), infos=INFOS[:1])
+    assert any(layer is backbone.model for layer in model.layers)
+
+
+@pytest.mark.parametrize(("pooling", "units"), [("avg", 8), ("max", 8), ("flatten", 288)])
+def test_pooling(backbone, pooling, units):
+
+    pooled = dataclasses.replace(backbone, pooling=pooling)
+    model = heads.attach_heads(pooled, heads=(specs.HeadSpec(name="breed"),), infos=INFOS[:1])
+    assert model.get_layer("breed_logits").kernel.shape == (units, 3)
+
+
+def test_a_feature_map_needs_pooling(backbone):
+
+    bare = dataclasses.replace(backbone, pooling="none")
+    with pytest.raises(
+        ValueError, match=r"--pooling=none leaves features of shape \(None, 6, 6, 8"
+    ):
+        heads.attach_heads(bare, heads=(specs.HeadSpec(name="breed"),), infos=INFOS[:1])
+
+
+def test_the_pixel_range_must_be_settled(backbone):
+
+    open_range = dataclasses.replace(backbone, pixel_range=None)
+    with pytest.raises(ValueError, match="Call pixel_range"):
+        heads.attach_heads(open_range, heads=(specs.HeadSpec(name="breed"),), infos=INFOS[:1])
+
+
+def test_a_saved_model_opens_again_with_the_same_answers(backbone, tmp_path):
+    settled = pixel_range.PixelRange("caffe", "asked for", warning=False)
+
+    model = heads.attach_heads(
+        dataclasses.replace(backbone, pixel_range=settled),
+        heads=(specs.HeadSpec(name="breed"),),
+        infos=INFOS[:1],
+    )
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    image = np.random.default_rng(0).uniform(0, 255, (2, 12, 12, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        model.predict({"image": image}, verbose=0)["breed"],
+        again.predict({"image": image}, verbose=0)["breed"],
+    )

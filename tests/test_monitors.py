@@ -1,0 +1,32 @@
+import pytest
+
+from tf_finetune import head_kinds, monitors, specs
+
+ONE = (specs.HeadSpec(name="a"),)
+TWO = (specs.HeadSpec(name="a", loss_weight=2.0), specs.HeadSpec(name="b", loss_weight=0.5))
+INFOS = tuple(head_kinds.HeadInfo(name, "multiclass", ("x", "y")) for name in "ab")
+
+
+def test_one_head_has_plain_names():
+    logs = {"loss": 9.0, "cross_entropy": 0.5, "accuracy": 0.7, "val_cross_entropy": 0.6}
+    assert monitors.read_logs(logs, ONE) == {
+        "cross_entropy": 0.5, "accuracy": 0.7, "val_cross_entropy": 0.6,
+    }  # fmt: skip
+
+
+def test_several_heads_are_summed_by_weight():
+    logs = {"loss": 9.0, "a_cross_entropy": 0.5, "b_cross_entropy": 1.0, "a_accuracy": 0.7}
+    assert monitors.read_logs(logs, TWO) == {
+        "a/cross_entropy": 0.5, "a/accuracy": 0.7, "b/cross_entropy": 1.0, "cross_entropy": 1.5,
+    }  # fmt: skip
+
+
+def test_known_monitors():
+    monitors.check_monitor("accuracy", INFOS[:1])
+    monitors.check_monitor("b/accuracy", INFOS)
+    with pytest.raises(specs.SpecError) as caught:
+        monitors.check_monitor("accuracy", INFOS)
+    assert str(caught.value) == (
+        "--monitor expects one of cross_entropy, a/cross_entropy, a/accuracy, b/cross_entropy, "
+        "b/accuracy. Received 'accuracy'."
+    )

@@ -1,0 +1,64 @@
+import dataclasses
+import os
+
+import pytest
+
+from tf_finetune import findings, run_folder, spec_flags, specs, workdir
+
+SPEC = spec_flags.absolute_paths(
+    specs.RunSpec(
+        model=specs.ModelSpec(model="keras:MobileNet,alpha=0.25"),
+        data=specs.DataSpec(data="sklearn:digits"),
+    )
+)
+
+
+def problem_of(function, *arguments, **keywords):
+    with pytest.raises(findings.RefusedError) as caught:
+        function(*arguments, **keywords)
+    return str(caught.value)
+
+
+def test_the_hash_is_of_what_the_result_depends_on():
+    assert run_folder.spec_hash(SPEC) == run_folder.spec_hash(
+        dataclasses.replace(SPEC, mode="evaluate", workdir="w", dry_run=True)
+    )
+    assert run_folder.spec_hash(SPEC) != run_folder.spec_hash(dataclasses.replace(SPEC, seed=1))
+
+
+def test_the_default_name_says_what_was_trained_on_what():
+    name = run_folder.default_workdir(SPEC)
+    assert name.startswith(f"runs{os.sep}sklearn_digits-MobileNet-")
+    assert len(name.rpartition("-")[2]) == 8
+
+
+def test_a_free_folder(tmp_path):
+    assert run_folder.find_finished(str(tmp_path / "new"), SPEC) is None
+    assert run_folder.find_finished(str(tmp_path), SPEC) is None
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    (tmp_path / "run").write_text("")
+    assert problem_of(run_folder.find_finished, str(tmp_path / "run"), SPEC) == (
+        f"--workdir={tmp_path / 'run'} is a file. Expected a folder."
+    )
+
+
+def test_a_claimed_folder_is_found_again(tmp_path):
+    folder = str(tmp_path / "run")
+    run_folder.claim(folder, requested=SPEC)
+    assert "unfinished" in problem_of(run_folder.find_finished, folder, SPEC)
+    workdir.write_json(os.path.join(folder, workdir.SUMMARY), {"status": "completed"})
+    assert run_folder.find_finished(folder, SPEC) == {"status": "completed"}
+    workdir.write_json(os.path.join(folder, workdir.SUMMARY), {"status": "diverged"})
+    assert "unfinished" in problem_of(run_folder.find_finished, folder, SPEC)
+    assert run_folder.read_spec(folder) == SPEC
+    assert "--seed=0" in run_folder.read_flag_lines(folder)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert problem_of(run_folder.claim, str(tmp_path / "file" / "run"), requested=SPEC) == (
+        f"--workdir={tmp_path / 'file' / 'run'} cannot be written: Not a directory. Choose a "
+        "folder that you may write."
+    )

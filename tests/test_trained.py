@@ -1,0 +1,52 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tf_finetune import findings, head_kinds, trained
+from tf_finetune.data import preprocessing
+
+
+@pytest.fixture
+def outcome():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 1), name="image")
+    logits = keras.layers.Dense(2, name="label_logits")(keras.layers.Flatten()(image))
+    return trained.TrainedModel(
+        model=keras.Model({"image": image}, {"label": logits}),
+        heads=(head_kinds.HeadInfo("label", "multiclass", ("猫", "dog")),),
+        preprocessing=preprocessing.PreprocessingSpec(4, 4, 1, "squash", None),
+        facts={"loss_weights": {"label": 1.0}},
+    )
+
+
+def test_it_reads_back_what_was_written(outcome, tmp_path):
+    trained.write_trained(str(tmp_path), outcome)
+    again = trained.load_run(str(tmp_path))
+    assert (again.heads, again.preprocessing, again.facts) == (
+        outcome.heads, outcome.preprocessing, outcome.facts,
+    )  # fmt: skip
+    for old, new in zip(outcome.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.keras"]
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(findings.RefusedError) as caught:
+        trained.load_run(str(tmp_path))
+    assert str(caught.value) == (
+        f"--workdir={tmp_path} holds no trained model: expected model.keras and model.json. Run "
+        "--mode=train with this workdir first."
+    )
+
+
+def test_a_newer_format_is_told(outcome, tmp_path):
+    trained.write_trained(str(tmp_path), outcome)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(findings.RefusedError) as caught:
+        trained.load_run(str(tmp_path))
+    assert str(caught.value) == (
+        f"{path}: expected format 1. Received 2. Use the version of tf_finetune that wrote it."
+    )

@@ -1,0 +1,140 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tests import tiny
+from tf_finetune import heads, recipe, specs, training
+from tf_finetune.data import loading as data_loading
+from tf_finetune.data import pipeline, preprocessing
+from tf_finetune.models import loading as model_loading
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """(splits, preprocessing, path of the model) of three solid colours."""
+    folder = tmp_path_factory.mktemp("training")
+    tiny.write_color_folder(folder / "colors", per_class=20)
+    tiny.make_classifier().save(folder / "tiny.h5")
+    spec = specs.DataSpec(data=str(folder / "colors"))
+    splits = data_loading.load_data(spec)
+    prepared = preprocessing.make_preprocessing(spec, input_shape=(12, 12, 3))
+    splits, prepared, _ = pipeline.read_images(splits, prepared, on_bad_example="error")
+    return splits, prepared, str(folder / "tiny.h5")
+
+
+def build(material, *, dropout=0.0, **options):
+    """(model, backbone, task)"""
+    splits, prepared, path = material
+    keras.utils.set_random_seed(0)
+    backbone = model_loading.load_backbone(specs.ModelSpec(model=path, pixel_range="0..1"))
+    head = specs.HeadSpec(name="label", dropout=dropout)
+    model = heads.attach_heads(backbone, heads=(head,), infos=splits.heads)
+    train = specs.TrainSpec(batch_size=16, **options)
+    phases = recipe.plan_phases(
+        train, specs.FreezeSpec(), table=backbone.table, num_train_examples=len(splits.train)
+    )
+    task = training.Task(
+        splits=splits, preprocessing=prepared, heads=(head,), train=train, phases=phases
+    )
+    return model, backbone, task
+
+
+def silent(text):
+    del text
+
+
+def test_a_dry_run_leaves_the_model_as_it_was(material):
+    model, backbone, task = build(material, epochs=2)
+    before = model.get_weights()
+    result = training.fit(model, backbone, task, dry_run=True, announce=silent)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert result.phases == ()
+    assert result.cost.total_secs[0] > 0
+
+
+def test_timing_the_first_steps_does_not_change_the_training(material):
+    # The weights after one epoch equal those of plain Keras on the same batches.
+    model, backbone, task = build(material, epochs=1, schedule="constant", learning_rate=0.01)
+    training.fit(model, backbone, task, announce=silent)
+    plain, _, _ = build(material)
+    for layer in plain.layers:
+        if isinstance(layer, keras.Model):
+            layer.trainable = False
+    plain.compile(
+        optimizer=keras.optimizers.Adam(0.01),
+        loss={"label": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+    )
+    dataset = pipeline.make_dataset(
+        task.splits.train, task.preprocessing, batch_size=16, shuffle_seed=0
+    )
+    plain.fit(dataset, epochs=1, verbose=0, shuffle=False)
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_phase_that_makes_things_worse_is_discarded(material):
+    phases = (
+        specs.PhaseSpec(name="good", epochs=20, learning_rate=0.03),
+        specs.PhaseSpec(name="bad", epochs=1, freeze="none", learning_rate=50.0),
+    )
+    lines = []
+    model, backbone, task = build(material, phases=phases)
+    result = training.fit(model, backbone, task, announce=lines.append)
+    assert [phase.improved for phase in result.phases] == [True, False]
+    assert "the phase is discarded." in lines[-1]
+    assert result.best_epoch <= 20
+    logits = model.predict(
+        pipeline.make_dataset(task.splits.validation, task.preprocessing, batch_size=16), verbose=0
+    )["label"]
+    labels = task.splits.validation.labels["label"]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
+    assert float(loss) == pytest.approx(result.best_value, rel=1e-4)
+
+
+def test_patience_ends_a_phase_early(material):
+    model, backbone, task = build(
+        material, epochs=30, learning_rate=20.0, schedule="constant", patience_epochs=1
+    )
+    result = training.fit(model, backbone, task, announce=silent)
+    assert result.phases[0].stopped_by == "patience"
+    assert result.phases[0].epochs_run < 30
+
+
+def test_the_deadline_ends_a_phase(material):
+    import time
+
+    model, backbone, task = build(material, epochs=10_000)
+    start = time.monotonic()
+    result = training.fit(model, backbone, task, announce=silent, deadline=start + 10)
+    assert result.phases[0].stopped_by == "time"
+    assert time.monotonic() - start < 60
+
+
+def test_frozen_layers_are_whole_again_after_training(material):
+    model, backbone, task = build(material, epochs=1)
+    training.fit(model, backbone, task, announce=silent)
+    assert all("call" not in vars(layer) for layer in backbone.model.layers)
+
+
+def test_the_same_task_gives_the_same_bits(material):
+    weights = []
+    for _ in range(2):
+        model, backbone, task = build(material, dropout=0.3, epochs=3)
+        training.fit(model, backbone, task, announce=silent)
+        weights.append(model.get_weights())
+    for first, second in zip(*weights, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_order_of_examples_follows_the_seed(material):
+    results = []
+    for seed in (0, 1):
+        model, backbone, task = build(material, epochs=2)
+        result = training.fit(
+            model, backbone, dataclasses.replace(task, seed=seed), announce=silent
+        )
+        results.append(result.history[-1]["cross_entropy"])
+    assert results[0] != results[1]

@@ -1,0 +1,64 @@
+import dataclasses
+import subprocess
+import sys
+
+from tests import tiny
+from tf_finetune import specs, validation
+
+
+def spec_of(tmp_path, **parts):
+    tiny.write_color_folder(tmp_path / "colors", per_class=10)
+    tiny.make_classifier().save(tmp_path / "tiny.h5")
+    spec = specs.RunSpec(
+        model=specs.ModelSpec(model=str(tmp_path / "tiny.h5")),
+        data=specs.DataSpec(data=str(tmp_path / "colors")),
+        train=specs.TrainSpec(batch_size=8),
+    )
+    return dataclasses.replace(spec, **parts)
+
+
+def test_nothing_is_wrong(tmp_path):
+    splits, problems = validation.examine(spec_of(tmp_path))
+    assert problems == ()
+    assert len(splits.train) == 24
+
+
+def test_a_requirement_needs_its_split(tmp_path):
+    spec = spec_of(
+        tmp_path,
+        export=specs.ExportSpec(require_min=("test/accuracy:0.5",)),
+    )
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, split=(0.9, 0.1, 0.0)))
+    (problem,) = validation.find_problems(spec)
+    assert problem.message == (
+        "--require_min=test/accuracy:0.5: the test split has no example. Give --test_data, or a "
+        "larger part in --split."
+    )
+
+
+def test_problems_of_model_data_and_export_come_together(tmp_path):
+    (tmp_path / "file").write_text("")
+    spec = spec_of(tmp_path, export=specs.ExportSpec(export_dir=str(tmp_path / "file")))
+    spec = dataclasses.replace(
+        spec,
+        model=specs.ModelSpec(model=str(tmp_path / "none.h5")),
+        data=specs.DataSpec(data=str(tmp_path / "nothing")),
+    )
+    messages = [problem.message for problem in validation.find_problems(spec)]
+    assert len(messages) == 3
+    assert "none.h5' does not exist." in messages[0]
+    assert messages[1].startswith(f"--data={tmp_path}/nothing does not exist.")
+    assert messages[2].startswith("--export_dir")
+
+
+def test_it_needs_no_tensorflow(tmp_path):
+    code = (
+        "import sys; from tf_finetune import specs, validation; "
+        f"validation.find_problems(specs.RunSpec(model=specs.ModelSpec(model={str(tmp_path)!r}), "
+        f"data=specs.DataSpec(data={str(tmp_path)!r}))); "
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

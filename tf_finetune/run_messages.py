@@ -1,0 +1,87 @@
+"""What the verb train tells its user before the first step and after the last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tf_finetune import findings, freezing, head_kinds, specs
+from tf_finetune.data import loading as data_loading
+from tf_finetune.data import preprocessing
+from tf_finetune.models import loading as model_loading
+
+
+def describe_backbone(
+    backbone: model_loading.Backbone, *, freeze: str, batch_norm: str
+) -> list[str]:
+    """The table of layers, and what was decided about the model.
+
+    Args:
+      backbone: the backbone.
+      freeze: the first phase's rule.
+      batch_norm: value of --batch_norm.
+
+    Returns:
+      Texts to print, the first of many lines.
+    """
+    plan = freezing.plan_freeze(freeze, backbone.table, batch_norm=batch_norm)
+    chosen = backbone.pixel_range
+    pixels = "" if chosen is None else f" Pixels: {chosen.name}, {chosen.reason}."
+    return [
+        freezing.format_plan(plan),
+        f"Model: {backbone.source}. {backbone.cut_reason} Pooling: {backbone.pooling}.{pixels}",
+    ]
+
+
+def describe_heads(
+    heads: Sequence[specs.HeadSpec], infos: Sequence[head_kinds.HeadInfo]
+) -> list[str]:
+    """A line per head.
+
+    Args:
+      heads: the specs.
+      infos: the same heads with their classes.
+
+    Returns:
+      Lines.
+    """
+    return [
+        f"Head {info.name}: {info.kind}, {len(info.classes)} classes: "
+        f"{findings.list_first(list(info.classes), limit=10)}. Dropout {head.dropout:g}."
+        for info, head in zip(infos, heads, strict=True)
+    ]
+
+
+def describe_data(splits: data_loading.Splits, prepared: preprocessing.PreprocessingSpec) -> str:
+    """How many examples of which pixels.
+
+    Args:
+      splits: the data.
+      prepared: how images become pixels.
+
+    Returns:
+      One line.
+    """
+    counts = ", ".join(
+        f"{len(split):,} {split.name}" for split in (splits.train, splits.validation, splits.test)
+    )
+    white = f", 16-bit white is {prepared.pixel_max:g}" if prepared.pixel_max else ""
+    return (
+        f"Data: {counts} examples, {prepared.height}x{prepared.width}x{prepared.channels} pixels, "
+        f"--resize={prepared.resize}{white}."
+    )
+
+
+def describe_end(summary: dict[str, Any], *, folder: str) -> list[str]:
+    """Where the time went and where the results are.
+
+    Args:
+      summary: the content of summary.json.
+      folder: the workdir.
+
+    Returns:
+      Lines.
+    """
+    seconds = ", ".join(f"{part} {secs:.1f} s" for part, secs in summary["seconds"].items())
+    lines = [f"Time: {seconds}.", f"Run folder: {folder}"]
+    if summary["export"]:
+        lines.append(f"Exported for TF Serving: {summary['export']['path']}")
+    return lines

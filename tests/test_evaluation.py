@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_finetune import evaluation, findings, head_kinds, options
+from tf_finetune import distribution, evaluation, findings, head_kinds, options
 
 ABC = head_kinds.HeadInfo("label", "multiclass", ("a", "b", "c"))
 SICK = head_kinds.HeadInfo("sick", "binary", ("no", "yes"), thresholds=(0.5,))
@@ -135,7 +135,7 @@ def test_model_built_under_mirrored_strategy():
     images, labels = make_examples()
     keras.utils.set_random_seed(0)
     plain = make_model()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.make_strategy("mirrored")
     with strategy.scope():
         mirrored = make_model()
     mirrored.set_weights(plain.get_weights())

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import serving_models
-from tf_finetune import exporting, findings, head_kinds
+from tf_finetune import distribution, exporting, findings, head_kinds
 from tf_finetune.data import preprocessing
 
 HEAD = serving_models.MULTICLASS
@@ -147,7 +147,7 @@ def test_grayscale_model(tmp_path):
 
 
 def test_bfloat16_model_trained_on_two_devices(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = distribution.make_strategy("mirrored")
     pixels = serving_models.make_pixels(8)
     with strategy.scope():
         model = serving_models.make_model(HEAD, dtype="mixed_bfloat16")
@@ -391,7 +391,7 @@ def test_interrupted_export_leaves_nothing(tmp_path):
 
 def test_call_inside_a_strategys_scope(model, tmp_path):
     with (
-        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope(),
+        distribution.make_strategy("mirrored").scope(),
         pytest.raises(ValueError) as error,
     ):
         write(model, tmp_path)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_finetune import optimizers, specs
+from tf_finetune import distribution, optimizers, specs
 
 
 def phase(**values):
@@ -73,9 +73,7 @@ def test_clipping_sees_the_whole_batch_on_any_number_of_devices():
     results = []
     for strategy in (
         tf.distribute.get_strategy(),
-        tf.distribute.MirroredStrategy(
-            [device.name for device in tf.config.list_logical_devices("CPU")]
-        ),
+        distribution.make_strategy("mirrored"),
     ):
         with strategy.scope():
             variable = keras.Variable(np.zeros(1, np.float32), trainable=True)

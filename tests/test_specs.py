@@ -132,6 +132,12 @@ def test_epochs_and_phases_exclude_each_other():
     ]
 
 
+def test_a_head_is_not_called_loss():
+    assert problems_of(specs.HeadSpec, name="loss") == [
+        "--head: the name 'loss' is taken by the sum over heads. Choose another."
+    ]
+
+
 def test_a_binary_head_has_two_classes():
     assert problems_of(specs.HeadSpec, kind="binary", num_classes=3) == [
         "--head: kind=binary has num_classes=2. Received num_classes=3."

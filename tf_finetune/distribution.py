@@ -3,6 +3,7 @@
 Reference: TensorFlow, "Distributed training", https://www.tensorflow.org/guide/distributed_training
 """
 
+import functools
 import importlib.metadata
 import platform
 from typing import Any
@@ -24,8 +25,18 @@ def make_strategy(name: str) -> Any:
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _make_mirrored(tuple(device.name for device in devices))
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _make_mirrored(devices: tuple[str, ...]) -> Any:
+    # One per process: a second strategy would number its collective operations from the start again
+    # and TensorFlow 2.21 would take them for those of the first ("Shape mismatch in the collective
+    # instance"), in a notebook's second run for example.
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def resolve_precision(name: str) -> str:

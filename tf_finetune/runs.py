@@ -142,7 +142,7 @@ def _train(run: _Run) -> dict[str, Any]:
         run.announce("--dry_run: nothing was trained or written.")
         cost = dataclasses.asdict(result.cost) if result.cost else None
         return {"status": "dry_run", "cost": cost}
-    _write_start(run, task)
+    _write_start(run, backbone, task)
     outcome = trained.TrainedModel(
         model, run.splits.heads, task.preprocessing, _describe_origin(run, backbone, task.phases)
     )
@@ -215,12 +215,13 @@ def _fit(
                 deadline=deadline,
                 announce=run.announce,
             )
-    except callbacks.DivergedError:
-        trained.write_trained(run.folder, outcome)
-        workdir.write_json(
-            os.path.join(run.folder, workdir.SUMMARY),
-            {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
-        )
+    except (callbacks.DivergedError, KeyboardInterrupt) as error:
+        trained.write_trained(run.folder, outcome)  # fit has put the best weights back
+        if isinstance(error, callbacks.DivergedError):
+            workdir.write_json(
+                os.path.join(run.folder, workdir.SUMMARY),
+                {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
+            )
         raise
     trained.write_trained(run.folder, outcome)
     run.clock.lap("train")
@@ -289,20 +290,32 @@ def _settle_pixels(
     return backbone
 
 
-def _write_start(run: _Run, task: training.Task) -> None:
-    """Claims the workdir and writes all that is known before the first step."""
-    run_folder.claim(run.folder, requested=run.request)
-    resolved = dataclasses.replace(
+def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> specs.RunSpec:
+    """The run with everything that was inferred or measured written out."""
+    chosen = backbone.pixel_range
+    return dataclasses.replace(
         run.request,
         heads=tuple(
             dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes))
             for head, info in zip(run.head_specs, run.splits.heads, strict=True)
         ),
         freeze=dataclasses.replace(run.request.freeze, freeze=None),
+        model=dataclasses.replace(run.request.model, pixel_range=chosen.name if chosen else "auto"),
+        data=dataclasses.replace(run.request.data, pixel_max=task.preprocessing.pixel_max),
         train=dataclasses.replace(
-            run.request.train, phases=task.phases, epochs=None, precision=run.precision
+            run.request.train,
+            phases=task.phases,
+            epochs=None,
+            precision=run.precision,
+            strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
         ),
     )
+
+
+def _write_start(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> None:
+    """Claims the workdir and writes all that is known before the first step."""
+    run_folder.claim(run.folder, requested=run.request)
+    resolved = _resolve(run, backbone, task)
     contents = {
         workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
         workdir.SPLIT: data_loading.split_rows(run.splits),

@@ -222,6 +222,10 @@ class HeadSpec(options.CheckedSpec):
                 "--head: name expects a letter, then letters, digits, '_', '.' or '-'. "
                 f"Received {self.name!r}."
             )
+        if self.name == "loss":
+            problems.append(
+                "--head: the name 'loss' is taken by the sum over heads. Choose another."
+            )
         if self.kind == "binary" and self.num_classes not in (None, 2):
             problems.append(
                 f"--head: kind=binary has num_classes=2. Received num_classes={self.num_classes}."

@@ -288,6 +288,7 @@ class _Fitter:
     ) -> PhaseResult:
         """Fits one phase."""
         first_epoch = len(self.run.rows)
+        writers = self._make_writers()
         keeper = callbacks.Keeper(
             self.run,
             phase=phase.name,
@@ -296,7 +297,7 @@ class _Fitter:
                 self._task.train, num_validation_examples=len(self._task.splits.validation)
             ),
             history_path=self._path(workdir.HISTORY),
-            writers=self._make_writers(),
+            writers=writers,
         )
         stopper = callbacks.StopAtDeadline(math.inf if deadline is None else deadline)
         lines = callbacks.EpochLines(
@@ -321,6 +322,8 @@ class _Fitter:
                 lines,
             ],
         )
+        for writer in writers.values():
+            writer.close()
         stopped_by = "patience" if keeper.out_of_patience else "schedule"
         return PhaseResult(
             name=phase.name,

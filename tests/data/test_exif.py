@@ -12,7 +12,7 @@ from tf_finetune.data import exif, preprocessing
 JPEG = image_bytes.encode(image_bytes.gradient(24, 40), "JPEG", quality=95)
 
 
-READ = tf.function(exif.read_orientation, [tf.TensorSpec([], tf.string)])
+READ = tf.function(exif.read_orientation, [tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def read(contents):

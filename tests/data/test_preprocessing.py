@@ -215,6 +215,12 @@ def test_resizing_agrees_with_pillow():
     assert (image == np.round(image)).all()
 
 
+@pytest.mark.parametrize("size", [(HEIGHT, 90), (71, WIDTH), (171, 199)])
+def test_enlarging_needs_no_antialias(size):
+    expected = tf.image.resize(RGB, size, antialias=True)
+    np.testing.assert_array_equal(resize(RGB, *size, "squash"), np.round(expected))
+
+
 def test_an_image_of_the_right_size_is_not_touched():
     np.testing.assert_array_equal(resize(RGB, HEIGHT, WIDTH, "squash"), RGB)
     np.testing.assert_array_equal(resize(RGB, HEIGHT, WIDTH, "crop"), RGB)

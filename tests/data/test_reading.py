@@ -8,8 +8,8 @@ from tests.data import image_bytes
 from tf_finetune import findings, head_kinds
 from tf_finetune.data import image_stores, loaders, loading, preprocessing, reading
 
-PRE = preprocessing.PreprocessingSpec(6, 8, 3)
-PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3)).astype(np.uint8)
+PRE = preprocessing.PreprocessingSpec(8, 10, 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3)).astype(np.uint8)
 PNGS = [image_bytes.encode(image, "PNG") for image in PIXELS]
 HEAD = head_kinds.HeadInfo("label", "multiclass", ("cat", "dog"))
 EXPECTED = "Expected JPEG, PNG, BMP, GIF or WebP; --on_bad_example=skip leaves it out."
@@ -64,7 +64,7 @@ def test_pixels_of_all_splits_are_kept_in_one_array(name, tmp_path, capsys):
     assert isinstance(store, image_stores.DecodedImages)
     assert store is kept.validation.images
     assert store is kept.test.images
-    assert (store.pixels.shape, store.pixels.dtype) == ((8, 6, 8, 3), np.uint8)
+    assert (store.pixels.shape, store.pixels.dtype) == ((8, 8, 10, 3), np.uint8)
     for part, indices in zip((kept.train, kept.validation, kept.test), SCRAMBLED, strict=True):
         np.testing.assert_array_equal(store.pixels[part.indices], PIXELS[indices])
         assert part.keys.tolist() == [f"key {index}" for index in indices]
@@ -89,7 +89,7 @@ def test_images_that_do_not_fit_stay_where_they_are(name, tmp_path):
         "stream": lambda: make_stream(PIXELS),
     }[name]()
     splits = make_splits(images, *SCRAMBLED)
-    num_bytes = 8 * 6 * 8 * 3
+    num_bytes = 8 * 8 * 10 * 3
     same, _, _ = reading.read_images(
         splits, PRE, on_bad_example="error", memory_bytes=num_bytes - 1
     )
@@ -99,7 +99,7 @@ def test_images_that_do_not_fit_stay_where_they_are(name, tmp_path):
 
 def test_images_that_fit_exactly_are_kept():
     splits = make_splits(image_stores.ArrayImages(PIXELS), *SCRAMBLED)
-    num_bytes = 8 * 6 * 8 * 3
+    num_bytes = 8 * 8 * 10 * 3
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="error", memory_bytes=num_bytes)
     assert isinstance(kept.train.images, image_stores.DecodedImages)
 
@@ -305,8 +305,7 @@ def test_16_bits_outside_training_measure_nothing(tmp_path):
     assert read_white(make_paths(tmp_path, [*PNGS[:3], *WIDE_PNGS[:2]]))[1] == 65535.0
 
 
-def test_images_of_8_bits_have_no_white(tmp_path):
-    assert read_white(make_paths(tmp_path, PNGS))[1] is None
+def test_a_stream_of_8_bits_has_no_white():
     assert read_white(make_stream(PIXELS))[1] is None
 
 

@@ -26,7 +26,7 @@ def test_hot_pixels_and_alpha_do_not_set_the_white(tmp_path):
 
 def test_white_is_a_percentile_over_all_images(tmp_path):
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 65536, (5, 60, 60, 3)).astype(np.uint16)
+    images = generator.integers(0, 65536, (5, 61, 60, 3)).astype(np.uint16)
     white = white_point.measure_paths(write_pngs(tmp_path, images))
     assert white == np.percentile(images, 99.9, method="inverted_cdf")
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tf_finetune import findings
-from tf_finetune.models import hdf5
+from tf_finetune.models import formats, hdf5
 
 
 def _refusal(function, path) -> str:
@@ -29,7 +29,7 @@ def test_truncation_is_seen_in_every_superblock(tmp_path, libver):
 @pytest.mark.parametrize("head", [b"", bytes(56), b"\x09" + bytes(55)])
 def test_size_of_an_unknown_header_is_left_to_the_library(tmp_path, head):
     path = tmp_path / "data.h5"
-    path.write_bytes(hdf5.SIGNATURE + head)
+    path.write_bytes(formats.HDF5_SIGNATURE + head)
     hdf5.check_size(str(path))
 
 
@@ -53,7 +53,7 @@ def test_weights_are_read_in_the_files_order_with_names_in_pieces(tmp_path):
 @pytest.mark.parametrize("function", [hdf5.read_weights, hdf5.is_keras3_weights, hdf5.load_model])
 def test_damaged_file_is_refused(tmp_path, function):
     path = tmp_path / "weights.h5"
-    path.write_bytes(hdf5.SIGNATURE + bytes(5000))
+    path.write_bytes(formats.HDF5_SIGNATURE + bytes(5000))
     message = _refusal(function, path)
     assert message.startswith(f"{path}: the HDF5 file is damaged: ")
     assert message.endswith(" Copy or download it again.")

@@ -13,6 +13,7 @@ import tensorflow as tf
 _PLAIN = 0
 _BIT_FIELDS = 3
 _INFO_HEADER_BYTES = 40
+_BIT_DEPTHS = [1, 4, 8, 24, 32]
 # BITMAPV3INFOHEADER is the first with an alpha mask.
 _ALPHA_HEADER_BYTES = 56
 _HEADER_BYTES = 70
@@ -34,16 +35,16 @@ def decode_bitmap(contents: tf.Tensor) -> tf.Tensor:
     """
     data = tf.io.decode_raw(contents, tf.uint8)
     header = tf.cast(tf.pad(data[:_HEADER_BYTES], [[0, _HEADER_BYTES]]), tf.int64)
-    header_bytes, compression = _number(header, 14), _number(header, 30, size=2)
-    is_indexed = _number(header, 28, size=2) <= 8
+    header_bytes, compression = _number(header, 14), _number(header, 30)
+    bits = _number(header, 28, size=2)
+    is_indexed = bits <= 8
     masks = tf.stack([_number(header, 54), _number(header, 58), _number(header, 62)])
     is_usual = (compression == _BIT_FIELDS) & tf.reduce_all(masks == _RED_GREEN_BLUE_MASKS)
     is_readable = (compression == _PLAIN) | (is_usual & ~is_indexed)
     has_alpha = is_usual & (header_bytes >= _ALPHA_HEADER_BYTES) & (_number(header, 66) != 0)
-    check = tf.Assert(
-        is_readable & (header_bytes >= _INFO_HEADER_BYTES),
-        ["Invalid BMP: compressed, or with a header of another kind"],
-    )
+    is_readable &= (header_bytes >= _INFO_HEADER_BYTES) & tf.reduce_any(bits == _BIT_DEPTHS)
+    message = "Invalid BMP: compressed, or with a header or bits per pixel of another kind"
+    check = tf.Assert(is_readable, [message])
     with tf.control_dependencies([check] if check is not None else []):
         kind = tf.where(is_indexed, 0, tf.where(has_alpha, 2, 1))
 

@@ -43,6 +43,8 @@ def has_16_bits(contents: tf.Tensor) -> tf.Tensor:
     return _begins(head, _PNG) & (head[_PNG_DEPTH_OFFSET] == 16)
 
 
+# Functions of their own, so that a process builds these graphs once and not for each image size.
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes the first frame of a JPEG, PNG, BMP, GIF or WebP; a JPEG upright.
 
@@ -76,6 +78,7 @@ def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_16_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes a 16-bit PNG.
 

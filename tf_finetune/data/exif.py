@@ -28,7 +28,6 @@ _MAX_SEGMENTS = 64
 _PADDING = 16
 
 
-@tf.autograph.experimental.do_not_convert
 def read_orientation(contents: tf.Tensor) -> tf.Tensor:
     """Finds how a JPEG is to be turned.
 

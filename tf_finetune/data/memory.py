@@ -10,7 +10,7 @@ def find_available_bytes() -> int:
     """Memory that this process can still take without swapping or being killed.
 
     Linux says so itself, and a container may allow less. Elsewhere half of the machine's memory
-    is taken for free.
+    is assumed to be free.
 
     Returns:
       Bytes, 0 or more.

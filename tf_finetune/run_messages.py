@@ -70,6 +70,27 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.Preproces
     )
 
 
+def describe_finished(summary: dict[str, Any], *, folder: str) -> list[str]:
+    """What a run that is asked for again had found.
+
+    Args:
+      summary: the content of its summary.json.
+      folder: the workdir.
+
+    Returns:
+      Lines: where it is, the metrics of each split and head, the export.
+    """
+    lines = [f"{folder} holds this run, finished."]
+    for split in ("validation", "test"):
+        for head, metrics in summary.get(split, {}).items():
+            if head != "loss":
+                numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+                lines.append(f"{split}, {head}: {numbers}")
+    if summary["export"]:
+        lines.append(f"Exported for TF Serving: {summary['export']['path']}")
+    return lines
+
+
 def describe_end(summary: dict[str, Any], *, folder: str) -> list[str]:
     """Where the time went and where the results are.
 

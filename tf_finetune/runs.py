@@ -102,7 +102,8 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
     request = spec_flags.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
     if not spec.dry_run and (finished := run_folder.find_finished(folder, request)):
-        announce(f"{folder} holds this run, finished.")
+        for text in run_messages.describe_finished(finished, folder=folder):
+            announce(text)
         return _finish_again(finished)
     splits, problems = validation.examine(spec)
     errors = [problem for problem in problems if problem.severity == findings.ERROR]

@@ -337,7 +337,7 @@ def write_provenance(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="at least 3")
     parser.add_argument("--output", type=pathlib.Path, default=FOLDER / "mnist_cnn.h5")
     arguments = parser.parse_args()
     # One thread adds up in one order: the bytes do not depend on the number of cores.

@@ -217,8 +217,8 @@ def test_resizing_agrees_with_pillow():
 
 @pytest.mark.parametrize("size", [(HEIGHT, 90), (71, WIDTH), (171, 199)])
 def test_enlarging_needs_no_antialias(size):
-    expected = tf.image.resize(RGB, size, antialias=True)
-    np.testing.assert_array_equal(resize(RGB, *size, "squash"), np.round(expected))
+    difference = np.abs(resize(RGB, *size, "squash") - tf.image.resize(RGB, size, antialias=True))
+    assert difference.max() <= 0.501
 
 
 def test_an_image_of_the_right_size_is_not_touched():

@@ -116,7 +116,10 @@ def test_model_keras_opens_with_plain_keras(run):
 def test_a_finished_run_asked_again_is_its_summary(run, capsys):
     before = (run.folder / "model.keras").stat().st_mtime_ns
     assert main.main(run.flags) == 0
-    assert "holds this run, finished." in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{run.folder} holds this run, finished."
+    assert any(line.startswith("test, label: accuracy 1.0000, ") for line in lines)
+    assert lines[-1] == f"Exported for TF Serving: {run.folder / 'export' / '1'}"
     assert (run.folder / "model.keras").stat().st_mtime_ns == before
 
 

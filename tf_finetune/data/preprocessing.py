@@ -203,8 +203,8 @@ def _scale(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) ->
     def resize(*, antialias: bool) -> tf.Tensor:
         return tf.image.resize(image, size, method="bilinear", antialias=antialias)
 
-    # Where nothing shrinks both give the same bits; TensorFlow 2.21 takes 3 times as long for the
-    # antialiased one.
+    # Where nothing shrinks both are the same up to rounding, and TensorFlow 2.21 takes 3 times as
+    # long for the antialiased one.
     return tf.cond(
         tf.reduce_all(tf.shape(image)[:2] <= size),
         lambda: resize(antialias=False),

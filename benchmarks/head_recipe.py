@@ -1,6 +1,6 @@
 """Which head phase is best on frozen features: rate, epochs, dropout.
 
-    python benchmarks/head_recipe.py --model=MODEL --data=FOLDER [--seeds=5]
+    python benchmarks/head_recipe.py --model=MODEL --data=FOLDER [--seeds=5] [--repeats=3]
 
 Computes the features of all images once, then trains the head alone for each setting and seed,
 with the run's own splits, loss, optimizer and batch size, and prints the mean test accuracy of the
@@ -81,6 +81,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1, help="initialisations per split")
     parser.add_argument("--rates", default="1e-3,3e-3,1e-2")
     parser.add_argument("--epochs", default="20,40")
     parser.add_argument("--dropouts", default="0.2")
@@ -95,7 +96,7 @@ def main():
     )
     for rate, epochs, dropout in settings:
         results = []
-        for seed in range(options.seeds):
+        for seed, repeat in itertools.product(range(options.seeds), range(options.repeats)):
             splits = tff.load_data(tff.DataSpec(data=options.data), seed=seed)
             parts = [
                 (features[[rows[key] for key in split.keys]], split.labels["label"])
@@ -104,7 +105,7 @@ def main():
             results.append(
                 train_head(
                     parts,
-                    seed=seed,
+                    seed=seed + 1000 * repeat,
                     rate=rate,
                     epochs=epochs,
                     dropout=dropout,

@@ -19,6 +19,10 @@ import tensorflow as tf
 from tf_finetune import progress, workdir
 
 
+# Flushing a file to the disk takes longer than an epoch on a few examples.
+_HISTORY_SECS = 1.0
+
+
 class DivergedError(ArithmeticError):
     """The loss is NaN or infinite; the command line ends with exit code 4."""
 
@@ -156,6 +160,7 @@ class Keeper(keras.callbacks.Callback):
         self._history_path = history_path
         self._writers = writers
         self._waited = 0
+        self._written = -math.inf
         self.out_of_patience = False
         self.improved = False
 
@@ -173,6 +178,7 @@ class Keeper(keras.callbacks.Callback):
             self.improved = True
             return
         if not math.isfinite(value):
+            self._write_history()
             raise DivergedError(
                 f"val_{self._run.monitor} became {value} in phase {self._phase!r}, epoch "
                 f"{epoch + 1}. Expected a finite number. The best weights so far are kept; try a "
@@ -187,9 +193,19 @@ class Keeper(keras.callbacks.Callback):
             self.out_of_patience = True
             self.model.stop_training = True
 
-    def _write(self, row: dict[str, Any]) -> None:
-        if self._history_path is not None:
+    def on_train_end(self, logs: Any = None) -> None:
+        """Writes what the last second held back."""
+        self._write_history()
+
+    def _write_history(self) -> None:
+        if self._history_path is not None and self._run.rows:
             workdir.write_atomic(self._history_path, format_history(self._run.rows))
+
+    def _write(self, row: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._written >= _HISTORY_SECS:
+            self._written = now
+            self._write_history()
         for name, value in row.items():
             if name in ("phase", "epoch"):
                 continue

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from tf_finetune import progress, workdir
 
-
 # Flushing a file to the disk takes longer than an epoch on a few examples.
 _HISTORY_SECS = 1.0
 

@@ -192,6 +192,9 @@ def _stream_batches(
 
     def shuffle(seed: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
+        # TensorFlow 2.21 compares (global seed, seed) with (0, 0): under a global seed of 0 it asks
+        # a symbolic tensor for its truth. This graph is the function's own.
+        tf.compat.v1.get_default_graph().seed = 1
         return elements.shuffle(_STREAM_SHUFFLE_BUFFER, seed=number, reshuffle_each_iteration=False)
 
     ordered = elements if seeds is None else seeds.flat_map(shuffle)

@@ -1,6 +1,6 @@
 """How good the default recipe is on real photographs: ten runs of a minute or two.
 
-    python -m pytest -m slow tests/e2e/test_accuracy.py -s
+    python -m pytest -m slow -n 0 -s tests/e2e/test_accuracy.py
 
 prints a row per run, the means and the paired interval that README.md quotes.
 """

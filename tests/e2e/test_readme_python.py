@@ -1,0 +1,12 @@
+"""The Python of README.md is run as it stands there."""
+
+import re
+
+
+def test_python_blocks_run(repository, tmp_path, monkeypatch, capsys):
+    readme = (repository / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.+?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(repository / "configs")
+    exec(compile(block, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out.splitlines()[-1]) > 0.8

@@ -14,6 +14,7 @@ PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 # A module imports from lower floors only; inside data/ and models/ siblings may import each other.
 FLOORS = (
     ("findings", "options"),
+    ("option_values",),
     ("specs",),
     ("distribution", "flagfiles", "head_kinds", "layer_table", "progress", "workdir"),
     ("head_metrics", "spec_flags", "version_folders", "warmup"),

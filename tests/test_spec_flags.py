@@ -132,6 +132,12 @@ def test_read_flagfile_takes_overrides(tmp_path):
         spec_flags.read_flagfile(str(path), epoch=3)
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    spec = spec_flags.parse_args(["--data=~/photos", "--workdir=~/runs/a"]).spec
+    assert (spec.data.data, spec.workdir) == ("/home/someone/photos", "/home/someone/runs/a")
+
+
 def test_help_names_every_flag():
     text = spec_flags.format_help()
     for name in spec_flags.define_flags():

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from tf_finetune import options, specs
+from tf_finetune import option_values, options, specs
 
 
 def problems_of(build, **values):
@@ -14,19 +14,19 @@ def problems_of(build, **values):
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("10", specs.FreezeRule("count", 10)),
-        ("-3", specs.FreezeRule("count", -3)),
-        ("0", specs.FreezeRule("count", 0)),
-        ("67%", specs.FreezeRule("percent", 67.0)),
-        ("12.5%", specs.FreezeRule("percent", 12.5)),
-        ("all", specs.FreezeRule("all")),
-        ("none", specs.FreezeRule("none")),
-        ("until:block:3", specs.FreezeRule("until", "block:3")),
-        ("match:^conv_", specs.FreezeRule("match", "^conv_")),
+        ("10", option_values.FreezeRule("count", 10)),
+        ("-3", option_values.FreezeRule("count", -3)),
+        ("0", option_values.FreezeRule("count", 0)),
+        ("67%", option_values.FreezeRule("percent", 67.0)),
+        ("12.5%", option_values.FreezeRule("percent", 12.5)),
+        ("all", option_values.FreezeRule("all")),
+        ("none", option_values.FreezeRule("none")),
+        ("until:block:3", option_values.FreezeRule("until", "block:3")),
+        ("match:^conv_", option_values.FreezeRule("match", "^conv_")),
     ],
 )
 def test_read_freeze(text, rule):
-    assert specs.read_freeze(text) == rule
+    assert option_values.read_freeze(text) == rule
 
 
 @pytest.mark.parametrize("text", ["", "half", "until:", "1.5", "-5%", "--3", "conv_1"])
@@ -48,12 +48,12 @@ def test_read_freeze_refuses_a_malformed_expression():
 
 
 def test_read_requirement():
-    assert specs.read_requirement("test/accuracy:0.9", flag="require_min") == specs.Requirement(
-        "test", None, "accuracy", 0.9
-    )
-    assert specs.read_requirement("test/a/f1_macro:1", flag="require_min") == specs.Requirement(
-        "test", "a", "f1_macro", 1.0
-    )
+    assert option_values.read_requirement(
+        "test/accuracy:0.9", flag="require_min"
+    ) == option_values.Requirement("test", None, "accuracy", 0.9)
+    assert option_values.read_requirement(
+        "test/a/f1_macro:1", flag="require_min"
+    ) == option_values.Requirement("test", "a", "f1_macro", 1.0)
 
 
 @pytest.mark.parametrize("text", ["accuracy:0.9", "test/accuracy", "test/accuracy:x", "test//a:1"])
@@ -71,8 +71,8 @@ def test_read_requirement_knows_two_splits():
 
 
 def test_read_image_size():
-    assert specs.read_image_size("224") == (224, 224)
-    assert specs.read_image_size("96x128") == (96, 128)
+    assert option_values.read_image_size("224") == (224, 224)
+    assert option_values.read_image_size("96x128") == (96, 128)
 
 
 @pytest.mark.parametrize("text", ["0", "9000", "12x", "a", "1x2x3", "-4"])
@@ -115,7 +115,8 @@ def test_split_must_be_three_parts_of_one(split):
 
 def test_names_of_heads_and_phases():
     assert problems_of(specs.HeadSpec, name="1st")[0].startswith("--head: name expects a letter")
-    assert problems_of(specs.PhaseSpec, name="")[0].startswith("--phase: name expects a letter")
+    assert problems_of(specs.PhaseSpec, name="") == ["--phase needs name=NAME. Received none."]
+    assert problems_of(specs.PhaseSpec, name="-")[0].startswith("--phase: name expects a letter")
     head = specs.HeadSpec(name="a")
     assert problems_of(specs.RunSpec, heads=(head, head)) == [
         "--head: the name 'a' is used twice. Give each head its own."

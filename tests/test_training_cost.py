@@ -17,8 +17,9 @@ def test_the_line_that_is_printed():
     )
     assert training_cost.describe_cost(cost, PHASES, num_examples=1650, num_trainable=2570) == (
         "Cost: 1,650 training examples, 2,570 trainable parameters, 1.5 GiB of memory so far, "
-        "epochs: head 20 x 2.0 s, fine 10 x 2.0 to 12 s, in all at most 60 to 160 s (from 3 timed "
-        "steps)."
+        "epochs: head 20 x 2.0 s, fine 10 x 2.0 to 12 s, in all about 60 to 160 s of training "
+        "steps (from 3 timed ones; building each phase's graph, the report and the export come on "
+        "top)."
     )
 
 

@@ -4,11 +4,41 @@ Reference: TensorFlow, "Distributed training", https://www.tensorflow.org/guide/
 """
 
 import functools
+import importlib
 import importlib.metadata
+import os
 import platform
+import sys
+import tempfile
 from typing import Any
 
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
+
+
+def import_quietly() -> None:
+    """Imports TensorFlow and Keras without the greetings that no log level silences.
+
+    What was written is shown after all where the import fails, or where TF_CPP_MIN_LOG_LEVEL asks
+    for TensorFlow's log.
+
+    Raises:
+      ImportError: TensorFlow or Keras cannot be imported.
+    """
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+        return
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as greetings:
+        try:
+            os.dup2(greetings.fileno(), 2)
+            importlib.import_module("tensorflow")
+            importlib.import_module("keras")
+        except BaseException:
+            greetings.seek(0)
+            os.write(standard_error, greetings.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
 
 
 def make_strategy(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, head_metrics, progress, specs
+from tf_finetune import findings, head_kinds, head_metrics, option_values, progress
 
 METRICS = head_metrics.METRICS
 
@@ -169,6 +169,13 @@ def find_requirement_problems(
         message = _find_unknown_name(requirement, heads)
         if message:
             problems.append(findings.Problem(f"--{flag}={text}: {message}", flag=f"--{flag}"))
+        elif flag == "require_min" and requirement.value > 1 and METRICS[requirement.metric]:
+            problems.append(
+                findings.Problem(
+                    f"--{flag}={text}: {requirement.metric} is at most 1. Write 0.9 for 90 %.",
+                    flag=f"--{flag}",
+                )
+            )
         elif METRICS[requirement.metric] != (flag == "require_min"):
             better, other = ("higher", "min") if METRICS[requirement.metric] else ("lower", "max")
             problems.append(
@@ -212,14 +219,14 @@ def check_requirements(
 
 def _read_requirements(
     require_min: tuple[str, ...], require_max: tuple[str, ...]
-) -> list[tuple[str, str, specs.Requirement]]:
+) -> list[tuple[str, str, option_values.Requirement]]:
     texts = [("require_min", text) for text in require_min]
     texts += [("require_max", text) for text in require_max]
-    return [(flag, text, specs.read_requirement(text, flag=flag)) for flag, text in texts]
+    return [(flag, text, option_values.read_requirement(text, flag=flag)) for flag, text in texts]
 
 
 def _find_unknown_name(
-    requirement: specs.Requirement, heads: tuple[head_kinds.HeadInfo, ...]
+    requirement: option_values.Requirement, heads: tuple[head_kinds.HeadInfo, ...]
 ) -> str | None:
     if requirement.metric == "loss" and requirement.head is None:
         return None
@@ -247,7 +254,7 @@ def _find_unknown_name(
 
 
 def _find_unmet(
-    requirement: specs.Requirement, reports: dict[str, EvalReport], *, is_min: bool
+    requirement: option_values.Requirement, reports: dict[str, EvalReport], *, is_min: bool
 ) -> str | None:
     split = requirement.split
     if split not in reports:

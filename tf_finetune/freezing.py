@@ -13,7 +13,7 @@ import dataclasses
 import re
 import typing
 
-from tf_finetune import findings, layer_table, specs
+from tf_finetune import findings, layer_table, option_values
 
 FROZEN = "frozen"
 TRAINABLE = "trainable"
@@ -64,7 +64,7 @@ def plan_freeze(
       findings.RefusedError: N is more than there are layers, the layer does not exist, or the
         expression matches no name.
     """
-    frozen = _frozen_numbers(specs.read_freeze(freeze), freeze, table)
+    frozen = _frozen_numbers(option_values.read_freeze(freeze), freeze, table)
     rows = []
     for row in table.rows:
         if row.number in frozen:
@@ -171,7 +171,7 @@ def format_columns(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _frozen_numbers(
-    rule: specs.FreezeRule, text: str, table: layer_table.LayerTable
+    rule: option_values.FreezeRule, text: str, table: layer_table.LayerTable
 ) -> frozenset[int]:
     total = len(table)
     if rule.kind == "match":

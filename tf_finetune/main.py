@@ -3,16 +3,22 @@
     python -m tf_finetune.main --flagfile=configs/quickstart.flags
 
 Exit codes: 0 done; 1 crash; 2 anything refused: a flag, the spec, the data, a model file; 3 a
-requirement not met; 4 training diverged; 130 interrupted.
+requirement not met, or nothing learnt; 4 training diverged; 130 interrupted, 143 terminated.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from tf_finetune import findings, spec_flags, specs
 
 _HELP = ("--help", "-h", "-help", "--helpfull", "-?")
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does: with its best weights on the disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = spec_flags.parse_args(arguments)
         if not parsed.given:
             raise specs.SpecError("Nothing to do: give --model and --data. --help lists all flags.")
-        _quieten()
+        _prepare_tensorflow()
+        with contextlib.suppress(ValueError):  # only the main thread may set it
+            signal.signal(signal.SIGTERM, _terminate)
         # Imported late: a misspelt flag is answered before TensorFlow is.
         from tf_finetune import verbs
 
@@ -41,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.problems)
     except findings.RefusedError as error:
         return _refuse([problem.message for problem in error.problems])
+    except _Terminated:
+        print("Terminated.", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -53,10 +64,13 @@ def _refuse(problems: Sequence[str]) -> int:
     return 2
 
 
-def _quieten() -> None:
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _prepare_tensorflow() -> None:
     # TensorFlow greets a machine without a GPU with an error; what matters comes as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 

@@ -9,7 +9,7 @@ import os
 import tensorflow as tf
 
 from tf_finetune import evaluation, exporting, findings, report, specs, trained, workdir
-from tf_finetune.data import known_classes, loading, pipeline
+from tf_finetune.data import known_classes, leaks, loading, pipeline
 
 
 class RequirementError(ValueError):
@@ -26,7 +26,7 @@ class RequirementError(ValueError):
 
 def load_run_splits(
     spec: specs.RunSpec, outcome: trained.TrainedModel, *, folder: str
-) -> loading.Splits:
+) -> tuple[loading.Splits, tuple[findings.Problem, ...]]:
     """The splits of a finished run, as they were when it trained.
 
     Args:
@@ -35,7 +35,8 @@ def load_run_splits(
       folder: its workdir, for split.csv.
 
     Returns:
-      Splits whose unreadable images, if the run skipped them, are left out again.
+      (splits, warnings). Unreadable images, if the run skipped them, are left out again; that the
+      data have changed since is a warning.
 
     Raises:
       RefusedError: the data are gone or have changed so that they cannot be used.
@@ -43,14 +44,25 @@ def load_run_splits(
     splits = loading.load_data(
         _with_split_file(spec.data, folder), heads=spec.heads, seed=spec.seed
     )
-    splits, _, _ = pipeline.read_images(
+    info = workdir.read_json(os.path.join(folder, workdir.DATASET_INFO))
+    warnings: tuple[findings.Problem, ...] = ()
+    if info["fingerprint"] != splits.info.fingerprint:
+        warnings = (
+            findings.Problem(
+                f"{findings.one_line(spec.data.data)} has changed since the run: it had "
+                f"{info['num_examples']} examples, it has {splits.info.num_examples}, or files "
+                "were written again. What is measured now is not what was measured then.",
+                severity=findings.WARNING,
+            ),
+        )
+    splits, _, problems = pipeline.read_images(
         splits, outcome.preprocessing, on_bad_example=spec.data.on_bad_example
     )
-    return splits
+    return splits, (*warnings, *problems)
 
 
 def load_other_split(
-    source: str, spec: specs.RunSpec, outcome: trained.TrainedModel, *, name: str
+    source: str, spec: specs.RunSpec, outcome: trained.TrainedModel, *, folder: str, name: str
 ) -> tuple[loading.Split, tuple[findings.Problem, ...]]:
     """All examples of another source, under the classes of a finished run.
 
@@ -58,10 +70,11 @@ def load_other_split(
       source: in a form of --data.
       spec: the run's own, for its columns and options.
       outcome: its model.
+      folder: its workdir, for split.csv.
       name: the split's name.
 
     Returns:
-      (split, warnings).
+      (split, warnings): examples that the run was trained on are counted.
 
     Raises:
       RefusedError: the source cannot be used, or has a class that the model does not know.
@@ -81,7 +94,29 @@ def load_other_split(
         outcome.preprocessing,
         on_bad_example=spec.data.on_bad_example,
     )
-    return splits.train, (*warnings, *problems)
+    return splits.train, (*warnings, *problems, *_find_trained_on(split, spec, folder))
+
+
+def _find_trained_on(
+    split: loading.Split, spec: specs.RunSpec, folder: str
+) -> tuple[findings.Problem, ...]:
+    data = _with_split_file(spec.data, folder)
+    try:
+        run_splits = loading.load_data(data, heads=spec.heads, seed=spec.seed)
+    except findings.RefusedError:
+        message = (
+            f"The run's own data, {findings.one_line(spec.data.data)}, cannot be listed any more, "
+            "so nobody knows whether it was trained on some of these examples."
+        )
+        return (findings.Problem(message, severity=findings.WARNING),)
+    shared = leaks.count_shared_files(split, run_splits.train, run_splits.validation)
+    if not shared:
+        return ()
+    message = (
+        f"{shared} of {len(split)} examples were used in training or validation, so the numbers "
+        "are too good. Give examples that the run has not seen."
+    )
+    return (findings.Problem(message, severity=findings.WARNING),)
 
 
 def evaluate_split(

@@ -45,7 +45,9 @@ def describe_heads(
     """
     return [
         f"Head {info.name}: {info.kind}, {len(info.classes)} classes: "
-        f"{findings.list_first(list(info.classes), limit=10)}. Dropout {head.dropout:g}."
+        f"{findings.list_first(list(info.classes), limit=10)}"
+        + (f", positive is '{findings.one_line(info.classes[1])}'" if info.kind == "binary" else "")
+        + f". Dropout {head.dropout:g}."
         for info, head in zip(infos, heads, strict=True)
     ]
 

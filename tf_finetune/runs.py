@@ -32,12 +32,17 @@ from tf_finetune import (
     validation,
     workdir,
 )
+from tf_finetune.data import leaks, pipeline, preprocessing
 from tf_finetune.data import loading as data_loading
-from tf_finetune.data import pipeline, preprocessing
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import pixel_range
 
 _SAMPLE_IMAGES = 64
+_NOT_TRAINED = (
+    "No epoch was better than the untrained heads on validation, so this model has learnt nothing. "
+    "Expected an improvement: give a smaller --learning_rate, more --max_minutes, or a pretrained "
+    "model whose features fit the data."
+)
 
 
 class _Clock:
@@ -168,7 +173,7 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     run.splits, prepared, problems = pipeline.read_images(
         run.splits, prepared, on_bad_example=spec.data.on_bad_example
     )
-    run.warn(problems)
+    run.warn((*problems, *leaks.find_equal_images(run.splits)))
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")
     for text in (
@@ -218,6 +223,10 @@ def _fit(
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
         trained.write_trained(run.folder, outcome)  # fit has put the best weights back
+        run.announce(
+            f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export work "
+            "on them. To train again, remove the folder or choose another --workdir."
+        )
         if isinstance(error, callbacks.DivergedError):
             workdir.write_json(
                 os.path.join(run.folder, workdir.SUMMARY),
@@ -252,6 +261,8 @@ def _finish(
         require_min=run.spec.export.require_min,
         require_max=run.spec.export.require_max,
     )
+    if not any(phase.improved for phase in result.phases):
+        unmet = (*unmet, findings.Problem(_NOT_TRAINED))
     exported = None
     if not unmet:
         split = run.splits.test if len(run.splits.test) else run.splits.train
@@ -293,20 +304,24 @@ def _settle_pixels(
 
 def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> specs.RunSpec:
     """The run with everything that was inferred or measured written out."""
-    chosen = backbone.pixel_range
+    chosen, spec = backbone.pixel_range, run.request
     return dataclasses.replace(
-        run.request,
+        spec,
         heads=tuple(
             dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes))
             for head, info in zip(run.head_specs, run.splits.heads, strict=True)
         ),
-        freeze=dataclasses.replace(run.request.freeze, freeze=None),
-        model=dataclasses.replace(run.request.model, pixel_range=chosen.name if chosen else "auto"),
-        data=dataclasses.replace(run.request.data, pixel_max=task.preprocessing.pixel_max),
+        freeze=dataclasses.replace(spec.freeze, freeze=None),
+        model=dataclasses.replace(spec.model, pixel_range=chosen.name if chosen else "auto"),
+        data=dataclasses.replace(spec.data, pixel_max=task.preprocessing.pixel_max),
         train=dataclasses.replace(
-            run.request.train,
+            spec.train,
             phases=task.phases,
             epochs=None,
+            monitor=spec.train.monitor or "cross_entropy",
+            patience_epochs=recipe.patience_epochs(
+                spec.train, num_validation_examples=len(run.splits.validation)
+            ),
             precision=run.precision,
             strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
         ),
@@ -365,6 +380,15 @@ def _summarize(
         "monitor": {"name": result.monitor, "best": result.best_value},
         "best_epoch": result.best_epoch,
         "epochs_run": len(result.history),
+        "phases": [
+            {
+                "name": phase.name,
+                "epochs_run": phase.epochs_run,
+                "improved": phase.improved,
+                "stopped_by": phase.stopped_by,
+            }
+            for phase in result.phases
+        ],
         "examples": {
             split.name: len(split)
             for split in (run.splits.train, run.splits.validation, run.splits.test)

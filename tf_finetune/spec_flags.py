@@ -33,7 +33,20 @@ _TITLES = {"": "run", "freeze": "freezing", "train": "training", "predict": "pre
 # Flags of the form key=value,key=value that build one spec each.
 _COMPOSITES: dict[str, type] = {"head": specs.HeadSpec, "phase": specs.PhaseSpec}
 _NOT_IN_RUN_FLAGS = frozenset({"mode", "workdir", "dry_run", "input", "output", "top_k"})
-_SOURCE_SCHEMES = ("tfds:", "sklearn:", "keras:")
+SOURCE_SCHEMES = ("tfds:", "sklearn:", "keras:")
+_PATHS = frozenset(
+    {
+        "data",
+        "export_dir",
+        "model",
+        "output",
+        "split_file",
+        "test_data",
+        "tfds_data_dir",
+        "validation_data",
+        "workdir",
+    }
+)
 _TRUE_FALSE = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -135,6 +148,7 @@ def format_help() -> str:
             lines += _help_lines(field, scalar)
         if group in ("freeze", "train"):
             name = "head" if group == "freeze" else "phase"
+            lines += ["", "heads:"] if name == "head" else []
             lines += [f"  --{name}=KEY=VALUE,..."]
             lines += _wrap(_composite_help(name, _COMPOSITES[name]))
     lines += ["", "  --flagfile=FILE", *_wrap("Reads flags from FILE, one on each line.")]
@@ -207,7 +221,7 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
 
 
 def _absolute(path: str | None) -> str | None:
-    if not path or path.startswith(_SOURCE_SCHEMES):
+    if not path or path.startswith(SOURCE_SCHEMES):
         return path
     return os.path.abspath(os.path.expanduser(path))
 
@@ -390,6 +404,8 @@ def _convert(
 ) -> None:
     scalar, _, is_tuple = types
     prefix = prefix or f"--{field.name}"
+    if field.name in _PATHS and isinstance(value, str):
+        value = os.path.expanduser(value)  # a shell leaves the ~ of --data=~/photos alone
     try:
         if field.metadata["repeated"]:
             values[field.name] = (value,) if isinstance(value, str) else tuple(value)

@@ -11,7 +11,7 @@ Standard library only: `--help` and a misspelt flag must answer without TensorFl
 import dataclasses
 import re
 
-from tf_finetune import options
+from tf_finetune import option_values, options
 from tf_finetune.options import option
 
 SpecError = options.SpecError
@@ -27,112 +27,6 @@ _FREEZE_HELP = (
     "P% (that part, counted from the input), all, none, until:LAYER (inclusive) or match:REGEX. "
     "Default: the recipe's phases."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class FreezeRule:
-    """A parsed --freeze. `kind` is count, percent, until, match, all or none."""
-
-    kind: str
-    value: int | float | str = 0
-
-
-def read_freeze(text: str) -> FreezeRule:
-    """Parses a --freeze value.
-
-    Args:
-      text: N, -N, P%, all, none, until:LAYER or match:REGEX.
-
-    Returns:
-      The rule; a negative count means "all but the last".
-
-    Raises:
-      SpecError: the text has none of these forms, P is outside 0 to 100, or REGEX is malformed.
-    """
-    forms = "N, -N, P%, all, none, until:LAYER or match:REGEX"
-    if text in ("all", "none"):
-        return FreezeRule(text)
-    if re.fullmatch(r"-?\d+", text):
-        return FreezeRule("count", int(text))
-    if re.fullmatch(r"\d+(\.\d+)?%", text):
-        percent = float(text[:-1])
-        if percent > 100:
-            raise SpecError(f"--freeze expects a part from 0% to 100%. Received {text!r}.")
-        return FreezeRule("percent", percent)
-    kind, colon, value = text.partition(":")
-    if colon and value and kind == "until":
-        return FreezeRule(kind, value)
-    if colon and value and kind == "match":
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise SpecError(
-                f"--freeze=match: expects a regular expression. Received {value!r}: {error}."
-            ) from error
-        return FreezeRule(kind, value)
-    raise SpecError(f"--freeze expects {forms}. Received {text!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Requirement:
-    """A parsed --require_min or --require_max. `head` is None where one head exists."""
-
-    split: str
-    head: str | None
-    metric: str
-    value: float
-
-
-def read_requirement(text: str, *, flag: str) -> Requirement:
-    """Parses SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE.
-
-    Args:
-      text: for example `test/accuracy:0.9`.
-      flag: the flag's name, for the error's text.
-
-    Returns:
-      The requirement.
-
-    Raises:
-      SpecError: the text has neither form, or the split is not validation or test.
-    """
-    path, colon, number = text.rpartition(":")
-    parts = path.split("/")
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
-    if not colon or value != value or len(parts) not in (2, 3) or not all(parts):
-        raise SpecError(
-            f"--{flag} expects SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE, for example "
-            f"test/accuracy:0.9. Received {text!r}."
-        )
-    if parts[0] not in ("validation", "test"):
-        raise SpecError(f"--{flag} knows the splits validation and test. Received {text!r}.")
-    head = parts[1] if len(parts) == 3 else None
-    return Requirement(parts[0], head, parts[-1], value)
-
-
-def read_image_size(text: str) -> tuple[int, int]:
-    """Parses `224` or `HEIGHTxWIDTH`.
-
-    Args:
-      text: one number for squares, or two joined by x; pixels.
-
-    Returns:
-      (height, width) in pixels.
-
-    Raises:
-      SpecError: not of that form, or a side outside 1 to 8192.
-    """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    sides = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(1 <= side <= 8192 for side in sides):
-        raise SpecError(
-            "--image_size expects pixels as N or HEIGHTxWIDTH, each from 1 to 8192. "
-            f"Received {text!r}."
-        )
-    return sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +74,7 @@ class FreezeSpec(options.CheckedSpec):
 def _find_freeze_problems(freeze: str | None) -> list[str]:
     try:
         if freeze is not None:
-            read_freeze(freeze)
+            option_values.read_freeze(freeze)
     except SpecError as error:
         return list(error.problems)
     return []
@@ -293,7 +187,7 @@ class DataSpec(options.CheckedSpec):
             )
         if self.image_size is not None:
             try:
-                read_image_size(self.image_size)
+                option_values.read_image_size(self.image_size)
             except SpecError as error:
                 problems.extend(error.problems)
         return problems
@@ -328,7 +222,9 @@ class PhaseSpec(options.CheckedSpec):
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
         problems = []
-        if not NAME_PATTERN.fullmatch(self.name):
+        if not self.name:
+            problems.append("--phase needs name=NAME. Received none.")
+        elif not NAME_PATTERN.fullmatch(self.name):
             problems.append(
                 "--phase: name expects a letter, then letters, digits, '_', '.' or '-'. "
                 f"Received {self.name!r}."
@@ -424,7 +320,7 @@ class ExportSpec(options.CheckedSpec):
         for flag in ("require_min", "require_max"):
             for text in getattr(self, flag):
                 try:
-                    read_requirement(text, flag=flag)
+                    option_values.read_requirement(text, flag=flag)
                 except SpecError as error:
                     problems.extend(error.problems)
         return problems
@@ -467,7 +363,14 @@ class RunSpec(options.CheckedSpec):
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
         names = [head.name for head in self.heads]
-        return [
+        problems = [
             f"--head: the name {name!r} is used twice. Give each head its own."
             for name in sorted({name for name in names if names.count(name) > 1})
         ]
+        phases = self.train.phases
+        if self.freeze.freeze is not None and phases and all(phase.freeze for phase in phases):
+            problems.append(
+                f"--freeze={self.freeze.freeze} has no effect: every --phase names its own freeze. "
+                "Leave one of them out."
+            )
+        return problems

@@ -72,7 +72,8 @@ def describe_cost(
     return (
         f"Cost: {num_examples:,} training examples, {num_trainable:,} trainable "
         f"parameters, {cost.peak_memory_bytes / 2**30:.1f} GiB of memory so far, epochs: {epochs}, "
-        f"in all at most {_format_bounds(cost.total_secs)} (from {TIMED_STEPS - 1} timed steps)."
+        f"in all about {_format_bounds(cost.total_secs)} of training steps (from {TIMED_STEPS - 1} "
+        "timed ones; building each phase's graph, the report and the export come on top)."
     )
 
 

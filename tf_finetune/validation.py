@@ -3,10 +3,15 @@
 Reads the disk (folders, tables, the head of a model file) and imports no TensorFlow.
 """
 
-from tf_finetune import evaluation, findings, specs, version_folders
+import os
+
+from tf_finetune import evaluation, findings, option_values, specs, version_folders
+from tf_finetune.data import leaks
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import formats
 
+# TensorFlow matches variable files against the path, as a pattern.
+_PATTERN_CHARACTERS = "[]*?"
 _NEEDS = {
     "train": ("model", "data"),
     "inspect": ("model",),
@@ -55,7 +60,21 @@ def examine(
             problems += [findings.Problem(text) for text in error.problems]
     if spec.export.export_dir is not None:
         problems += version_folders.check_export_dir(spec.export.export_dir)
+    problems += _find_folder_problems(spec)
+    if spec.model.model.startswith(formats.APPLICATION_PREFIX) and "weights=none" in (
+        spec.model.model.split(",")
+    ):
+        problems.append(
+            findings.Problem(
+                "--model has weights=none: its layers are random, and frozen ones stay so. Train "
+                "them with --freeze=none, or give weights=imagenet or a PATH.",
+                severity=findings.WARNING,
+                flag="--model",
+            )
+        )
     if splits is not None:
+        if spec.data.validation_data or spec.data.test_data:  # one source lists a file once
+            problems += leaks.find_shared_files(splits)
         problems += _find_split_problems(spec, splits)
     return splits, tuple(problems)
 
@@ -88,6 +107,42 @@ def find_missing_flags(spec: specs.RunSpec) -> tuple[findings.Problem, ...]:
     return tuple(problems)
 
 
+def _find_folder_problems(spec: specs.RunSpec) -> list[findings.Problem]:
+    """Output folders where they would spoil the data, or that TensorFlow cannot read."""
+    problems = []
+    outputs = {"workdir": spec.workdir, "export_dir": spec.export.export_dir}
+    for flag, folder in outputs.items():
+        if folder is None:
+            continue
+        shown = findings.one_line(folder)
+        for source in (spec.data.data, spec.data.validation_data, spec.data.test_data):
+            if source and os.path.isdir(source) and _is_inside(folder, source):
+                problems.append(
+                    findings.Problem(
+                        f"--{flag}={shown} lies inside the data folder "
+                        f"{findings.one_line(source)}, and would be read as a class. Choose a "
+                        "folder elsewhere.",
+                        flag=f"--{flag}",
+                    )
+                )
+    exports = os.path.abspath(spec.export.export_dir or spec.workdir or ".")
+    if any(character in exports for character in _PATTERN_CHARACTERS):
+        problems.append(
+            findings.Problem(
+                f"The export's folder {findings.one_line(exports)} has one of "
+                f"{' '.join(_PATTERN_CHARACTERS)} in its path, which TensorFlow takes for a "
+                "pattern when it loads a SavedModel. Give an --export_dir without.",
+                flag="--export_dir",
+            )
+        )
+    return problems
+
+
+def _is_inside(folder: str, other: str) -> bool:
+    outer = os.path.realpath(other)
+    return os.path.commonpath([outer, os.path.realpath(folder)]) == outer
+
+
 def _find_split_problems(
     spec: specs.RunSpec, splits: data_loading.Splits
 ) -> list[findings.Problem]:
@@ -100,7 +155,7 @@ def _find_split_problems(
     )
     for flag in ("require_min", "require_max"):
         for text in getattr(spec.export, flag):
-            split = specs.read_requirement(text, flag=flag).split
+            split = option_values.read_requirement(text, flag=flag).split
             if not len(getattr(splits, split)):
                 problems.append(
                     findings.Problem(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tf_finetune import findings, run_folder, spec_flags, specs, validation, workdir
+from tf_finetune import distribution, findings, run_folder, spec_flags, specs, validation, workdir
 
 if TYPE_CHECKING:
     from tf_finetune import evaluation, exporting, prediction_files
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 _MAY_DIFFER = {
     "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
     "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
-    "predict": {"input", "output", "top_k", "batch_size", "model"},
+    "predict": {"input", "output", "top_k", "batch_size"},
 }
-_ALWAYS = {"mode", "workdir", "dry_run", "input", "output", "top_k"}
+_ALWAYS = {"mode", "workdir"}
+# Of no run: where another verb is asked for them they are a mistake.
+_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k"}
 _OTHER_DATA = "other_data"
 _PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
 
@@ -60,14 +62,16 @@ def evaluate(
     spec = run_folder.read_spec(workdir_path)
     outcome = trained.load_run(workdir_path)
     if test_data is None:
-        run_splits = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
+        run_splits, warnings = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
     else:
         # Under "test", so that --require_min=test/... means these examples.
-        split, warnings = outcomes.load_other_split(test_data, spec, outcome, name="test")
-        for problem in warnings:
-            announce(f"Warning: {problem.message}")
+        split, warnings = outcomes.load_other_split(
+            test_data, spec, outcome, folder=workdir_path, name="test"
+        )
         splits = [split]
+    for problem in warnings:
+        announce(f"Warning: {problem.message}")
     folder = workdir_path if test_data is None else os.path.join(workdir_path, _OTHER_DATA)
     reports = {}
     for split in splits:
@@ -75,6 +79,7 @@ def evaluate(
             outcome, split, folder=folder, batch_size=batch_size or spec.train.batch_size
         )
         announce(report.format_report(reports[split.name]))
+    announce(f"Reports: {os.path.join(folder, workdir.EVALUATION_DIR)}")
     unmet = evaluation.check_requirements(
         reports, require_min=tuple(require_min), require_max=tuple(require_max)
     )
@@ -116,16 +121,33 @@ def export(
     outcome = trained.load_run(workdir_path)
     if require_min or require_max:
         evaluate(workdir_path, require_min=require_min, require_max=require_max, announce=announce)
+    else:
+        _check_status(workdir_path)
     changes: dict[str, Any] = {"export_dir": export_dir, "warmup_examples": warmup_examples}
     changes = {name: value for name, value in changes.items() if value is not None}
     spec = dataclasses.replace(spec, export=dataclasses.replace(spec.export, **changes))
     split = None
     if warmup_examples is not None:
-        run_splits = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
+        run_splits, _ = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         split = run_splits.test if len(run_splits.test) else run_splits.train
     exported = outcomes.export_trained(outcome, spec, folder=workdir_path, split=split)
     announce(f"Exported for TF Serving: {exported.path}")
     return exported
+
+
+def _check_status(workdir_path: str) -> None:
+    """A run that was not good enough is not exported behind its requirement's back."""
+    from tf_finetune import outcomes
+
+    path = os.path.join(workdir_path, workdir.SUMMARY)
+    status = workdir.read_json(path)["status"] if os.path.isfile(path) else "unfinished"
+    if status == run_folder.REQUIREMENT_NOT_MET:
+        message = (
+            f"The run in --workdir={findings.one_line(workdir_path)} did not meet its "
+            "requirements. Give a --require_min or --require_max that it meets to export it all "
+            "the same."
+        )
+        raise outcomes.RequirementError((findings.Problem(message),))
 
 
 def predict(
@@ -273,6 +295,9 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
         raise findings.RefusedError(*missing)
     if spec.mode in _MAY_DIFFER and spec.workdir:
         _check_same_run(spec, given)
+    if spec.mode == "train":
+        _answer_at_once(spec)
+    distribution.import_quietly()
     from tf_finetune import callbacks, outcomes
 
     try:
@@ -280,11 +305,24 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     except outcomes.RequirementError as error:
         for problem in error.problems:
             print(f"error: {problem.message}", file=sys.stderr)
-        print("Nothing was exported.", file=sys.stderr)
+        if spec.mode != "evaluate":
+            print("Nothing was exported.", file=sys.stderr)
         return 3
     except callbacks.DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
+
+
+def _answer_at_once(spec: specs.RunSpec) -> None:
+    """Refuses a missing model or data folder before TensorFlow's import takes its seconds."""
+    paths = [spec.model.model, spec.data.data]
+    local = [path for path in paths if not path.startswith(spec_flags.SOURCE_SCHEMES)]
+    if all(os.path.exists(path) for path in local):
+        return
+    problems = validation.find_problems(spec)
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors:
+        raise findings.RefusedError(*errors)
 
 
 def _check_same_run(spec: specs.RunSpec, given: frozenset[str]) -> None:
@@ -293,13 +331,17 @@ def _check_same_run(spec: specs.RunSpec, given: frozenset[str]) -> None:
     lines = spec_flags.write_flags(spec_flags.absolute_paths(spec)).splitlines()
     stored = run_folder.read_flag_lines(spec.workdir or "")
     wrong = [line for line in lines if line[2:].partition("=")[0] in names and line not in stored]
-    if wrong:
+    useless = sorted(names & _ONE_VERB_ONLY)
+    if spec.mode == "evaluate" and {"data", "test_data"} <= given:
+        useless.append("data")
+    if wrong or useless:
         raise specs.SpecError(
+            *[f"--{name} has no effect with --mode={spec.mode}. Leave it out." for name in useless],
             *[
                 f"{line} differs from the run in --workdir={spec.workdir}, and --mode={spec.mode} "
                 "starts from that run. Leave it out, or train a new run."
                 for line in wrong
-            ]
+            ],
         )
 
 

@@ -218,6 +218,40 @@ def test_image_size_against_the_model(place, capsys):
     ]
 
 
+def test_test_data_that_are_trained_on(place, capsys):
+    error = "error: %d files are in the %s and in the test split: "
+    for line, (count, split) in zip(
+        refused(capsys, "--test_data=photos"), ((81, "train"), (9, "validation")), strict=True
+    ):
+        assert line.startswith(error % (count, split))
+        assert line.endswith("Expected each file in one split. Give other --test_data.")
+
+
+def test_workdir_inside_the_data(place, capsys):
+    assert refused(capsys, "--workdir=photos/run") == [
+        "error: --workdir=photos/run lies inside the data folder photos, and would be read as a class. Choose a folder elsewhere."
+    ]
+
+
+def test_export_below_a_folder_that_tensorflow_takes_for_a_pattern(place, capsys):
+    (line,) = refused(capsys, "--workdir=run [2]")
+    assert line.endswith(
+        "has one of [ ] * ? in its path, which TensorFlow takes for a pattern when it loads a SavedModel. Give an --export_dir without."
+    )
+
+
+def test_freeze_beside_phases_that_name_their_own(place, capsys):
+    assert refused(capsys, "--freeze=3", "--phase=name=a,epochs=1,freeze=all") == [
+        "error: --freeze=3 has no effect: every --phase names its own freeze. Leave one of them out."
+    ]
+
+
+def test_requirement_beyond_the_metric(place, capsys):
+    assert refused(capsys, "--require_min=test/accuracy:90") == [
+        "error: --require_min=test/accuracy:90: accuracy is at most 1. Write 0.9 for 90 %."
+    ]
+
+
 def test_missing_flagfile(place, capsys):
     assert refused(capsys, "--flagfile=no.flags") == [
         "error: --flagfile=no.flags cannot be read: No such file or directory."

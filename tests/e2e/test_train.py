@@ -5,7 +5,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -194,9 +197,42 @@ def test_time_that_is_over_keeps_the_best_weights(colors, classifier, tmp_path, 
         f"--model={classifier}", f"--data={colors}", f"--workdir={tmp_path / 'run'}",
         "--max_minutes=0",
     ]  # fmt: skip
+    assert main.main(flags) == 3  # nothing was learnt: an untrained model is not exported
+    captured = capsys.readouterr()
+    assert "not started, --max_minutes is over." in captured.out
+    assert "error: No epoch was better than the untrained heads on validation" in captured.err
+    assert (tmp_path / "run" / "model.keras").is_file()
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_images_that_training_has_seen_are_told(colors, classifier, tmp_path, capsys):
+    folder = tmp_path / "colors"
+    shutil.copytree(colors, folder)
+    for number in range(30):
+        shutil.copy(folder / "red" / "000.png", folder / "red" / f"copy_{number}.png")
+    flags = [f"--model={classifier}", f"--data={folder}", "--dry_run"]
     assert main.main(flags) == 0
-    assert "not started, --max_minutes is over." in capsys.readouterr().out
-    assert (tmp_path / "run" / "export" / "1").is_dir()
+    out = capsys.readouterr().out
+    assert "test images are equal to a training image, so test numbers are too good: " in out
+
+
+def test_a_run_that_is_terminated_keeps_its_best_weights(colors, classifier, tmp_path):
+    command = [
+        sys.executable, "-m", "tf_finetune.main", f"--model={classifier}", f"--data={colors}",
+        f"--workdir={tmp_path / 'run'}", "--epochs=100000",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        for line in run.stdout:
+            if line.startswith("train 3/"):
+                break
+        run.send_signal(signal.SIGTERM)
+        out, error = run.communicate(timeout=120)
+    assert run.returncode == 143
+    assert error.splitlines()[-1] == "Terminated."
+    assert f"The best weights so far are in {tmp_path / 'run'}: " in out
+    trained.load_run(str(tmp_path / "run"))
 
 
 def test_a_diverging_run_names_the_step_and_keeps_good_weights(colors, tmp_path, capsys):

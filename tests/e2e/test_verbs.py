@@ -68,6 +68,45 @@ def test_a_flag_that_differs_from_the_run_is_refused(run, own_run, capsys):
     ]
 
 
+def test_evaluate_counts_examples_that_were_trained_on(run, own_run, tmp_path, capsys):
+    folder = tmp_path / "again"
+    folder.symlink_to(run.data)
+    assert main.main(["--mode=evaluate", f"--workdir={own_run}", f"--test_data={folder}"]) == 0
+    assert (
+        "Warning: 81 of 90 examples were used in training or validation, so the numbers are too "
+        "good." in capsys.readouterr().out
+    )
+
+
+def test_evaluate_notices_that_the_data_have_changed(run, own_run, tmp_path, capsys):
+    path = own_run / "dataset_info.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "fingerprint": "0", "num_examples": 95}))
+    assert main.main(["--mode=evaluate", f"--workdir={own_run}"]) == 0
+    assert "has changed since the run: it had 95 examples, it has 90" in capsys.readouterr().out
+
+
+def test_a_run_that_was_not_good_enough_is_not_exported(own_run, capsys):
+    path = own_run / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({**summary, "status": "requirement_not_met"}))
+    assert main.main(["--mode=export", f"--workdir={own_run}"]) == 3
+    assert "did not meet its requirements. Give a --require_min" in capsys.readouterr().err
+    assert not (own_run / "export" / "2").exists()
+    assert (
+        main.main(["--mode=export", f"--workdir={own_run}", "--require_min=test/accuracy:0"]) == 0
+    )
+
+
+def test_flags_of_another_verb_are_refused(own_run, capsys):
+    flags = ["--mode=evaluate", f"--workdir={own_run}", "--top_k=3", "--data=a", "--test_data=b"]
+    assert main.main(flags) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --top_k has no effect with --mode=evaluate. Leave it out.",
+        "error: --data has no effect with --mode=evaluate. Leave it out.",
+    ]
+
+
 def test_export_writes_the_next_version(own_run, tmp_path, capsys):
     assert main.main(["--mode=export", f"--workdir={own_run}"]) == 0
     # run.flags has no export_dir: the default is this folder's own.

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, option_values, specs
 from tf_finetune.data import decoding
 
 _WHITE = 255.0
@@ -88,7 +88,7 @@ def make_preprocessing(
     sides: tuple[int | None, ...] = fixed
     problems = []
     if spec.image_size is not None:
-        sides = specs.read_image_size(spec.image_size)
+        sides = option_values.read_image_size(spec.image_size)
         if any(side not in (None, wanted) for side, wanted in zip(fixed, sides, strict=True)):
             shown = "x".join("any" if side is None else str(side) for side in fixed)
             message = (

@@ -5,9 +5,10 @@
 From scikit-learn's 1,797 digits, K per class (2, 5, 10; seeds 0 to 4) train, and all the others
 test. Three families see the very same examples:
 
-- transfer: the frozen convolutions of configs/pretrained/mnist_cnn.h5 and a new head by the
-  default recipe (dropout 0.2, Adam 3e-3, cosine to 0, batches of 32, max(20 epochs, 1,000 steps)
-  but at most 200 epochs, which is 200 steps with 20 examples, 400 with 50, 800 with 100);
+- transfer: the frozen convolutions of configs/pretrained/mnist_cnn.h5 and a new head in the
+  default recipe's manner (dropout 0.2, Adam 3e-3, cosine to 0, batches of 32, max(20 epochs,
+  1,000 steps) but at most 200 epochs, which is 200 steps with 20 examples, 400 with 50, 800 with
+  100);
 - networks from scratch: the same architecture and two smaller ones, each with and without
   BatchNormalization, at the learning rate and the augmentation (or none) that do best with 5 per
   class, 600 steps, and the best of each K again with 1,500;

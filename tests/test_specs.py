@@ -2,31 +2,13 @@ import dataclasses
 
 import pytest
 
-from tf_finetune import option_values, options, specs
+from tf_finetune import options, specs
 
 
 def problems_of(build, **values):
     with pytest.raises(specs.SpecError) as caught:
         build(**values)
     return list(caught.value.problems)
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("10", option_values.FreezeRule("count", 10)),
-        ("-3", option_values.FreezeRule("count", -3)),
-        ("0", option_values.FreezeRule("count", 0)),
-        ("67%", option_values.FreezeRule("percent", 67.0)),
-        ("12.5%", option_values.FreezeRule("percent", 12.5)),
-        ("all", option_values.FreezeRule("all")),
-        ("none", option_values.FreezeRule("none")),
-        ("until:block:3", option_values.FreezeRule("until", "block:3")),
-        ("match:^conv_", option_values.FreezeRule("match", "^conv_")),
-    ],
-)
-def test_read_freeze(text, rule):
-    assert option_values.read_freeze(text) == rule
 
 
 @pytest.mark.parametrize("text", ["", "half", "until:", "1.5", "-5%", "--3", "conv_1"])
@@ -47,15 +29,6 @@ def test_read_freeze_refuses_a_malformed_expression():
     assert problem.startswith("--freeze=match: expects a regular expression. Received '(': ")
 
 
-def test_read_requirement():
-    assert option_values.read_requirement(
-        "test/accuracy:0.9", flag="require_min"
-    ) == option_values.Requirement("test", None, "accuracy", 0.9)
-    assert option_values.read_requirement(
-        "test/a/f1_macro:1", flag="require_min"
-    ) == option_values.Requirement("test", "a", "f1_macro", 1.0)
-
-
 @pytest.mark.parametrize("text", ["accuracy:0.9", "test/accuracy", "test/accuracy:x", "test//a:1"])
 def test_read_requirement_refuses_other_forms(text):
     assert problems_of(specs.ExportSpec, require_min=(text,)) == [
@@ -68,11 +41,6 @@ def test_read_requirement_knows_two_splits():
     assert problems_of(specs.ExportSpec, require_max=("train/loss:1",)) == [
         "--require_max knows the splits validation and test. Received 'train/loss:1'."
     ]
-
-
-def test_read_image_size():
-    assert option_values.read_image_size("224") == (224, 224)
-    assert option_values.read_image_size("96x128") == (96, 128)
 
 
 @pytest.mark.parametrize("text", ["0", "9000", "12x", "a", "1x2x3", "-4"])

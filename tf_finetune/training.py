@@ -123,7 +123,7 @@ def fit(
       backbone: the model's backbone.
       task: data, heads and options.
       strategy: a tf.distribute strategy; default: one device.
-      workdir_path: folder for history.csv, TensorBoard events and model.keras, or None.
+      workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
       deadline: `time.monotonic()` seconds after which training ends with the best weights so far.
       dry_run: estimate the cost and stop; the model is left as it was.
       announce: takes the lines that tell the user what happens.

@@ -87,9 +87,12 @@ def test_the_summary_has_what_a_script_reads(run):
 
 
 def test_the_served_files_can_be_read_by_another_user(run):
-    for path in (run.folder / "export" / "1").rglob("*"):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        assert mode & 0o044 == 0o044 or os.umask(0o022) != 0o022, path
+    umask = os.umask(0)  # it can only be read by setting it
+    os.umask(umask)
+    version = run.folder / "export" / "1"
+    for path in (version, *version.rglob("*")):
+        expected = (0o755 if path.is_dir() else 0o644) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
 def test_frozen_weights_and_statistics_are_bit_equal(run):

@@ -3,7 +3,7 @@ import pytest
 
 from tests import tiny
 from tf_finetune import findings, inspection, specs
-from tf_finetune.models import loading
+from tf_finetune.models import formats
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_text(path):
     assert text.splitlines() == [
         f"Model:          {path}",
         f"Format:         .keras of Keras {keras.__version__}",
-        f"SHA-256:        {loading.file_sha256(path)}",
+        f"SHA-256:        {formats.file_sha256(path)}",
         "Input:          (12, 12, 3), ? is any size",
         "Outputs:        classifier (5)",
         "Old classifier: The old classifier 'classifier' (Dense, 5 units) and what follows it are "

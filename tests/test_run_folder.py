@@ -3,9 +3,9 @@ import os
 
 import pytest
 
-from tf_finetune import findings, run_folder, spec_flags, specs, workdir
+from tf_finetune import findings, run_folder, spec_paths, specs, workdir
 
-SPEC = spec_flags.absolute_paths(
+SPEC = spec_paths.absolute_paths(
     specs.RunSpec(
         model=specs.ModelSpec(model="keras:MobileNet,alpha=0.25"),
         data=specs.DataSpec(data="sklearn:digits"),

@@ -1,6 +1,6 @@
 import pytest
 
-from tf_finetune import spec_flags, specs
+from tf_finetune import spec_flags, spec_paths, specs
 
 
 def problems_of(*arguments):
@@ -103,12 +103,12 @@ def test_run_flags_repeat_the_run(tmp_path):
             "--workdir=w",
         ]
     ).spec
-    absolute = spec_flags.absolute_paths(spec)
+    absolute = spec_paths.absolute_paths(spec)
     path = tmp_path / "run.flags"
     path.write_text(spec_flags.write_flags(absolute))
     again = spec_flags.read_flagfile(str(path), mode="evaluate", workdir="w")
     assert again == absolute
-    assert spec_flags.absolute_paths(again) == absolute
+    assert spec_paths.absolute_paths(again) == absolute
     assert absolute.model.model.startswith("keras:MobileNet,alpha=0.25,weights=/")
     assert absolute.data.data == "sklearn:digits"
 

@@ -44,10 +44,10 @@ def attach_heads(
         raise ValueError(
             "The pixel range of this backbone depends on data. Call pixel_range.settle first."
         )
-    shape = image_shape or backbone.input_shape
+    shape = tuple(image_shape or backbone.input_shape)
     image = keras.Input(shape, name=INPUT, dtype="float32")
     scaled = image
-    for layer in pixel_range.scaling_layers(backbone.pixel_range.name, shape[-1]):
+    for layer in pixel_range.scaling_layers(backbone.pixel_range.name, shape[-1] or 3):
         scaled = layer(scaled)
     features = _pool(backbone.model(scaled), backbone.pooling)
     outputs = {

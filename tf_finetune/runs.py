@@ -26,6 +26,7 @@ from tf_finetune import (
     run_folder,
     run_messages,
     spec_flags,
+    spec_paths,
     specs,
     trained,
     training,
@@ -104,7 +105,7 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
     """
     clock = _Clock()
     # Messages name paths as they were typed; what is written must mean the same from any folder.
-    request = spec_flags.absolute_paths(spec)
+    request = spec_paths.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
     if not spec.dry_run and (finished := run_folder.find_finished(folder, request)):
         for text in run_messages.describe_finished(finished, folder=folder):

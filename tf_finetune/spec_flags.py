@@ -32,18 +32,21 @@ _GROUPS: dict[str, type] = {
 _TITLES = {"": "run", "freeze": "freezing", "train": "training", "predict": "prediction"}
 # Flags of the form key=value,key=value that build one spec each.
 _COMPOSITES: dict[str, type] = {"head": specs.HeadSpec, "phase": specs.PhaseSpec}
-_NOT_IN_RUN_FLAGS = frozenset({"mode", "workdir", "dry_run", "input", "output", "top_k"})
-SOURCE_SCHEMES = ("tfds:", "sklearn:", "keras:")
+_NOT_IN_RUN_FLAGS = frozenset(
+    {"mode", "workdir", "dry_run", "input", "output", "top_k", "inspect_format"}
+)
 _PATHS = frozenset(
     {
         "data",
         "export_dir",
         "model",
         "output",
+        "preprocessor",
         "split_file",
         "test_data",
         "tfds_data_dir",
         "validation_data",
+        "weights",
         "workdir",
     }
 )
@@ -189,52 +192,6 @@ def write_flags(spec: specs.RunSpec) -> str:
                 f"Received {line.partition('=')[2]!r}. Rename it."
             )
     return "\n".join(lines) + "\n"
-
-
-def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
-    """The same spec with every path made absolute.
-
-    Args:
-      spec: a spec whose paths are relative to the current folder.
-
-    Returns:
-      A spec that means the same in any folder.
-    """
-    data, model = spec.data, spec.model
-    classes = data.classes
-    if classes and classes.startswith("@"):
-        classes = "@" + os.path.abspath(classes[1:])
-    return dataclasses.replace(
-        spec,
-        model=dataclasses.replace(model, model=_absolute_model(model.model)),
-        data=dataclasses.replace(
-            data,
-            data=_absolute(data.data) or "",
-            validation_data=_absolute(data.validation_data),
-            test_data=_absolute(data.test_data),
-            split_file=_absolute(data.split_file),
-            tfds_data_dir=_absolute(data.tfds_data_dir),
-            classes=classes,
-        ),
-        export=dataclasses.replace(spec.export, export_dir=_absolute(spec.export.export_dir)),
-    )
-
-
-def _absolute(path: str | None) -> str | None:
-    if not path or path.startswith(SOURCE_SCHEMES):
-        return path
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _absolute_model(model: str) -> str:
-    if not model.startswith("keras:"):
-        return _absolute(model) or ""
-    parts = model.split(",")
-    for number, part in enumerate(parts):
-        key, _, value = part.partition("=")
-        if key == "weights" and value not in ("none", "imagenet", ""):
-            parts[number] = f"weights={os.path.abspath(os.path.expanduser(value))}"
-    return ",".join(parts)
 
 
 def _options(spec_class: type) -> list[tuple[Any, tuple[type, bool, bool]]]:

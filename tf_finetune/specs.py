@@ -35,8 +35,11 @@ class ModelSpec(options.CheckedSpec):
 
     model: str = option(
         "",
-        "The pretrained model: path of a .h5, .hdf5 or .keras file, or a Keras application such as "
-        "keras:MobileNet,alpha=0.25,input_shape=128x128x3,weights=imagenet (or none, or a PATH).",
+        "The pretrained model: path of a .h5, .hdf5, .keras or architecture .json file, of a "
+        "SavedModel or TF-Hub folder or .tar.gz; a handle (https://tfhub.dev/..., "
+        "https://www.kaggle.com/models/..., gs://..., hf://...); hf:DIR, kerashub:PRESET, or a "
+        "Keras application such as keras:MobileNet,alpha=0.25,input_shape=128x128x3,"
+        "weights=imagenet (or none, or a PATH).",
     )
     cut_layer: str | None = option(
         None,
@@ -51,6 +54,25 @@ class ModelSpec(options.CheckedSpec):
         "auto",
         "The pixel values the model was trained on; auto decides and says why.",
         choices=PIXEL_RANGES,
+    )
+    weights: str | None = option(
+        None,
+        "Weights-only .h5 for the architecture that --model names (keras:NAME or a .json).",
+    )
+    preprocessor: str | None = option(
+        None,
+        "SavedModel or hub module that turns strings into the inputs of --model, a text encoder.",
+    )
+    custom_objects: str | None = option(
+        None,
+        "Python module (dotted name or .py path) that registers the custom layers of --model with "
+        "keras.saving.register_keras_serializable. It is imported, so it runs.",
+    )
+    trust_model: bool = option(
+        False, "Runs the Python code that --model carries (Lambda layers). Only for your own files."
+    )
+    model_sha256: str | None = option(
+        None, "Expected SHA-256 of the model file or download; anything else is refused."
     )
 
 
@@ -157,6 +179,9 @@ class DataSpec(options.CheckedSpec):
         lower_bound=1,
     )
     image_column: str | None = option(None, "CSV column of image paths; default: the first.")
+    text_column: str | None = option(
+        None, "CSV column of texts, for models that take text; default: one named text."
+    )
     label_column: str | None = option(None, "CSV or tfds label column; default: the second.")
     image_size: str | None = option(None, "N or HEIGHTxWIDTH, pixels; default: the model's.")
     resize: str = option(
@@ -337,6 +362,9 @@ class PredictSpec(options.CheckedSpec):
         None, "Where predictions (.csv or .jsonl) or, with --mode=validate, problems (.csv) go."
     )
     top_k: int = option(1, "Classes to write for each example.", lower_bound=1)
+    inspect_format: str = option(
+        "text", "What --mode=inspect prints: text, or json for scripts.", choices=("text", "json")
+    )
 
 
 @dataclasses.dataclass(frozen=True)

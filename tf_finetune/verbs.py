@@ -12,7 +12,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tf_finetune import distribution, findings, run_folder, spec_flags, specs, validation, workdir
+from tf_finetune import (
+    distribution,
+    findings,
+    run_folder,
+    spec_flags,
+    spec_paths,
+    specs,
+    validation,
+    workdir,
+)
 
 if TYPE_CHECKING:
     from tf_finetune import evaluation, exporting, prediction_files
@@ -25,7 +34,7 @@ _MAY_DIFFER = {
 }
 _ALWAYS = {"mode", "workdir"}
 # Of no run: where another verb is asked for them they are a mistake.
-_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k"}
+_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k", "inspect_format"}
 _OTHER_DATA = "other_data"
 _PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
 
@@ -316,7 +325,7 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
 def _answer_at_once(spec: specs.RunSpec) -> None:
     """Refuses a missing model or data folder before TensorFlow's import takes its seconds."""
     paths = [spec.model.model, spec.data.data]
-    local = [path for path in paths if not path.startswith(spec_flags.SOURCE_SCHEMES)]
+    local = [path for path in paths if not path.startswith(spec_paths.SOURCE_SCHEMES)]
     if all(os.path.exists(path) for path in local):
         return
     problems = validation.find_problems(spec)
@@ -328,7 +337,7 @@ def _answer_at_once(spec: specs.RunSpec) -> None:
 def _check_same_run(spec: specs.RunSpec, given: frozenset[str]) -> None:
     """A flag with another value than the run's has no effect any more: a mistake."""
     names = given - _ALWAYS - _MAY_DIFFER[spec.mode]
-    lines = spec_flags.write_flags(spec_flags.absolute_paths(spec)).splitlines()
+    lines = spec_flags.write_flags(spec_paths.absolute_paths(spec)).splitlines()
     stored = run_folder.read_flag_lines(spec.workdir or "")
     wrong = [line for line in lines if line[2:].partition("=")[0] in names and line not in stored]
     useless = sorted(names & _ONE_VERB_ONLY)
@@ -356,7 +365,7 @@ def _run_evaluate(spec: specs.RunSpec, given: frozenset[str]) -> int:
     other = spec.data.test_data if "test_data" in given else None
     if other is None and "data" in given:
         run = run_folder.read_spec(spec.workdir or "")
-        same = spec_flags.absolute_paths(spec).data.data == run.data.data
+        same = spec_paths.absolute_paths(spec).data.data == run.data.data
         other = None if same else spec.data.data
     evaluate(
         spec.workdir or "",

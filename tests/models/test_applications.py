@@ -29,6 +29,10 @@ FAMILIES = (
 WEIGHTS = "zoo/h5/k2.0.4_mobilenet_2_5_224_tf_no_top_weights.h5"
 
 
+def load(text: str):
+    return applications.load_model(text, specs.ModelSpec(model=text))
+
+
 def _refusal(text: str) -> str:
     with pytest.raises(findings.RefusedError) as caught:
         loading.load_backbone(specs.ModelSpec(model=text))
@@ -202,13 +206,13 @@ def test_weights_of_too_few_layers(tmp_path, whole):
 
 
 def test_weights_of_keras_3(tmp_path):
-    model, _, _ = applications.load_application(f"{ARCHITECTURE},weights=none")
+    model = load(f"{ARCHITECTURE},weights=none").model
     tiny.randomize_statistics(model)
     path = tmp_path / "w.h5.weights.h5"
     model.save_weights(path)
-    loaded, source, _ = applications.load_application(f"{ARCHITECTURE},weights={path}")
-    assert source == f"keras.applications.MobileNet, weights from {path}"
-    for weight, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+    loaded = load(f"{ARCHITECTURE},weights={path}")
+    assert loaded.source == f"keras.applications.MobileNet, weights from {path}"
+    for weight, expected in zip(loaded.model.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, expected)
     other = ARCHITECTURE.replace("0.25", "0.5")
     message = _refusal(f"{other},weights={path}")
@@ -258,7 +262,7 @@ def test_old_classifier_of_every_family(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pixel_range_of_every_family_is_what_its_preprocess_input_makes(name):
     backbone = loading.load_backbone(specs.ModelSpec(model=f"keras:{name},weights=none"))
-    _, _, module = applications.load_application(f"keras:{name},weights=none")
+    module = load(f"keras:{name},weights=none").application
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
     expected = getattr(keras.applications, module).preprocess_input(pixels.copy())
     scaled = pixel_range.scale_pixels(pixels, backbone.pixel_range.name)

@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from tf_finetune import findings, specs
-from tf_finetune.models import loading
+from tf_finetune.models import formats, loading
 
 EXPECTED = "Expected a .h5, .hdf5 or .keras file, or keras:NAME."
 
@@ -54,7 +54,7 @@ def test_backbone_of_every_format(saved):
     assert backbone.outputs == (("classifier", (None, 5)),)
     kind = ".keras" if path.suffix == ".keras" else "HDF5"
     assert backbone.source == f"{kind} of Keras {keras.__version__}"
-    assert backbone.sha256 == loading.file_sha256(str(path))
+    assert backbone.sha256 == formats.file_sha256(str(path))
 
 
 def test_bytes_tell_the_format_not_the_name(saved, tmp_path):

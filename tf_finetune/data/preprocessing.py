@@ -67,7 +67,7 @@ class PreprocessingSpec:
 def make_preprocessing(
     spec: specs.DataSpec,
     *,
-    input_shape: tuple[int | None, int | None, int],
+    input_shape: tuple[int | None, ...],
     default_size: int = 224,
 ) -> PreprocessingSpec:
     """Settles the size and channels of the images.
@@ -84,7 +84,7 @@ def make_preprocessing(
       findings.RefusedError: --image_size contradicts the model's input, or that has neither 1
         nor 3 channels.
     """
-    fixed, channels = tuple(input_shape[:2]), input_shape[2]
+    fixed, channels = tuple(input_shape[:2]), input_shape[2] or 0
     sides: tuple[int | None, ...] = fixed
     problems = []
     if spec.image_size is not None:

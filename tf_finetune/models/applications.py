@@ -14,8 +14,8 @@ import typing
 import keras
 import numpy as np
 
-from tf_finetune import findings
-from tf_finetune.models import formats, hdf5, stored_config
+from tf_finetune import findings, specs
+from tf_finetune.models import backbone, formats, hdf5, stored_config
 
 # Set by us: the old classifier is never built, and heads bring their own pooling.
 _OURS = (
@@ -43,18 +43,6 @@ class ApplicationSpec:
     weights: str
     input_shape: tuple[int, int, int] | None
     arguments: dict[str, typing.Any]
-
-
-def is_application(text: str) -> bool:
-    """Whether a --model value names a Keras application.
-
-    Args:
-      text: value of --model.
-
-    Returns:
-      True for keras:...
-    """
-    return text.startswith(formats.APPLICATION_PREFIX)
 
 
 def read_application(text: str) -> ApplicationSpec:
@@ -99,69 +87,58 @@ def read_application(text: str) -> ApplicationSpec:
     return ApplicationSpec(name, weights, shape, values)
 
 
-def weights_path(text: str) -> str | None:
-    """The weights file that a keras:NAME value names.
-
-    Args:
-      text: value of --model.
-
-    Returns:
-      The path; None for weights=none and weights=imagenet.
-
-    Raises:
-      findings.RefusedError: as for `read_application`.
-    """
-    weights = read_application(text).weights
-    return None if weights in ("none", "imagenet") else weights
-
-
-def load_application(text: str) -> tuple[keras.Model, str, str]:
+def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
     """Builds an application without its classifier and gives it its weights.
 
     Args:
       text: keras:NAME,key=value,...
+      spec: the options of the model.
 
     Returns:
-      The model; what it is, for example "keras.applications.MobileNet, weights none"; the name of
-      its module, for example "mobilenet", which tells the pixels it expects.
+      The model; its source is for example "keras.applications.MobileNet, weights none".
 
     Raises:
       findings.RefusedError: malformed text; a shape or argument that the application refuses; the
         ImageNet weights cannot be downloaded; the weights file does not exist or does not fit.
     """
-    spec = read_application(text)
-    build = getattr(keras.applications, spec.name)
-    path = None if spec.weights in ("none", "imagenet") else spec.weights
+    named = read_application(text)
+    build = getattr(keras.applications, named.name)
+    path = None if named.weights in ("none", "imagenet") else named.weights
     if path and not os.path.isfile(path):
         shown = findings.one_line(path)
-        message = f"--model=keras:{spec.name}: the weights file '{shown}' does not exist."
+        message = f"--model=keras:{named.name}: the weights file '{shown}' does not exist."
         raise findings.RefusedError(findings.Problem(message, path=path))
-    arguments = dict(spec.arguments)
-    if spec.input_shape:
-        arguments["input_shape"] = spec.input_shape
+    arguments = dict(named.arguments)
+    if named.input_shape:
+        arguments["input_shape"] = named.input_shape
     try:
         model = build(
             include_top=False,
-            weights="imagenet" if spec.weights == "imagenet" else None,
+            weights="imagenet" if named.weights == "imagenet" else None,
             **arguments,
         )
     except hdf5.KERAS_ERRORS as error:
-        message = f"--model=keras:{spec.name}: {stored_config.one_reason(error)}"
+        message = f"--model=keras:{named.name}: {stored_config.one_reason(error)}"
         raise findings.RefusedError(findings.Problem(message)) from error
     except Exception as error:
         # keras.utils.get_file raises a bare Exception when a download fails.
         if type(error) is not Exception:
             raise
         message = (
-            f"--model=keras:{spec.name}: the ImageNet weights cannot be downloaded: "
+            f"--model=keras:{named.name}: the ImageNet weights cannot be downloaded: "
             f"{stored_config.one_reason(error)} Give weights=PATH, or weights=none."
         )
         raise findings.RefusedError(findings.Problem(message)) from error
     if path:
         _load_weights(model, path, text=text)
     module = build.__module__.rpartition(".")[2]
-    weights = f"from {findings.one_line(path)}" if path else spec.weights
-    return model, f"keras.applications.{spec.name}, weights {weights}", module
+    weights = f"from {findings.one_line(path)}" if path else named.weights
+    return backbone.LoadedModel(
+        model,
+        f"keras.applications.{named.name}, weights {weights}",
+        application=module,
+        sha256=formats.file_sha256(path) if path else None,
+    )
 
 
 def _find_name(text: str) -> str:

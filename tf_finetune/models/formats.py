@@ -7,6 +7,7 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
 
 import difflib
+import hashlib
 import os
 
 from tf_finetune import findings
@@ -17,18 +18,21 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 APPLICATION_PREFIX = "keras:"
 _EXPECTED = "Expected a .h5, .hdf5 or .keras file, or keras:NAME."
 
+HDF5, KERAS = "hdf5", "keras"
+APPLICATION = "application"
+# By what a --model value starts with, where it is no path.
+_PREFIXES = {APPLICATION_PREFIX: APPLICATION}
+
 
 def find_problems(model: str) -> tuple[findings.Problem, ...]:
     """What is wrong with a --model value, as far as its first bytes tell.
 
     Args:
-      model: a path, or keras:NAME, of which nothing is said here.
+      model: a value of --model; of one that is no path nothing is said here.
 
     Returns:
       At most one error.
     """
-    if model.startswith(APPLICATION_PREFIX):
-        return ()
     try:
         detect_format(model)
     except findings.RefusedError as error:
@@ -40,10 +44,10 @@ def detect_format(path: str) -> str:
     """The format of a model file.
 
     Args:
-      path: value of --model, no keras: name.
+      path: value of --model.
 
     Returns:
-      "hdf5" or "keras".
+      One of this module's formats: HDF5, KERAS, APPLICATION.
 
     Raises:
       findings.RefusedError: nothing is there, or it has no format that can be opened.
@@ -51,6 +55,9 @@ def detect_format(path: str) -> str:
     shown = findings.one_line(path)
     if not path:
         raise findings.RefusedError(findings.Problem(f"--model is missing. {_EXPECTED}"))
+    for prefix, kind in _PREFIXES.items():
+        if path.startswith(prefix):
+            return kind
     if not os.path.exists(path):
         raise findings.RefusedError(
             findings.Problem(
@@ -70,10 +77,26 @@ def detect_format(path: str) -> str:
         raise stored_config.refused(path, f"cannot be read: {error.strerror}.") from error
     # HDF5 allows a block of the user's own before the signature, of 512 bytes or a multiple.
     if any(head[at:].startswith(HDF5_SIGNATURE) for at in (0, 512, 1024, 2048, 4096)):
-        return "hdf5"
+        return HDF5
     if head.startswith(ZIP_SIGNATURE):
-        return "keras"
+        return KERAS
     raise stored_config.refused(path, f"{_what_it_is(head)} {_EXPECTED}")
+
+
+def file_sha256(path: str) -> str:
+    """The SHA-256 of a file.
+
+    Args:
+      path: an existing file.
+
+    Returns:
+      64 hex digits.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _what_it_is(head: bytes) -> str:

@@ -13,7 +13,8 @@ import h5py
 import keras
 import numpy as np
 
-from tf_finetune.models import formats, stored_config
+from tf_finetune import specs
+from tf_finetune.models import backbone, formats, stored_config
 
 # What Keras raises for files that it does not understand, by experience; an error of the machine
 # (out of memory, a failing disk) is not among them.
@@ -28,14 +29,15 @@ KERAS_ERRORS = (
 )
 
 
-def load_model(path: str) -> tuple[keras.Model, str]:
+def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
     """Loads a whole model, uncompiled, in safe mode.
 
     Args:
       path: a file that starts with the HDF5 signature.
+      spec: the options of the model.
 
     Returns:
-      The model and what wrote it, for example "HDF5 of Keras 3.15.1".
+      The model; its source is for example "HDF5 of Keras 3.15.1".
 
     Raises:
       findings.RefusedError: the file is truncated or damaged, holds weights only or no model,
@@ -51,7 +53,7 @@ def load_model(path: str) -> tuple[keras.Model, str]:
     except KERAS_ERRORS as error:
         raise stored_config.explain(error, config, where=path, version=version) from error
     _check_order(path, model)
-    return model, f"HDF5 of Keras {version}"
+    return backbone.LoadedModel(model, f"HDF5 of Keras {version}", sha256=formats.file_sha256(path))
 
 
 def load_under_name(path: str, name: str) -> keras.Model:

@@ -6,21 +6,21 @@ Reference: Keras 3 saving format, https://keras.io/guides/serialization_and_savi
 import json
 import zipfile
 
-import keras
-
-from tf_finetune.models import hdf5, stored_config
+from tf_finetune import specs
+from tf_finetune.models import backbone, formats, hdf5, stored_config
 
 _PARTS = ("config.json", "metadata.json", "model.weights.h5")
 
 
-def load_model(path: str) -> tuple[keras.Model, str]:
+def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
     """Loads a whole model, uncompiled, in safe mode.
 
     Args:
       path: a file that starts with the zip signature.
+      spec: the options of the model.
 
     Returns:
-      The model and what wrote it, for example ".keras of Keras 3.10.0".
+      The model; its source is for example ".keras of Keras 3.10.0".
 
     Raises:
       findings.RefusedError: the archive is truncated, damaged or of another kind, has a Lambda or
@@ -35,7 +35,9 @@ def load_model(path: str) -> tuple[keras.Model, str]:
         raise _damaged(path, stored_config.one_reason(error)) from error
     except hdf5.KERAS_ERRORS as error:
         raise stored_config.explain(error, config, where=path, version=version) from error
-    return model, f".keras of Keras {version}"
+    return backbone.LoadedModel(
+        model, f".keras of Keras {version}", sha256=formats.file_sha256(path)
+    )
 
 
 def _read_header(path: str) -> tuple[bytes, str]:

@@ -5,60 +5,32 @@ is flattened and cut in the same way.
 """
 
 import dataclasses
-import hashlib
 import typing
 
 import keras
 
 from tf_finetune import findings, layer_table, specs
 from tf_finetune.models import applications, formats, hdf5, keras_file, pixel_range, surgery
+from tf_finetune.models import backbone as results
 
-# Format -> its loader. A further kind of file is a row here and a line in _detect_format.
-_LOADERS: dict[str, typing.Callable[[str], tuple[keras.Model, str]]] = {
-    "hdf5": hdf5.load_model,
-    "keras": keras_file.load_model,
+Backbone = results.Backbone
+
+# Format -> what loads a whole Keras model of it, which is then cut.
+_MODEL_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec], results.LoadedModel]] = {
+    formats.HDF5: hdf5.load_model,
+    formats.KERAS: keras_file.load_model,
+    formats.APPLICATION: applications.load_model,
 }
+# Format -> what makes a backbone of a model that has no Keras layers to cut.
+_BACKBONE_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec, str], results.Backbone]] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """A pretrained model without its old classifier, ready for new heads.
-
-    Attributes:
-      model: flat functional model; one input, float32 [batch, height, width, channels] in
-        `pixel_range`; one output, the features before pooling, [batch, h, w, c] or [batch, c].
-      input_shape: (height, width, channels) in pixels; None: any size.
-      pooling: how the features become a vector: "avg", "max", "flatten", or "none" where they
-        are one already.
-      pixel_range: what the model expects; None: only a sample of the data can tell (see
-        `pixel_range.settle`).
-      table: its numbered layers.
-      dropped: names of the layers that were cut off.
-      cut_reason: a sentence that says where it was cut and why.
-      source: format and writer, for example "HDF5 of Keras 3.15.1".
-      sha256: of the file; None for an application without one.
-      requested_pixel_range: value of --pixel_range.
-      outputs: (layer name, shape) of each output of the whole model.
-    """
-
-    model: keras.Model
-    input_shape: tuple[int | None, int | None, int]
-    pooling: str
-    pixel_range: pixel_range.PixelRange | None
-    table: layer_table.LayerTable
-    dropped: tuple[str, ...]
-    cut_reason: str
-    source: str
-    sha256: str | None
-    requested_pixel_range: str = "auto"
-    outputs: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
-
-
-def load_pretrained(path: str) -> keras.Model:
+def load_pretrained(path: str, *, trust_model: bool = False) -> keras.Model:
     """Loads a whole saved model, old classifier included, without running code from the file.
 
     Args:
-      path: a .h5, .hdf5 or .keras file; its bytes count, not its name.
+      path: a value of --model; of a file its bytes count, not its name.
+      trust_model: runs the Python code that a model carries.
 
     Returns:
       The model, uncompiled.
@@ -68,7 +40,8 @@ def load_pretrained(path: str) -> keras.Model:
         truncated or damaged; the file holds weights only, a Lambda or a custom layer; Keras does
         not open it.
     """
-    return _LOADERS[formats.detect_format(path)](path)[0]
+    spec = specs.ModelSpec(model=path, trust_model=trust_model)
+    return _MODEL_LOADERS[formats.detect_format(path)](path, spec).model
 
 
 def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backbone:
@@ -83,20 +56,19 @@ def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backb
       The backbone.
 
     Raises:
-      findings.RefusedError: as for `load_pretrained`, `applications.load_application` and
+      findings.RefusedError: as for `load_pretrained`, `applications.load_model` and
         `surgery.cut_model`; or --pixel_range needs three channels and the model has one.
     """
-    known = None
-    if applications.is_application(spec.model):
-        model, source, known = applications.load_application(spec.model)
-        weights = applications.weights_path(spec.model)
-        digest = file_sha256(weights) if weights else None
-    else:
-        model, source = _LOADERS[formats.detect_format(spec.model)](spec.model)
-        digest = file_sha256(spec.model)
+    kind = formats.detect_format(spec.model)
+    if kind in _BACKBONE_LOADERS:
+        return _BACKBONE_LOADERS[kind](spec.model, spec, precision)
+    return _cut(_MODEL_LOADERS[kind](spec.model, spec), spec, precision=precision)
+
+
+def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) -> Backbone:
     try:
         cut = surgery.cut_model(
-            model, cut_layer=spec.cut_layer, pooling=spec.pooling, precision=precision
+            loaded.model, cut_layer=spec.cut_layer, pooling=spec.pooling, precision=precision
         )
     except findings.RefusedError as error:
         raise _led_by_path(error, spec.model) from error
@@ -106,32 +78,17 @@ def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backb
         input_shape=(height, width, channels),
         pooling=cut.pooling,
         pixel_range=pixel_range.find_pixel_range(
-            cut.model, requested=spec.pixel_range, application=known
+            cut.model, requested=spec.pixel_range, application=loaded.application
         ),
         table=layer_table.table_from_model(cut.model),
         dropped=cut.dropped,
         cut_reason=cut.reason,
-        source=source,
-        sha256=digest,
+        source=loaded.source,
+        sha256=loaded.sha256,
         requested_pixel_range=spec.pixel_range,
         outputs=cut.outputs,
+        notes=loaded.notes,
     )
-
-
-def file_sha256(path: str) -> str:
-    """The SHA-256 of a file.
-
-    Args:
-      path: an existing file.
-
-    Returns:
-      64 hex digits.
-
-    Raises:
-      OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _led_by_path(error: findings.RefusedError, where: str) -> findings.RefusedError:

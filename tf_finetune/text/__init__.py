@@ -1,0 +1,1 @@
+"""Tokenizers as graph code: strings in, token ids out, from core TensorFlow operations only."""

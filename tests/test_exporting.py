@@ -24,7 +24,7 @@ def write(model, export_dir, *, heads=(HEAD,), images=(), channels=3, **kwargs):
         heads=heads,
         preprocessing=serving_models.make_spec(channels=channels),
         export_dir=str(export_dir),
-        warmup_images=images,
+        warmup_inputs=images,
         **kwargs,
     )
 
@@ -197,8 +197,8 @@ def test_warmup_requests_go_to_both_signatures(exported):
     assert signatures == ["serving_default", "serve_bytes", "serve_bytes", "serve_bytes"]
 
 
-def test_more_warmup_images_than_a_server_replays(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "MAX_WARMUP_IMAGES", 2)
+def test_more_warmup_inputs_than_a_server_replays(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "MAX_WARMUP_INPUTS", 2)
     images = serving_models.encode_pngs(serving_models.make_pixels(4))
 
     exported = write(model, tmp_path, images=images)
@@ -448,7 +448,7 @@ def test_preprocessing_of_another_size(model, tmp_path):
 
     with pytest.raises(ValueError) as error:
         exporting.write_export(
-            model, heads=(HEAD,), preprocessing=spec, export_dir=str(tmp_path), warmup_images=[]
+            model, heads=(HEAD,), preprocessing=spec, export_dir=str(tmp_path), warmup_inputs=[]
         )
 
     assert str(error.value) == (

@@ -96,3 +96,14 @@ def test_clipping_sees_the_whole_batch_on_any_number_of_devices():
     # Adam's first step: rate * sqrt(1 - beta_2) / (1 - beta_1) * (1 - beta_1) * g / epsilon.
     assert results[0] == pytest.approx(-np.sqrt(0.001) * 4.0 / 1e3, rel=1e-3)
     assert results[1] == pytest.approx(results[0], rel=1e-6)
+
+
+def test_the_gradient_of_an_embedding_is_clipped_by_its_true_norm():
+    # The same row twice, 3 and 5, is a gradient of 8; listed apart its norm would be sqrt(34).
+    variable = keras.Variable(np.zeros((2, 1), np.float32))
+    optimizer = optimizers.Adam(1.0, epsilon=1e3, batch_clipnorm=4.0)
+    optimizer.build([variable])
+    slices = tf.IndexedSlices(tf.constant([[3.0], [5.0]]), tf.constant([1, 1]), tf.constant([2, 1]))
+    optimizer.apply([slices], [variable])
+    expected = [[0.0], [-np.sqrt(0.001) * 4.0 / 1e3]]
+    np.testing.assert_allclose(np.array(variable), expected, rtol=1e-3)

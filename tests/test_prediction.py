@@ -28,7 +28,7 @@ def export_path(model, tmp_path_factory):
         heads=HEADS,
         preprocessing=serving_models.make_spec(),
         export_dir=str(tmp_path_factory.mktemp("export")),
-        warmup_images=[],
+        warmup_inputs=[],
     )
     return exported.path
 
@@ -50,10 +50,10 @@ def images(tmp_path):
 
 
 def predict(paths, predict_batch, *, heads=HEADS, batch_size=3, top_k=9):
-    rows = prediction.predict_files(
-        paths, predict_batch=predict_batch, heads=heads, batch_size=batch_size, top_k=top_k
+    predictor = prediction.Predictor(predict_batch, heads, "image")
+    return list(
+        prediction.predict_files(paths, predictor=predictor, batch_size=batch_size, top_k=top_k)
     )
-    return list(rows)
 
 
 def fixed_predictor(head, probabilities, answers):
@@ -98,8 +98,10 @@ def test_rows_have_the_models_probabilities(model, predict_batch, images, batch_
 
 
 def test_export_gives_the_same_rows(predict_batch, export_path, images):
-    export_batch, heads = prediction.export_predictor(export_path)
-    assert heads == (
+    export = prediction.export_predictor(export_path)
+    export_batch = export.predict_batch
+    assert export.input_kind == "image"
+    assert export.heads == (
         head_kinds.HeadInfo("label", "multiclass", ("blue", "green", "red")),
         head_kinds.HeadInfo("sharp", "multiclass", ("no", "yes")),
         head_kinds.HeadInfo("tags", "multilabel", ("indoor", "night", "snow", "water")),
@@ -123,9 +125,10 @@ def test_export_of_one_head_has_no_prefix(images, tmp_path):
         heads=(head,),
         preprocessing=serving_models.make_spec(),
         export_dir=str(tmp_path / "export"),
-        warmup_images=[],
+        warmup_inputs=[],
     )
-    export_batch, heads = prediction.export_predictor(exported.path)
+    export = prediction.export_predictor(exported.path)
+    export_batch, heads = export.predict_batch, export.heads
     assert heads == (head,)
     predict_batch = prediction.model_predictor(model, heads, serving_models.make_spec())
     answers = [
@@ -145,10 +148,11 @@ def test_export_answers_with_its_own_thresholds(images, tmp_path):
         heads=(sharp, tags),
         preprocessing=serving_models.make_spec(),
         export_dir=str(tmp_path / "export"),
-        warmup_images=[],
+        warmup_inputs=[],
     )
+    export = prediction.export_predictor(exported.path)
     for predict_batch, heads in (
-        prediction.export_predictor(exported.path),
+        (export.predict_batch, export.heads),
         (
             prediction.model_predictor(model, (sharp, tags), serving_models.make_spec()),
             (sharp, tags),
@@ -178,7 +182,9 @@ def test_bad_images_have_a_row_each_and_cost_nobody_else(
     os.mkfifo(tmp_path / "pipe.png")
     names = [*bad, "pipe.png", "gone.png"]
     paths = [images[0], *(str(tmp_path / name) for name in names), *images[1:]]
-    batch = predict_batch if source == "model" else prediction.export_predictor(export_path)[0]
+    batch = predict_batch
+    if source == "export":
+        batch = prediction.export_predictor(export_path).predict_batch
     rows = predict(paths, batch, batch_size=8)
     assert [row.path for row in rows] == paths
     start = "is no image that can be decoded: it"

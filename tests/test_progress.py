@@ -47,3 +47,10 @@ def test_nothing_to_do():
     with progress.ProgressBar("Reading", 0, stream=stream):
         pass
     assert stream.getvalue() == "Reading 0/0, 0 s\n"
+
+
+def test_an_unknown_total():
+    stream = io.StringIO()
+    with progress.ProgressBar("Downloading", None, stream=stream) as bar:
+        bar.update(7)
+    assert stream.getvalue() == "Downloading 7, 0 s\n"

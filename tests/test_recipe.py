@@ -96,3 +96,66 @@ def test_patience():
     assert patience(99) is None
     assert patience(99, patience_epochs=2) == 2
     assert patience(0, patience_epochs=2) is None
+
+
+def text_plan(train=None, freeze=None, num_train_examples=1650, **options):
+    return recipe.plan_phases(
+        train or specs.TrainSpec(),
+        freeze or specs.FreezeSpec(),
+        table=TABLE,
+        num_train_examples=num_train_examples,
+        input_kind="text",
+        **options,
+    )
+
+
+def test_a_text_encoder_trains_as_a_whole():
+    assert text_plan() == (
+        specs.PhaseSpec(
+            name="fine",
+            epochs=3,
+            learning_rate=3e-5,
+            freeze="none",
+            schedule="cosine",
+            warmup_fraction=0.1,
+            gradient_clip_norm=1.0,
+        ),
+    )
+
+
+def test_few_texts_or_constant_features_train_the_heads():
+    head = plan(num_train_examples=499)
+    assert head == text_plan(num_train_examples=499)
+    assert text_plan(can_train=False) == plan()[:1]
+    assert text_plan(freeze=specs.FreezeSpec(freeze="all"))[0].learning_rate == 5e-3
+    (phase,) = text_plan(freeze=specs.FreezeSpec(freeze="3"))
+    assert (phase.epochs, phase.learning_rate) == (3, 3e-5)
+
+
+def test_decay_and_patience_follow_the_kind():
+    def settle(phases, input_kind, train=None, validation=100):
+        settled = recipe.settle_options(
+            train or specs.TrainSpec(),
+            specs.FreezeSpec(),
+            phases,
+            table=TABLE,
+            num_validation_examples=validation,
+            input_kind=input_kind,
+        )
+        return settled.weight_decay, settled.patience_epochs
+
+    assert settle(plan(), "image") == (0.0, 5)
+    assert settle(text_plan(), "text") == (0.01, 2)
+    assert settle(text_plan(), "text", validation=99) == (0.01, None)
+    assert settle(text_plan(can_train=False), "text") == (0.0, 5)
+    named = specs.TrainSpec(weight_decay=0.0, patience_epochs=7)
+    assert settle(text_plan(), "text", named) == (0.0, 7)
+
+
+def test_a_backbone_that_is_frozen_just_now_can_train():
+    import keras
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.trainable = False
+    assert recipe.can_train_backbone(model)
+    assert not recipe.can_train_backbone(keras.Sequential([keras.Input((2,)), keras.layers.ReLU()]))

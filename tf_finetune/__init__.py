@@ -10,6 +10,8 @@ Names are loaded on first use (PEP 562), so that importing the package costs not
 import importlib
 from typing import Any
 
+from tf_finetune import layer_registration
+
 __version__ = "0.1.0"
 
 # Public name -> the module that has it.
@@ -51,6 +53,9 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
+
+
+layer_registration.register_layers()
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_finetune import findings, head_kinds, serving_graph, version_folders, warmup
-from tf_finetune.data import preprocessing as image_preprocessing
+from tf_finetune.data import preprocessing as input_preprocessing
+from tf_finetune.data import text_store
 
 # WebP is decoded by the DecodeImage operation since TensorFlow 2.21; an older server runs the other
 # formats, and answers a WebP with INVALID_ARGUMENT.
@@ -29,7 +30,7 @@ MAX_DIFFERENCE = 1e-5
 # the model and its export: a few units in the last place (bfloat16: 2**-8) of the features.
 MAX_DIFFERENCE_HALF = 2e-2
 # One of the requests that TF Serving replays goes to serving_default.
-MAX_WARMUP_IMAGES = warmup.MAX_REQUESTS - 1
+MAX_WARMUP_INPUTS = warmup.MAX_REQUESTS - 1
 
 # Operations that call back into the Python process which traced them: they work when the model is
 # loaded again right here, and in no server.
@@ -57,23 +58,24 @@ def write_export(
     model: keras.Model,
     *,
     heads: tuple[head_kinds.HeadInfo, ...],
-    preprocessing: image_preprocessing.PreprocessingSpec,
+    preprocessing: input_preprocessing.InputSpec,
     export_dir: str,
-    warmup_images: Sequence[bytes],
+    warmup_inputs: Sequence[bytes],
     is_chief: bool = True,
 ) -> ExportedModel:
     """Writes, checks and publishes the next version of a model for TF Serving 2.21 or later.
 
     Signatures: `serving_default` takes `image`, float32 [n, height, width, channels] from 0 to 255;
-    `serve_bytes` takes `image_bytes`, string [n], encoded images of any size. Both return, under
-    these names with one head and as HEAD_probabilities and HEAD_classes with several,
+    `serve_bytes` takes `image_bytes`, string [n], encoded images of any size. A model of texts has
+    `serving_default` only, which takes `text`, string [n] in UTF-8. All return, under these names
+    with one head and as HEAD_probabilities and HEAD_classes with several,
 
     - `probabilities`, float32 [n, num_classes]; binary: (negative, positive);
     - `classes`, string [n]: the most probable class; binary: the positive one from its threshold
       on. Multilabel: string [n, num_classes], the classes at or above their thresholds in the
       order of the labels file, then empty strings. Its width is the same for every request, so
       that neither the row format of REST nor the server's batching makes an answer depend on
-      the other images in the batch.
+      the other examples in the batch.
 
     `n` is any number from 1 on. An image that cannot be decoded, or pixels of another size, fail
     their whole request with INVALID_ARGUMENT. Class names are also in assets/labels_HEAD.txt, one
@@ -82,13 +84,15 @@ def write_export(
     nothing stays behind, and older versions are never touched.
 
     Args:
-      model: input {"image": float32 [batch, height, width, channels], values 0 to 255}, outputs
-        {HEAD: float [batch, units] logits}; trained under any strategy, in any precision.
+      model: input {"image": float32 [batch, height, width, channels], values 0 to 255} or {"text":
+        string [batch]}, outputs {HEAD: float [batch, units] logits}; trained under any strategy,
+        in any precision.
       heads: one per output of the model.
-      preprocessing: what `serve_bytes` does to an encoded image; its size is the model's.
+      preprocessing: what `serve_bytes` does to an encoded image, its size is the model's; or a
+        TextSpec.
       export_dir: folder of versions; made where missing.
-      warmup_images: encoded images, which TF Serving replays when it loads the version (the first
-        999); none: a gray one.
+      warmup_inputs: encoded images or texts in UTF-8, which TF Serving replays when it loads the
+        version (the first 999); none: a gray image, or a sentence.
       is_chief: False writes nothing.
 
     Returns:
@@ -106,13 +110,19 @@ def write_export(
             "The export holds plain variables. Call write_export outside strategy.scope()."
         )
     _check_heads(model, heads)
-    _check_image_shape(model, preprocessing)
+    _check_input(model, preprocessing)
+    names: tuple[str, ...] = serving_graph.SIGNATURES
+    if isinstance(preprocessing, text_store.TextSpec):
+        names = serving_graph.TEXT_SIGNATURES
     if not is_chief:
-        return ExportedModel("", 0, serving_graph.SIGNATURES, 0)
+        return ExportedModel("", 0, names, 0)
     problems = find_class_name_problems(heads) + version_folders.check_export_dir(export_dir)
     if problems:
         raise findings.RefusedError(*problems)
-    replays = _make_replays(warmup_images, preprocessing)
+    if isinstance(preprocessing, text_store.TextSpec):
+        replays = _make_text_replays(warmup_inputs)
+    else:
+        replays = _make_image_replays(warmup_inputs, preprocessing)
     graph = serving_graph.make_serving_graph(model, preprocessing, heads=heads)
     with _refuse_write_errors(export_dir), version_folders.temporary_folder(export_dir) as folder:
         serving_graph.write_saved_model(graph, folder)
@@ -122,7 +132,7 @@ def write_export(
         num_bytes = _count_bytes(folder)
         version = version_folders.publish(folder, export_dir)
     path = os.path.join(export_dir, str(version))
-    return ExportedModel(path, version, serving_graph.SIGNATURES, num_bytes)
+    return ExportedModel(path, version, names, num_bytes)
 
 
 def find_class_name_problems(
@@ -180,10 +190,17 @@ def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> 
             )
 
 
-def _check_image_shape(
-    model: keras.Model, preprocessing: image_preprocessing.PreprocessingSpec
-) -> None:
+def _check_input(model: keras.Model, preprocessing: input_preprocessing.InputSpec) -> None:
     (image,) = model.inputs
+    is_text = isinstance(preprocessing, text_store.TextSpec)
+    if (image.dtype == "string") != is_text:
+        kind = "texts" if is_text else "images"
+        raise ValueError(
+            f"The preprocessing is of {kind}, and the model's input is {image.dtype} "
+            f"{tuple(image.shape)}. Use the preprocessing that the model was trained with."
+        )
+    if isinstance(preprocessing, text_store.TextSpec):
+        return
     shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     if len(image.shape) != 4 or any(
         side not in (None, expected) for side, expected in zip(image.shape[1:], shape, strict=True)
@@ -212,17 +229,27 @@ def _refuse_write_errors(export_dir: str) -> Iterator[None]:
 @dataclasses.dataclass(frozen=True)
 class _Replay:
     request: warmup.Request
-    image: np.ndarray  # float32 [1, height, width, channels], 0 to 255: what the model sees
+    # What the model sees: float32 [1, height, width, channels], 0 to 255, or [1] of bytes.
+    values: np.ndarray
 
 
-def _make_replays(
-    images: Sequence[bytes], spec: image_preprocessing.PreprocessingSpec
+def _make_text_replays(texts: Sequence[bytes]) -> list[_Replay]:
+    replays = []
+    for text in texts[:MAX_WARMUP_INPUTS] or [warmup.SENTENCE]:
+        values = np.array([text], object)
+        request = warmup.Request(serving_graph.SERVE_TEXT, {text_store.INPUT: values})
+        replays.append(_Replay(request, values))
+    return replays
+
+
+def _make_image_replays(
+    images: Sequence[bytes], spec: input_preprocessing.PreprocessingSpec
 ) -> list[_Replay]:
     gray = warmup.make_gray_png(height=spec.height, width=spec.width, channels=spec.channels)
     replays: list[_Replay] = []
-    for number, contents in enumerate(images[:MAX_WARMUP_IMAGES] or [gray], start=1):
+    for number, contents in enumerate(images[:MAX_WARMUP_INPUTS] or [gray], start=1):
         try:
-            pixels = image_preprocessing.decode_image(tf.constant(contents), spec).numpy()[None]
+            pixels = input_preprocessing.decode_image(tf.constant(contents), spec).numpy()[None]
         except tf.errors.InvalidArgumentError as error:
             reason = findings.one_line(error.message)
             message = f"Warm-up image {number} expects an encoded image: {reason}. Leave it out."
@@ -269,7 +296,7 @@ def _check_answers(
                 outputs = signatures[replay.request.signature](
                     **{name: tf.constant(value) for name, value in replay.request.inputs.items()}
                 )
-                inputs = serving_graph.model_inputs(model, tf.constant(replay.image))
+                inputs = serving_graph.model_inputs(model, tf.constant(replay.values))
                 logits = model(inputs, training=False)
                 for head in heads:
                     prefix = serving_graph.output_prefix(head, num_heads=len(heads))

@@ -4,6 +4,9 @@ import dataclasses
 
 ERROR = "error"
 WARNING = "warning"
+# Severities of a Finding, beside WARNING.
+REFUSE = "refuse"
+INFO = "info"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,25 @@ class Problem:
     path: str = ""
     line: int | None = None
     flag: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What an untrusted file could do, or what is wrong with it.
+
+    Attributes:
+      message: one line, starting small, to stand behind the file's name: which part, why it
+        matters, what to do.
+      severity: "refuse", "warning" or "info".
+      kind: "code" (would run somebody's program), "file" (reaches outside itself, or asks for too
+        much), "broken" (damaged, or no model) or "custom" (needs the user's own classes).
+      where: the layer's path, the operation, the member or the array; "" for the whole file.
+    """
+
+    message: str
+    severity: str = REFUSE
+    kind: str = "file"
+    where: str = ""
 
 
 class RefusedError(ValueError):

@@ -34,6 +34,7 @@ class FreezePlan:
       num_layers: number of rows.
       rule: the --freeze text.
       batch_norm: "frozen" or "train".
+      unit: what a row is, plural.
     """
 
     rows: tuple[tuple[layer_table.LayerRow, str], ...]
@@ -42,6 +43,7 @@ class FreezePlan:
     num_layers: int
     rule: str
     batch_norm: str
+    unit: str = "layers"
 
 
 def plan_freeze(
@@ -61,8 +63,9 @@ def plan_freeze(
 
     Raises:
       specs.SpecError: the text is none of these forms.
-      findings.RefusedError: N is more than there are layers, the layer does not exist, or the
-        expression matches no name.
+      findings.RefusedError: N is more than there are layers, the layer does not exist, the
+        expression matches no name, or --batch_norm=train meets a partly frozen graph, which runs
+        all its BatchNormalizations in one mode.
     """
     frozen = _frozen_numbers(option_values.read_freeze(freeze), freeze, table)
     rows = []
@@ -74,6 +77,8 @@ def plan_freeze(
         else:
             state = TRAINABLE
         rows.append((row, state))
+    if table.unit != "layers" and batch_norm == "train":
+        _check_one_mode(freeze, table, num_frozen=len(frozen))
     prefix = 0
     while prefix + 1 in frozen:
         prefix += 1
@@ -84,6 +89,7 @@ def plan_freeze(
         num_layers=len(table),
         rule=freeze,
         batch_norm=batch_norm,
+        unit=table.unit,
     )
 
 
@@ -101,6 +107,9 @@ def apply_plan(plan: FreezePlan, model: typing.Any) -> None:
       ValueError: the model does not have the plan's layers.
     """
     layers = _find_layers(model, [row.name for row, _ in plan.rows])
+    for layer in model._flatten_layers():
+        if hasattr(layer, "weight_groups"):
+            layer.batch_norm = plan.batch_norm
     for (_, state), layer in zip(plan.rows, layers, strict=True):
         layer.trainable = state == TRAINABLE
         for inner in layer._flatten_layers():
@@ -135,7 +144,7 @@ def format_plan(plan: FreezePlan) -> str:
     lines = format_columns(cells)
     held = sum(state == HELD for _, state in plan.rows)
     total = (
-        f"--freeze={plan.rule}: {plan.num_frozen} of {plan.num_layers} layers frozen, "
+        f"--freeze={plan.rule}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen, "
         f"{plan.num_layers - plan.num_frozen - held} trainable"
     )
     if held:
@@ -148,6 +157,18 @@ def format_plan(plan: FreezePlan) -> str:
     if held:
         counts += f", {parameters[HELD]:,} held"
     return "\n".join([*lines, f"{total}.", f"{counts}."])
+
+
+def describe_rows(table: layer_table.LayerTable) -> list[tuple[str, ...]]:
+    """A table of layers that no plan stands for, for `format_columns`.
+
+    Args:
+      table: any table.
+
+    Returns:
+      The header, then the rows.
+    """
+    return [_HEADER[:-1]] + [_cells(row, "")[:-1] for row in table.rows]
 
 
 def format_columns(rows: list[tuple[str, ...]]) -> list[str]:
@@ -206,6 +227,18 @@ def _frozen_numbers(
     return frozenset(range(1, count + 1))
 
 
+def _check_one_mode(text: str, table: layer_table.LayerTable, *, num_frozen: int) -> None:
+    norms = sum(row.is_batch_norm for row in table.rows)
+    if norms and 0 < num_frozen < len(table):
+        message = (
+            f"--batch_norm=train with --freeze={findings.one_line(text)}: {num_frozen} of "
+            f"{len(table)} {table.unit} are frozen, and the graph runs its {norms} "
+            "BatchNormalizations all in training mode or none. Expected --freeze=none, "
+            "--freeze=all or --batch_norm=frozen."
+        )
+        raise findings.RefusedError(findings.Problem(message, flag="--batch_norm"))
+
+
 def _refused(message: str) -> findings.RefusedError:
     return findings.RefusedError(findings.Problem(message, flag="--freeze"))
 
@@ -236,11 +269,13 @@ def format_shape(shape: tuple[int | None, ...] | None) -> str:
 
 
 def _find_layers(model: typing.Any, names: list[str]) -> list[typing.Any]:
-    own = {layer.name: layer for layer in model.layers}
+    # A SavedModel as a layer has weight groups in the place of layers.
+    members = getattr(model, "weight_groups", None) or getattr(model, "layers", None) or ()
+    own = {layer.name: layer for layer in members}
     if own.keys() >= set(names):
         return [own[name] for name in names]
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
+    for layer in members:
+        if hasattr(layer, "layers") or hasattr(layer, "weight_groups"):
             try:
                 return _find_layers(layer, names)
             except ValueError:

@@ -2,7 +2,8 @@
 
 Heads emit logits, in float32 whatever the backbone computes in; the loss takes them as they are and
 softmax or sigmoid is applied where probabilities are wanted. Scaling from 0..255 to the backbone's
-own pixel range is made of layers here, so the saved model takes pixels as they come.
+own pixel range is made of layers here, so the saved model takes pixels as they come. Texts go to
+the backbone as they are: its graph makes tokens of them.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from collections.abc import Sequence
 import keras
 
 from tf_finetune import head_kinds, specs
+from tf_finetune.data import image_stores, text_store
+from tf_finetune.models import backbone as results
 from tf_finetune.models import loading, pixel_range
 
-INPUT = "image"
+INPUT = image_stores.INPUT
+TEXT_INPUT = text_store.INPUT
 BACKBONE = "backbone"
 
 
@@ -23,23 +27,46 @@ def attach_heads(
     infos: Sequence[head_kinds.HeadInfo],
     image_shape: tuple[int, int, int] | None = None,
 ) -> keras.Model:
-    """A model from pixels to the logits of every head.
+    """A model from pixels or texts to the logits of every head.
 
     The backbone's layers are shared with the new model, not copied.
 
     Args:
-      backbone: the cut pretrained model, its pixel range settled.
+      backbone: the cut pretrained model; of images with its pixel range settled.
       heads: one spec per head.
       infos: the same heads with their classes, in the same order.
-      image_shape: (height, width, channels) in pixels; default: the backbone's.
+      image_shape: (height, width, channels) in pixels; default: the backbone's. Unused for texts.
 
     Returns:
       A model with the input {"image": float32 [batch, height, width, channels], values 0 to 255}
-      and the outputs {HEAD: float32 [batch, units] logits}.
+      or {"text": string [batch]}, and the outputs {HEAD: float32 [batch, units] logits}.
 
     Raises:
       ValueError: the pixel range is not settled, or the features are no vector after pooling.
     """
+    if backbone.input_kind == results.TEXT:
+        first, taken = _start_with_text(backbone)
+    else:
+        first, taken = _start_with_pixels(backbone, image_shape)
+    features = _pool(backbone.model(taken), backbone.pooling)
+    outputs = {
+        head.name: _attach_head(features, head, info)
+        for head, info in zip(heads, infos, strict=True)
+    }
+    return keras.Model({first.name: first}, outputs, name="finetuned")
+
+
+def _start_with_text(backbone: loading.Backbone) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """(the new model's input, what the backbone is called on)."""
+    text = keras.Input((), name=TEXT_INPUT, dtype="string")
+    if len(backbone.model.inputs[0].shape) == 1:
+        return text, text
+    return text, keras.layers.Reshape((1,), name="one_text_each", dtype="string")(text)
+
+
+def _start_with_pixels(
+    backbone: loading.Backbone, image_shape: tuple[int, int, int] | None
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     if backbone.pixel_range is None:
         raise ValueError(
             "The pixel range of this backbone depends on data. Call pixel_range.settle first."
@@ -49,12 +76,7 @@ def attach_heads(
     scaled = image
     for layer in pixel_range.scaling_layers(backbone.pixel_range.name, shape[-1] or 3):
         scaled = layer(scaled)
-    features = _pool(backbone.model(scaled), backbone.pooling)
-    outputs = {
-        head.name: _attach_head(features, head, info)
-        for head, info in zip(heads, infos, strict=True)
-    }
-    return keras.Model({INPUT: image}, outputs, name="finetuned")
+    return image, scaled
 
 
 def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:

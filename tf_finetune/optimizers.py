@@ -27,6 +27,8 @@ class Adam(keras.optimizers.Adam):
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates the variables by gradients; see `keras.Optimizer.apply`."""
         if self._batch_clipnorm and grads:
+            # An Embedding's gradient lists a row once per token: only their sum has a true norm.
+            grads = [None if grad is None else tf.convert_to_tensor(grad) for grad in grads]
             context = tf.distribute.get_replica_context()
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             if context is not None and replicas > 1:

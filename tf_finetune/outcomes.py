@@ -9,7 +9,15 @@ import os
 import tensorflow as tf
 
 from tf_finetune import evaluation, exporting, findings, report, specs, trained, workdir
-from tf_finetune.data import known_classes, leaks, loading, pipeline
+from tf_finetune.data import (
+    input_stores,
+    known_classes,
+    leaks,
+    loading,
+    pipeline,
+    preprocessing,
+    text_store,
+)
 
 
 class RequirementError(ValueError):
@@ -77,11 +85,13 @@ def load_other_split(
       (split, warnings): examples that the run was trained on are counted.
 
     Raises:
-      RefusedError: the source cannot be used, or has a class that the model does not know.
+      RefusedError: the source cannot be used, holds images where the model takes texts or the
+        reverse, or has a class that the model does not know.
     """
     split, warnings = known_classes.load_split(
         source, spec.data, heads=spec.heads, infos=outcome.heads, name=name
     )
+    _check_kind(split, outcome, source)
     nothing = dataclasses.replace(
         split,
         keys=split.keys[:0],
@@ -97,6 +107,18 @@ def load_other_split(
     return splits.train, (*warnings, *problems, *_find_trained_on(split, spec, folder))
 
 
+def _check_kind(split: loading.Split, outcome: trained.TrainedModel, source: str) -> None:
+    found = input_stores.find_kind(split.inputs)
+    is_text = isinstance(outcome.preprocessing, text_store.TextSpec)
+    expected = input_stores.TEXT if is_text else input_stores.IMAGE
+    if found != expected:
+        message = (
+            f"{findings.one_line(source)} holds {found}s, and the run was trained on {expected}s. "
+            f"Give {expected}s."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=source))
+
+
 def _find_trained_on(
     split: loading.Split, spec: specs.RunSpec, folder: str
 ) -> tuple[findings.Problem, ...]:
@@ -109,7 +131,7 @@ def _find_trained_on(
             "so nobody knows whether it was trained on some of these examples."
         )
         return (findings.Problem(message, severity=findings.WARNING),)
-    shared = leaks.count_shared_files(split, run_splits.train, run_splits.validation)
+    shared = leaks.count_shared(split, run_splits.train, run_splits.validation)
     if not shared:
         return ()
     message = (
@@ -163,7 +185,7 @@ def export_trained(
       outcome: the model.
       spec: export_dir and warmup_examples.
       folder: the workdir; its export/ is the default export_dir.
-      split: where warm-up images come from; None: a gray image.
+      split: where warm-up requests come from; None: a gray image, or a sentence.
 
     Returns:
       The version.
@@ -171,18 +193,20 @@ def export_trained(
     Raises:
       RefusedError: export_dir cannot be written.
     """
-    images = []
-    if split is not None:
-        pixels = pipeline.sample_pixels(
-            split, outcome.preprocessing, count=spec.export.warmup_examples, seed=0
-        )
-        images = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in pixels]
+    inputs: list[bytes] = []
+    count = spec.export.warmup_examples
+    if split is not None and isinstance(outcome.preprocessing, preprocessing.PreprocessingSpec):
+        pixels = pipeline.sample_pixels(split, outcome.preprocessing, count=count, seed=0)
+        inputs = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in pixels]
+    elif split is not None:
+        texts = pipeline.sample_texts(split, count=count, seed=0)
+        inputs = [text.encode() for text in texts]
     return exporting.write_export(
         outcome.model,
         heads=outcome.heads,
         preprocessing=outcome.preprocessing,
         export_dir=spec.export.export_dir or os.path.join(folder, workdir.EXPORT_DIR),
-        warmup_images=images,
+        warmup_inputs=inputs,
     )
 
 

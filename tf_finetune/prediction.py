@@ -1,7 +1,7 @@
-"""A trained model or an export on new images, a row for each.
+"""A trained model or an export on new images or texts, a row for each.
 
-One idea: a bad image costs its own row, not the run. A batch that fails is cut in two until the
-image at fault is alone; its row tells the error and the others their classes.
+One idea: a bad example costs its own row, not the run. A batch that fails is cut in two until the
+one at fault is alone; its row tells the error and the others their classes.
 """
 
 import dataclasses
@@ -11,17 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, head_metrics, prediction_files, progress
-from tf_finetune.data import image_formats
+from tf_finetune import (
+    findings,
+    head_kinds,
+    head_metrics,
+    prediction_files,
+    prediction_texts,
+    progress,
+)
+from tf_finetune.data import image_formats, input_stores, text_store
 
 SERVE_BYTES = "serve_bytes"
+SERVE_TEXT = "serving_default"
 
 # No photograph is larger; a sparse file of terabytes would fill the memory.
 _MAX_FILE_BYTES = 2**29
+_BAD_TEXT = "cannot be made tokens of"
 
 
-class BadImageError(ValueError):
-    """At least one image of a batch cannot be decoded."""
+class BadInputError(ValueError):
+    """At least one image of a batch cannot be decoded, or text be made tokens of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +50,39 @@ class HeadOutput:
 PredictBatch = Callable[[Sequence[bytes]], dict[str, HeadOutput]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained model or an export, ready to predict.
+
+    Attributes:
+      predict_batch: a function as `model_predictor` returns it.
+      heads: the heads to tell; of an export sorted by name.
+      input_kind: "image" or "text".
+    """
+
+    predict_batch: PredictBatch
+    heads: tuple[head_kinds.HeadInfo, ...]
+    input_kind: str
+
+
 def model_predictor(
     model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
 ) -> PredictBatch:
-    """A trained model as a function of encoded images.
+    """A trained model as a function of encoded images, or of texts in UTF-8.
 
     Args:
       model: keras.Model, input {"image": float32 [batch, height, width, channels], values 0 to
-        255}, outputs {HEAD: logits [batch, num_logits]}.
+        255} or {"text": string [batch]}, outputs {HEAD: logits [batch, num_logits]}.
       heads: the model's heads.
-      preprocessing: data.preprocessing.PreprocessingSpec, how an encoded image becomes the input.
+      preprocessing: data.preprocessing.PreprocessingSpec, how an encoded image becomes the input;
+        or a TextSpec.
 
     Returns:
-      A function from encoded images, at least one, to {HEAD: output}. It raises BadImageError when
-      one of them cannot be decoded.
+      A function from encoded images or texts, at least one, to {HEAD: output}. It raises
+      BadInputError when one of them cannot be decoded.
     """
+    if isinstance(preprocessing, text_store.TextSpec):
+        return _text_predictor(model, heads)
     import tensorflow as tf
 
     from tf_finetune.data import preprocessing as preprocessing_module
@@ -79,15 +106,53 @@ def model_predictor(
         try:
             images = decode(tf.constant(list(contents), tf.string))
         except tf.errors.InvalidArgumentError as error:
-            raise BadImageError(error.message) from error
+            raise BadInputError(error.message) from error
         logits = compute_logits(images)
         return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
 
     return predict_batch
 
 
-def export_predictor(path: str) -> tuple[PredictBatch, tuple[head_kinds.HeadInfo, ...]]:
+def _text_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def compute_logits(texts: Any) -> dict[str, Any]:
+        outputs = model({text_store.INPUT: texts}, training=False)
+        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
+
+    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
+        try:
+            logits = compute_logits(tf.constant(list(contents), tf.string))
+        except tf.errors.InvalidArgumentError as error:
+            raise BadInputError(error.message) from error
+        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
+
+    return predict_batch
+
+
+def run_predictor(
+    model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
+) -> Predictor:
+    """A trained model with its heads.
+
+    Args:
+      model: see `model_predictor`.
+      heads: see `model_predictor`.
+      preprocessing: see `model_predictor`.
+
+    Returns:
+      The predictor.
+    """
+    is_text = isinstance(preprocessing, text_store.TextSpec)
+    kind = input_stores.TEXT if is_text else input_stores.IMAGE
+    return Predictor(model_predictor(model, heads, preprocessing), heads, kind)
+
+
+def export_predictor(path: str) -> Predictor:
     """An exported version as a function of encoded images, through its `serve_bytes` signature.
+
+    One without it that takes texts is a function of texts, through `serving_default`.
 
     An export holds class names and answers, not kinds: a head whose `classes` output has several
     places in a row is multilabel, any other is called multiclass. The answers are the export's.
@@ -96,11 +161,11 @@ def export_predictor(path: str) -> tuple[PredictBatch, tuple[head_kinds.HeadInfo
       path: EXPORT_DIR/VERSION.
 
     Returns:
-      (function as `model_predictor` returns it, heads sorted by name).
+      The function and what it is about.
 
     Raises:
-      RefusedError: the folder is no SavedModel, or not one of ours: it has no `serve_bytes`, no
-        class names, or other outputs.
+      RefusedError: the folder is no SavedModel, or not one of ours: it has no `serve_bytes` and
+        takes no text, has no class names, or other outputs.
     """
     import tensorflow as tf
 
@@ -110,25 +175,28 @@ def export_predictor(path: str) -> tuple[PredictBatch, tuple[head_kinds.HeadInfo
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = findings.one_line(str(error).partition("\n")[0])
         raise _refuse(path, f"cannot be loaded as a SavedModel: {reason}") from error
-    if SERVE_BYTES not in loaded.signatures:
+    name, argument = SERVE_BYTES, "image_bytes"
+    if SERVE_BYTES not in loaded.signatures and _takes_text(loaded.signatures):
+        name, argument = SERVE_TEXT, text_store.INPUT
+    if name not in loaded.signatures:
         names = findings.list_first(sorted(loaded.signatures))
         raise _refuse(path, f"has no signature '{SERVE_BYTES}'. It has {names or 'none'}.")
-    signature = loaded.signatures[SERVE_BYTES]
+    signature = loaded.signatures[name]
     labels = _read_labels(path)
     heads = tuple(
         _read_head(
-            path, signature.structured_outputs, name=name, classes=labels[name], labels=labels
+            path, signature.structured_outputs, name=head, classes=labels[head], labels=labels
         )
-        for name in sorted(labels)
+        for head in sorted(labels)
     )
 
     def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
         # `loaded` must live as long as this function: a signature holds its variables weakly.
-        call = loaded.signatures[SERVE_BYTES]
+        call = loaded.signatures[name]
         try:
-            outputs = call(image_bytes=tf.constant(list(contents), tf.string))
+            outputs = call(**{argument: tf.constant(list(contents), tf.string)})
         except tf.errors.InvalidArgumentError as error:
-            raise BadImageError(error.message) from error
+            raise BadInputError(error.message) from error
         results = {}
         for head in heads:
             prefix = _prefix(head.name, len(heads))
@@ -138,14 +206,21 @@ def export_predictor(path: str) -> tuple[PredictBatch, tuple[head_kinds.HeadInfo
             results[head.name] = HeadOutput(probabilities, np.array(answers))
         return results
 
-    return predict_batch, heads
+    kind = input_stores.IMAGE if name == SERVE_BYTES else input_stores.TEXT
+    return Predictor(predict_batch, heads, kind)
+
+
+def _takes_text(signatures: Any) -> bool:
+    if SERVE_TEXT not in signatures:
+        return False
+    _, arguments = signatures[SERVE_TEXT].structured_input_signature
+    return list(arguments) == [text_store.INPUT]
 
 
 def predict_files(
     paths: Sequence[str],
     *,
-    predict_batch: PredictBatch,
-    heads: tuple[head_kinds.HeadInfo, ...],
+    predictor: Predictor,
     batch_size: int,
     top_k: int,
 ) -> Iterator[prediction_files.Prediction]:
@@ -155,8 +230,7 @@ def predict_files(
 
     Args:
       paths: image files.
-      predict_batch: from `model_predictor` or `export_predictor`.
-      heads: the heads to tell.
+      predictor: of `run_predictor` or `export_predictor`.
       batch_size: images in a batch, at least 1.
       top_k: classes in a row, at least 1; a head with fewer classes has fewer.
 
@@ -166,7 +240,50 @@ def predict_files(
     with progress.ProgressBar("Predicting", len(paths)) as bar:
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
-            yield from _predict_some(batch, predict_batch, heads=heads, top_k=top_k)
+            rows, contents = [], {}
+            for number, path in enumerate(batch):
+                content, reason = _read_image(os.fsencode(path))
+                rows.append(prediction_files.Prediction(path, {}, reason))
+                contents[number] = content
+            yield from _predict_some(rows, contents, predictor, top_k=top_k)
+            bar.update(start + len(batch))
+
+
+def predict_texts(
+    texts: Sequence[prediction_texts.TextInput],
+    *,
+    predictor: Predictor,
+    batch_size: int,
+    top_k: int,
+) -> Iterator[prediction_files.Prediction]:
+    """Predicts texts one batch at a time, with a progress bar.
+
+    An empty text gives a row with an error, as in training it would be none.
+
+    Args:
+      texts: of `prediction_texts.iterate_texts`.
+      predictor: of `run_predictor` or `export_predictor`.
+      batch_size: texts in a batch, at least 1.
+      top_k: classes in a row, at least 1; a head with fewer classes has fewer.
+
+    Yields:
+      A row for each text, in their order.
+    """
+    with progress.ProgressBar("Predicting", len(texts)) as bar:
+        for start in range(0, len(texts), batch_size):
+            batch = texts[start : start + batch_size]
+            rows = [
+                prediction_files.Prediction(
+                    "",
+                    {},
+                    "" if given.text.strip() else "the text is empty",
+                    text=given.text,
+                    line=given.line,
+                )
+                for given in batch
+            ]
+            contents = {number: given.text.encode() for number, given in enumerate(batch)}
+            yield from _predict_some(rows, contents, predictor, top_k=top_k)
             bar.update(start + len(batch))
 
 
@@ -250,25 +367,27 @@ def _read_head(
 
 
 def _predict_some(
-    paths: Sequence[str],
-    predict_batch: PredictBatch,
+    rows: list[prediction_files.Prediction],
+    contents: dict[int, bytes],
+    predictor: Predictor,
     *,
-    heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
 ) -> Iterator[prediction_files.Prediction]:
-    contents: dict[int, bytes] = {}
+    """The rows with predictions, or with the errors that they had before or got now."""
     errors: dict[int, str] = {}
-    for number, path in enumerate(paths):
-        contents[number], reason = _read_image(os.fsencode(path))
-        if reason:
-            errors[number] = reason
-    numbers = [number for number in contents if number not in errors]
-    outputs = _isolate_bad(numbers, contents, predict_batch, errors=errors)
-    for number, path in enumerate(paths):
+    numbers = [number for number, row in enumerate(rows) if not row.error]
+    outputs = _isolate_bad(numbers, contents, predictor.predict_batch, errors=errors)
+    for number, row in enumerate(rows):
         if number in errors:
-            yield prediction_files.Prediction(path, {}, errors[number])
+            reason = _BAD_TEXT
+            if row.text is None:
+                head = contents[number][: image_formats.HEAD_BYTES]
+                reason = image_formats.describe_bad_image(head)
+            yield dataclasses.replace(row, error=reason)
+        elif row.error:
+            yield row
         else:
-            yield _make_row(path, outputs[number], heads=heads, top_k=top_k)
+            yield _fill_row(row, outputs[number], heads=predictor.heads, top_k=top_k)
 
 
 def _read_image(path: bytes) -> tuple[bytes, str]:
@@ -292,15 +411,14 @@ def _isolate_bad(
     *,
     errors: dict[int, str],
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """{number: {HEAD: (probabilities, answers)}}; images at fault go to `errors` instead."""
+    """{number: {HEAD: (probabilities, answers)}}; what is at fault goes to `errors` instead."""
     if not numbers:
         return {}
     try:
         outputs = predict_batch([contents[number] for number in numbers])
-    except BadImageError:
+    except BadInputError as error:
         if len(numbers) == 1:
-            head = contents[numbers[0]][: image_formats.HEAD_BYTES]
-            errors[numbers[0]] = image_formats.describe_bad_image(head)
+            errors[numbers[0]] = str(error)
             return {}
         middle = len(numbers) // 2
         halves = (numbers[:middle], numbers[middle:])
@@ -315,8 +433,8 @@ def _isolate_bad(
     }
 
 
-def _make_row(
-    path: str,
+def _fill_row(
+    row: prediction_files.Prediction,
     outputs: dict[str, tuple[np.ndarray, np.ndarray]],
     *,
     heads: tuple[head_kinds.HeadInfo, ...],
@@ -327,7 +445,9 @@ def _make_row(
         probabilities, answers = outputs[head.name]
         if not np.isfinite(probabilities).all():
             message = f"gets no number from head '{head.name}', whose weights are damaged"
-            return prediction_files.Prediction(path, {}, message)
+            if row.text is not None:
+                message += ", or the model finds no token in it"
+            return dataclasses.replace(row, error=message)
         order = np.argsort(-probabilities, kind="stable")
         predicted = [index for index in order if answers[index]]
         if head_kinds.HEAD_KINDS[head.kind].exclusive:
@@ -339,4 +459,4 @@ def _make_row(
             classes=tuple(head.classes[index] for index in order),
             probabilities=tuple(float(probabilities[index]) for index in order),
         )
-    return prediction_files.Prediction(path, results)
+    return dataclasses.replace(row, heads=results)

@@ -1,5 +1,7 @@
 """The files of --mode=predict: the images that --input names, and the rows of --output.
 
+Texts that --input names are read by `prediction_texts`.
+
 One idea: what a user reads in a table was not always written by a friend. Names are printed
 without control characters, and no cell of a CSV starts like a formula.
 
@@ -14,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from tf_finetune import findings, head_kinds, workdir
-from tf_finetune.data import image_folder, tables
+from tf_finetune.data import csv_rows, image_folder, tables
 
 OUTPUT_ENDINGS = (".csv", ".jsonl")
 PATH_COLUMN = "path"
+TEXT_COLUMNS = ("line", "text")
 ERROR_COLUMN = "error"
 
 _CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
@@ -28,7 +31,7 @@ _MAX_LISTED_ROWS = 5
 
 @dataclasses.dataclass(frozen=True)
 class HeadPrediction:
-    """What one head says about one image.
+    """What one head says about one example.
 
     Attributes:
       predicted: the answer: one class; multilabel: the classes at or above their thresholds,
@@ -47,14 +50,19 @@ class Prediction:
     """A row of the output.
 
     Attributes:
-      path: the image as it was found, relative to the current folder where the input was.
+      path: the image as it was found, relative to the current folder where the input was; "" of a
+        text.
       heads: by head name; empty when there is an error.
       error: why there is no prediction, in words that follow the path, or "".
+      text: the text, or None of an image.
+      line: 1-based line of a text in its file.
     """
 
     path: str
     heads: dict[str, HeadPrediction]
     error: str = ""
+    text: str | None = None
+    line: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +144,16 @@ def write_predictions(
     *,
     heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
+    of_texts: bool = False,
 ) -> WrittenPredictions:
     """Writes rows as they come, and gives the file its name when the last one is there.
 
-    CSV columns: path, then per head `class` and `probability` (top_k 1) or `class_1`,
-    `probability_1`, `class_2`, ...; then error. With several heads the names begin with HEAD_. A
-    multilabel head has `classes` before them: its answer, joined by "|". JSONL has a line
+    CSV columns: path (of texts: line, text), then per head `class` and `probability` (top_k 1) or
+    `class_1`, `probability_1`, `class_2`, ...; then error. With several heads the names begin with
+    HEAD_. A multilabel head has `classes` before them: its answer, joined by "|". JSONL has a line
     {"path", "predictions": {HEAD: {"predicted", "classes", "probabilities"}}} or {"path",
-    "error"}. In both, probabilities have 7 digits; in CSV a text that begins like a formula gets
-    an apostrophe in front.
+    "error"}; of texts with "line" and "text" for "path". In both, probabilities have 7 digits; in
+    CSV a text that begins like a formula gets an apostrophe in front.
 
     Args:
       rows: predictions, taken one at a time.
@@ -152,6 +161,7 @@ def write_predictions(
         replaced.
       heads: the heads that the rows are about.
       top_k: classes in a row, at least 1; a head with fewer classes has fewer.
+      of_texts: the rows are about texts.
 
     Returns:
       The counts.
@@ -172,7 +182,7 @@ def write_predictions(
             open(temporary, "x", encoding="utf-8", newline="") as file,
         ):
             if path.lower().endswith(".csv"):
-                _write_csv(file, map(count, rows), heads=heads, top_k=top_k)
+                _write_csv(file, map(count, rows), heads=heads, top_k=top_k, of_texts=of_texts)
             else:
                 _write_jsonl(file, map(count, rows), heads)
     except OSError as error:
@@ -309,9 +319,14 @@ def _find_image(cell: str, folder: str) -> tuple[str, str]:
 
 
 def _write_csv(
-    file: TextIO, rows: Iterator[Prediction], *, heads: tuple[head_kinds.HeadInfo, ...], top_k: int
+    file: TextIO,
+    rows: Iterator[Prediction],
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    top_k: int,
+    of_texts: bool,
 ) -> None:
-    columns = [PATH_COLUMN]
+    columns = list(TEXT_COLUMNS) if of_texts else [PATH_COLUMN]
     for head in heads:
         prefix = f"{head.name}_" if len(heads) > 1 else ""
         if not head_kinds.HEAD_KINDS[head.kind].exclusive:
@@ -324,10 +339,12 @@ def _write_csv(
     writer.writerow(columns)
     for row in rows:
         cells = [_safe_cell(row.path)]
+        if row.text is not None:
+            cells = [str(row.line), _safe_cell(row.text)]
         for head in heads if not row.error else ():
             prediction = row.heads[head.name]
             if not head_kinds.HEAD_KINDS[head.kind].exclusive:
-                cells.append(_safe_cell(tables.SEPARATOR.join(prediction.predicted)))
+                cells.append(_safe_cell(csv_rows.SEPARATOR.join(prediction.predicted)))
             for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
                 cells += [_safe_cell(name), f"{value:.7g}"]
         cells += [""] * (len(columns) - 1 - len(cells))
@@ -344,6 +361,8 @@ def _write_jsonl(
 ) -> None:
     for row in rows:
         value: dict[str, Any] = {PATH_COLUMN: _to_utf8(row.path)}
+        if row.text is not None:
+            value = dict(zip(TEXT_COLUMNS, (row.line, row.text), strict=True))
         if row.error:
             value[ERROR_COLUMN] = row.error
         else:

@@ -18,7 +18,7 @@ class ProgressBar:
 
     Args:
       label: what is being done.
-      total: number of items, at least 0.
+      total: number of items, at least 0; None: unknown.
       stream: where to write; default: standard output.
 
     Example:
@@ -31,7 +31,7 @@ class ProgressBar:
       'Reading 20/20, 0 s\\n'
     """
 
-    def __init__(self, label: str, total: int, *, stream: typing.TextIO | None = None):
+    def __init__(self, label: str, total: int | None, *, stream: typing.TextIO | None = None):
         self._label = label
         self._total = total
         self._stream = stream or sys.stdout
@@ -60,7 +60,7 @@ class ProgressBar:
             return
         self._written = now
         if self._terminal:
-            filled = _BAR_WIDTH * done // max(self._total, 1)
+            filled = _BAR_WIDTH * done // self._total if self._total else 0
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             self._stream.write(f"\r\x1b[K[{bar}] {self._text()}")
         else:
@@ -80,7 +80,8 @@ class ProgressBar:
 
     def _text(self) -> str:
         elapsed = time.monotonic() - self._start
-        text = f"{self._label} {self._done}/{self._total}, {elapsed:.0f} s"
-        if 0 < self._done < self._total:
+        of_total = "" if self._total is None else f"/{self._total}"
+        text = f"{self._label} {self._done}{of_total}, {elapsed:.0f} s"
+        if self._total is not None and 0 < self._done < self._total:
             text += f", {elapsed * (self._total - self._done) / self._done:.0f} s left"
         return text

@@ -1,11 +1,14 @@
 """The default recipe: which phases a run has, when its user names none or leaves values out.
 
-First the heads alone on a frozen backbone, then, with enough examples, the last third of the
-backbone at a rate fifty times lower.
+Images: first the heads alone on a frozen backbone, then, with enough examples, the last third of
+the backbone at a rate fifty times lower. Texts: with enough examples everything at once, slowly and
+for a few epochs, as transformers are fine-tuned; with fewer, or where nothing in the backbone can
+train, the heads alone.
 
 Reference: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution", https://arxiv.org/abs/2202.10054 (heads first); TensorFlow, "Transfer learning
-and fine-tuning", https://www.tensorflow.org/tutorials/images/transfer_learning (where to unfreeze).
+and fine-tuning", https://www.tensorflow.org/tutorials/images/transfer_learning (where to unfreeze);
+Devlin et al. 2019, "BERT", https://arxiv.org/abs/1810.04805, appendix A.3 (text).
 """
 
 import dataclasses
@@ -24,8 +27,12 @@ FINE_WARMUP_FRACTION = 0.1
 FINE_CLIP_NORM = 1.0
 MIN_HEAD_EPOCHS, MIN_HEAD_STEPS, MAX_HEAD_EPOCHS = 30, 1000, 200
 MIN_EXAMPLES_TO_UNFREEZE = 500
-PATIENCE_EPOCHS = 5
+TEXT_LEARNING_RATE = 3e-5
+TEXT_EPOCHS = 3
+TEXT_WEIGHT_DECAY = 0.01
+PATIENCE_EPOCHS, TEXT_PATIENCE_EPOCHS = 5, 2
 MIN_VALIDATION_FOR_STOPPING = 100
+_IMAGE, _TEXT = "image", "text"
 
 
 def plan_phases(
@@ -34,16 +41,20 @@ def plan_phases(
     *,
     table: layer_table.LayerTable,
     num_train_examples: int,
+    input_kind: str = _IMAGE,
+    can_train: bool = True,
 ) -> tuple[specs.PhaseSpec, ...]:
     """The phases of a run, every field set.
 
-    Naming --epochs, --freeze or a --phase replaces the recipe's two phases by what was named.
+    Naming --epochs, --freeze or a --phase replaces the recipe's phases by what was named.
 
     Args:
       train: epochs, rates and phases as the user gave them.
       freeze: the freeze line as the user gave it.
       table: the backbone's layers.
       num_train_examples: at least 1.
+      input_kind: "image" or "text".
+      can_train: whether the backbone has weights that could train, see `can_train_backbone`.
 
     Returns:
       At least one phase.
@@ -56,20 +67,87 @@ def plan_phases(
     elif train.epochs is not None or freeze.freeze is not None:
         named = (specs.PhaseSpec(name="train", epochs=train.epochs, freeze=freeze.freeze),)
     else:
-        named = _recipe(train, num_train_examples)
+        few = num_train_examples < MIN_EXAMPLES_TO_UNFREEZE
+        named = _recipe(train, input_kind, heads_only=few or not can_train)
     steps = math.ceil(num_train_examples / train.batch_size)
     return tuple(
-        _fill_in(phase, train, freeze, table=table, steps=steps, is_first=number == 0)
+        _fill_in(
+            phase,
+            train,
+            freeze,
+            table=table,
+            steps=steps,
+            is_first=number == 0,
+            is_text=input_kind == _TEXT,
+        )
         for number, phase in enumerate(named)
     )
 
 
-def patience_epochs(train: specs.TrainSpec, *, num_validation_examples: int) -> int | None:
+def can_train_backbone(model: Any) -> bool:
+    """Whether a backbone has weights that some --freeze would let train.
+
+    Args:
+      model: a `keras.Model`, whatever of it is frozen just now.
+
+    Returns:
+      False for features that are computed by constants, such as those of a signature.
+    """
+    return any(layer._trainable_variables for layer in model._flatten_layers())
+
+
+def settle_options(
+    train: specs.TrainSpec,
+    freeze: specs.FreezeSpec,
+    phases: tuple[specs.PhaseSpec, ...],
+    *,
+    table: layer_table.LayerTable,
+    num_validation_examples: int,
+    input_kind: str = _IMAGE,
+) -> specs.TrainSpec:
+    """The options with the recipe's patience and weight decay where none is named.
+
+    Args:
+      train: the options as the user gave them.
+      freeze: the freeze options as the user gave them.
+      phases: of `plan_phases`.
+      table: the backbone's layers.
+      num_validation_examples: examples of the validation split.
+      input_kind: "image" or "text".
+
+    Returns:
+      A copy; its patience is None where no phase stops early. A text encoder that trains has a
+      weight decay of 0.01 and a patience of 2 epochs, everything else of 0 and 5.
+    """
+    plans = [
+        freezing.plan_freeze(phase.freeze or "all", table, batch_norm=freeze.batch_norm)
+        for phase in phases
+    ]
+    is_encoder = input_kind == _TEXT and any(
+        row.num_parameters and state != freezing.FROZEN
+        for plan in plans
+        for row, state in plan.rows
+    )
+    decay = train.weight_decay
+    if decay is None:
+        decay = TEXT_WEIGHT_DECAY if is_encoder else 0.0
+    patience = patience_epochs(
+        train,
+        num_validation_examples=num_validation_examples,
+        default=TEXT_PATIENCE_EPOCHS if is_encoder else PATIENCE_EPOCHS,
+    )
+    return dataclasses.replace(train, weight_decay=decay, patience_epochs=patience)
+
+
+def patience_epochs(
+    train: specs.TrainSpec, *, num_validation_examples: int, default: int = PATIENCE_EPOCHS
+) -> int | None:
     """Epochs without improvement that end a phase.
 
     Args:
       train: may name the patience.
       num_validation_examples: examples of the validation split.
+      default: where it does not.
 
     Returns:
       The patience; None (no early stopping, the schedule runs out) with fewer than 100 validation
@@ -79,13 +157,17 @@ def patience_epochs(train: specs.TrainSpec, *, num_validation_examples: int) -> 
         return None
     if train.patience_epochs is None and num_validation_examples < MIN_VALIDATION_FOR_STOPPING:
         return None
-    return train.patience_epochs or PATIENCE_EPOCHS
+    return train.patience_epochs or default
 
 
-def _recipe(train: specs.TrainSpec, num_train_examples: int) -> tuple[specs.PhaseSpec, ...]:
+def _recipe(
+    train: specs.TrainSpec, input_kind: str, *, heads_only: bool
+) -> tuple[specs.PhaseSpec, ...]:
     head = specs.PhaseSpec(name="head", freeze="all")
-    if num_train_examples < MIN_EXAMPLES_TO_UNFREEZE:
+    if heads_only:
         return (head,)
+    if input_kind == _TEXT:
+        return (specs.PhaseSpec(name="fine", freeze="none"),)
     rate = FINE_LEARNING_RATE
     if train.learning_rate is not None:
         rate = train.learning_rate * FINE_LEARNING_RATE / HEAD_LEARNING_RATE
@@ -101,22 +183,26 @@ def _fill_in(
     table: layer_table.LayerTable,
     steps: int,
     is_first: bool,
+    is_text: bool,
 ) -> specs.PhaseSpec:
     rule = phase.freeze or freeze.freeze or "all"
     plan = freezing.plan_freeze(rule, table, batch_norm=freeze.batch_norm)
     all_frozen = plan.num_frozen == plan.num_layers
     head_epochs = min(MAX_HEAD_EPOCHS, max(MIN_HEAD_EPOCHS, math.ceil(MIN_HEAD_STEPS / steps)))
+    fine_epochs = head_epochs if is_first else FINE_EPOCHS
+    fine_rate = JOINT_LEARNING_RATE if is_first else FINE_LEARNING_RATE
+    if is_text:
+        fine_epochs, fine_rate = TEXT_EPOCHS, TEXT_LEARNING_RATE
     defaults: dict[str, Any] = {
         "freeze": rule,
-        "epochs": head_epochs if is_first or all_frozen else FINE_EPOCHS,
+        "epochs": head_epochs if all_frozen else fine_epochs,
         "learning_rate": train.learning_rate,
         "schedule": train.schedule,
         "warmup_fraction": train.warmup_fraction,
         "gradient_clip_norm": train.gradient_clip_norm,
     }
     if defaults["learning_rate"] is None:
-        joint = JOINT_LEARNING_RATE if is_first else FINE_LEARNING_RATE
-        defaults["learning_rate"] = HEAD_LEARNING_RATE if all_frozen else joint
+        defaults["learning_rate"] = HEAD_LEARNING_RATE if all_frozen else fine_rate
     if defaults["warmup_fraction"] is None:
         defaults["warmup_fraction"] = 0.0 if all_frozen else FINE_WARMUP_FRACTION
     if defaults["gradient_clip_norm"] is None:

@@ -1,11 +1,12 @@
 """What the verb train tells its user before the first step and after the last."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from tf_finetune import findings, freezing, head_kinds, specs
 from tf_finetune.data import loading as data_loading
-from tf_finetune.data import preprocessing
+from tf_finetune.data import preprocessing, text_store
 from tf_finetune.models import loading as model_loading
 
 
@@ -28,6 +29,7 @@ def describe_backbone(
     return [
         freezing.format_plan(plan),
         f"Model: {backbone.source}. {backbone.cut_reason} Pooling: {backbone.pooling}.{pixels}",
+        *(f"Note: {note}" for note in backbone.notes),
     ]
 
 
@@ -52,19 +54,25 @@ def describe_heads(
     ]
 
 
-def describe_data(splits: data_loading.Splits, prepared: preprocessing.PreprocessingSpec) -> str:
-    """How many examples of which pixels.
+def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec) -> str:
+    """How many examples of which pixels, or texts of which length.
 
     Args:
       splits: the data.
-      prepared: how images become pixels.
+      prepared: how images become pixels, or a TextSpec.
 
     Returns:
       One line.
     """
-    counts = ", ".join(
-        f"{len(split):,} {split.name}" for split in (splits.train, splits.validation, splits.test)
-    )
+    parts = (splits.train, splits.validation, splits.test)
+    counts = ", ".join(f"{len(split):,} {split.name}" for split in parts)
+    if isinstance(prepared, text_store.TextSpec):
+        lengths = [len(text) for split in parts for text in split.texts]
+        return (
+            f"Data: {counts} examples, texts in the column '{findings.one_line(prepared.column)}' "
+            f"of {statistics.median(lengths):,.0f} characters (median) to {max(lengths):,} "
+            "(longest)."
+        )
     white = f", 16-bit white is {prepared.pixel_max:g}" if prepared.pixel_max else ""
     return (
         f"Data: {counts} examples, {prepared.height}x{prepared.width}x{prepared.channels} pixels, "

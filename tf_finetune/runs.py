@@ -19,6 +19,7 @@ from tf_finetune import (
     exporting,
     findings,
     heads,
+    input_checks,
     monitors,
     outcomes,
     recipe,
@@ -33,10 +34,10 @@ from tf_finetune import (
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, pipeline, preprocessing
+from tf_finetune.data import leaks, pipeline, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
+from tf_finetune.models import custom_objects, pixel_range
 from tf_finetune.models import loading as model_loading
-from tf_finetune.models import pixel_range
 
 _SAMPLE_IMAGES = 64
 _NOT_TRAINED = (
@@ -164,17 +165,19 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     with run.strategy.scope():
         backbone = model_loading.load_backbone(spec.model, precision=run.precision)
     run.clock.lap("model")
-    prepared = preprocessing.make_preprocessing(spec.data, input_shape=backbone.input_shape)
+    prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
     phases = recipe.plan_phases(
         spec.train,
         spec.freeze,
         table=backbone.table,
         num_train_examples=len(run.splits.train),
+        input_kind=backbone.input_kind,
+        can_train=recipe.can_train_backbone(backbone.model),
     )
     run.splits, prepared, problems = pipeline.read_images(
         run.splits, prepared, on_bad_example=spec.data.on_bad_example
     )
-    run.warn((*problems, *leaks.find_equal_images(run.splits)))
+    run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")
     for text in (
@@ -189,7 +192,14 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
         splits=run.splits,
         preprocessing=prepared,
         heads=run.head_specs,
-        train=spec.train,
+        train=recipe.settle_options(
+            spec.train,
+            spec.freeze,
+            phases,
+            table=backbone.table,
+            num_validation_examples=len(run.splits.validation),
+            input_kind=backbone.input_kind,
+        ),
         phases=phases,
         batch_norm=spec.freeze.batch_norm,
         seed=spec.seed,
@@ -197,7 +207,9 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     )
 
 
-def _image_shape(prepared: preprocessing.PreprocessingSpec) -> tuple[int, int, int]:
+def _image_shape(prepared: preprocessing.InputSpec) -> tuple[int, int, int] | None:
+    if isinstance(prepared, text_store.TextSpec):
+        return None
     return prepared.height, prepared.width, prepared.channels
 
 
@@ -289,8 +301,10 @@ def _match_heads(
 def _settle_pixels(
     run: _Run,
     backbone: model_loading.Backbone,
-    prepared: preprocessing.PreprocessingSpec,
+    prepared: preprocessing.InputSpec,
 ) -> model_loading.Backbone:
+    if isinstance(prepared, text_store.TextSpec):
+        return backbone
     if backbone.pixel_range is None:
         sample = pipeline.sample_pixels(
             run.splits.train, prepared, count=_SAMPLE_IMAGES, seed=run.spec.seed
@@ -314,19 +328,24 @@ def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -
         ),
         freeze=dataclasses.replace(spec.freeze, freeze=None),
         model=dataclasses.replace(spec.model, pixel_range=chosen.name if chosen else "auto"),
-        data=dataclasses.replace(spec.data, pixel_max=task.preprocessing.pixel_max),
+        data=_resolve_data(spec.data, task.preprocessing),
         train=dataclasses.replace(
             spec.train,
             phases=task.phases,
             epochs=None,
             monitor=spec.train.monitor or "cross_entropy",
-            patience_epochs=recipe.patience_epochs(
-                spec.train, num_validation_examples=len(run.splits.validation)
-            ),
+            patience_epochs=task.train.patience_epochs,
+            weight_decay=task.train.weight_decay,
             precision=run.precision,
             strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
         ),
     )
+
+
+def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:
+    if isinstance(prepared, text_store.TextSpec):
+        return dataclasses.replace(spec, text_column=prepared.column)
+    return dataclasses.replace(spec, pixel_max=prepared.pixel_max)
 
 
 def _write_start(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> None:
@@ -362,6 +381,7 @@ def _describe_origin(
             "pixel_range": backbone.pixel_range.name if backbone.pixel_range else None,
             "pooling": backbone.pooling,
         },
+        "custom_objects": custom_objects.describe(run.request.model.custom_objects),
         "freeze": {phase.name: phase.freeze for phase in phases},
         "batch_norm": run.spec.freeze.batch_norm,
         "loss_weights": {head.name: head.loss_weight for head in run.head_specs},

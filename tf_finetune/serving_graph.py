@@ -1,30 +1,37 @@
-"""The graph that TF Serving runs: from an image to probabilities and class names.
+"""The graph that TF Serving runs: from an image or a text to probabilities and class names.
 
-One idea: the graph is whole. It decodes and resizes the image, runs the network in inference mode,
-and turns logits into probabilities and class names, so that a client needs neither our code nor
-Keras. The weights in it are copies, one plain variable each, whatever strategy the model was
-trained under.
+One idea: the graph is whole. It decodes and resizes the image, or makes tokens of the text, runs
+the network in inference mode, and turns logits into probabilities and class names, so that a client
+needs neither our code nor Keras. The weights in it are copies, one plain variable each, whatever
+strategy the model was trained under; lookup tables, which training does not change, are the
+model's own.
 
 Reference: TensorFlow, "Using the SavedModel format", https://www.tensorflow.org/guide/saved_model;
 TensorFlow Serving, "RESTful API", https://www.tensorflow.org/tfx/serving/api_rest
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_finetune import head_kinds
-from tf_finetune.data import preprocessing
+from tf_finetune.data import image_stores, preprocessing, text_store
+from tf_finetune.models.saved import saved_model_layer
 
-SERVE_PIXELS = "serving_default"
+SERVE_PIXELS = SERVE_TEXT = "serving_default"
 SERVE_BYTES = "serve_bytes"
 SIGNATURES = (SERVE_PIXELS, SERVE_BYTES)
+TEXT_SIGNATURES = (SERVE_TEXT,)
 
 _Tensors = dict[str, tf.Tensor]
+_CallModel = Callable[[tf.Tensor], _Tensors]
+_Functions = dict[str, tf.types.experimental.ConcreteFunction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,34 +39,59 @@ class ServingGraph:
     """What `write_saved_model` writes.
 
     Attributes:
-      module: holds each weight of the model once.
+      module: holds each weight of the model once, and its tables.
       signatures: {signature's name: traced function}.
       heads: the heads whose labels go along.
+      call_model: what was traced; it keeps the files of restored modules until they are written.
     """
 
     module: tf.Module
     signatures: dict[str, tf.types.experimental.ConcreteFunction]
     heads: tuple[head_kinds.HeadInfo, ...]
+    call_model: Callable[[tf.Tensor], _Tensors] | None = None
 
 
 def make_serving_graph(
     model: keras.Model,
-    spec: preprocessing.PreprocessingSpec,
+    spec: preprocessing.InputSpec,
     *,
     heads: Sequence[head_kinds.HeadInfo],
 ) -> ServingGraph:
-    """Copies a model's weights and traces both signatures (see `exporting.write_export`).
+    """Copies a model's weights and traces its signatures (see `exporting.write_export`).
 
     Args:
-      model: input {"image": float32 [batch, height, width, channels], values 0 to 255}, outputs
-        {HEAD: float [batch, units] logits}.
-      spec: what happens to an encoded image.
+      model: input {"image": float32 [batch, height, width, channels], values 0 to 255} or {"text":
+        string [batch]}, outputs {HEAD: float [batch, units] logits}.
+      spec: what happens to an encoded image; a TextSpec for texts.
       heads: one per output of the model, with as many thresholds as its kind takes.
 
     Returns:
       The graph; the model is not changed, and what is later done to it does not reach the graph.
     """
     module, call_model = _copy_weights(model)
+    if isinstance(spec, preprocessing.PreprocessingSpec):
+        signatures = _trace_images(call_model, spec, heads)
+    else:
+        signatures = _trace_texts(call_model, heads)
+    module.resources = _find_resources(model, signatures)
+    return ServingGraph(module, signatures, tuple(heads), call_model)
+
+
+def _trace_texts(call_model: _CallModel, heads: Sequence[head_kinds.HeadInfo]) -> _Functions:
+    texts = tf.TensorSpec([None], tf.string, name=text_store.INPUT)
+
+    @tf.function(input_signature=[texts], autograph=False)
+    def serve_text(text: tf.Tensor) -> _Tensors:
+        return _make_outputs(call_model(text), heads)
+
+    return {SERVE_TEXT: serve_text.get_concrete_function()}
+
+
+def _trace_images(
+    call_model: _CallModel,
+    spec: preprocessing.PreprocessingSpec,
+    heads: Sequence[head_kinds.HeadInfo],
+) -> _Functions:
     shape = (spec.height, spec.width, spec.channels)
     pixels = tf.TensorSpec([None, *shape], tf.float32, name="image")
     encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
@@ -82,26 +114,27 @@ def make_serving_graph(
         )
         return classify(image)
 
-    signatures = {
+    return {
         SERVE_PIXELS: serve_pixels.get_concrete_function(),
         SERVE_BYTES: serve_bytes.get_concrete_function(),
     }
-    return ServingGraph(module, signatures, tuple(heads))
 
 
-def model_inputs(model: keras.Model, image: tf.Tensor) -> tf.Tensor | _Tensors:
+def model_inputs(model: keras.Model, values: tf.Tensor) -> tf.Tensor | _Tensors:
     """The model's one input in the structure that the model was made with.
 
     Keras warns about any other.
 
     Args:
       model: the model.
-      image: float32 [batch, height, width, channels].
+      values: float32 [batch, height, width, channels], or string [batch].
 
     Returns:
-      {"image": image} or the image alone.
+      {"image": values}, {"text": values} or the values alone.
     """
-    return {"image": image} if isinstance(model.input, dict) else image
+    if not isinstance(model.input, dict):
+        return values
+    return {text_store.INPUT if values.dtype == tf.string else image_stores.INPUT: values}
 
 
 def output_prefix(head: head_kinds.HeadInfo, *, num_heads: int) -> str:
@@ -141,23 +174,49 @@ def write_saved_model(graph: ServingGraph, folder: str) -> None:
         tf.saved_model.save(graph.module, folder, signatures=graph.signatures, options=options)
 
 
-def _copy_weights(model: keras.Model) -> tuple[tf.Module, Callable[[tf.Tensor], _Tensors]]:
+def _copy_weights(model: keras.Model) -> tuple[tf.Module, _CallModel]:
     # tf.saved_model.save of a Keras model writes every weight twice, and the model's own variables
     # would carry the mirrored variables of a strategy into the graph.
     module = tf.Module(name="serving")
+    copies = [
+        saved_model_layer.copy_module(layer) for layer in saved_model_layer.find_layers(model)
+    ]
+    # A restored graph reads its own variables, whatever a stateless call hands over.
+    own = {key: variable for copy in copies for key, variable in copy.variables.items()}
+    module.restored = [resource for copy in copies for resource in copy.trackables]
     with tf.device("CPU:0"):
         trainable, other = (
-            [tf.Variable(keras.ops.convert_to_numpy(weight), trainable=False) for weight in group]
+            [own[id(weight)] if id(weight) in own else _copy_weight(weight) for weight in group]
             for group in (model.trainable_variables, model.non_trainable_variables)
         )
     module.trainable_weights, module.other_weights = trainable, other
 
-    def call_model(image: tf.Tensor) -> _Tensors:
-        inputs = model_inputs(model, image)
-        logits, _ = model.stateless_call(trainable, other, inputs, training=False)
+    def call_model(values: tf.Tensor) -> _Tensors:
+        inputs = model_inputs(model, values)
+        with contextlib.ExitStack() as stack:
+            for copy in copies:
+                stack.enter_context(copy.layer.calling(copy.module))
+            logits, _ = model.stateless_call(trainable, other, inputs, training=False)
         return logits
 
     return module, call_model
+
+
+def _copy_weight(weight: keras.Variable) -> tf.Variable:
+    return tf.Variable(keras.ops.convert_to_numpy(weight), trainable=False)
+
+
+def _find_resources(model: keras.Model, signatures: _Functions) -> list[Any]:
+    """The tables and files that the graph uses: only what is tracked is saved and initialized."""
+    used = {id(outer) for function in signatures.values() for outer, _ in function.graph.captures}
+    found = []
+    for part in tf.train.TrackableView(model).descendants():
+        if isinstance(part, tf.saved_model.experimental.TrackableResource):
+            if id(part.resource_handle) in used:
+                found.append(part)
+        elif isinstance(part, tf.saved_model.Asset) and id(part.asset_path) in used:
+            found.append(part)
+    return found
 
 
 def _check_shape(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:

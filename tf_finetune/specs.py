@@ -155,8 +155,8 @@ class DataSpec(options.CheckedSpec):
 
     data: str = option(
         "",
-        "Folder of class folders, .csv of path,label, tfds:NAME[:config] or sklearn:NAME. A folder "
-        "with train, validation and test folders inside keeps that split.",
+        "Folder of class folders, .csv of path,label or text,label, tfds:NAME[:config] or "
+        "sklearn:NAME. A folder with train, validation and test folders inside keeps that split.",
     )
     validation_data: str | None = option(None, "Validation examples, in a form of --data.")
     test_data: str | None = option(None, "Test examples, in a form of --data.")
@@ -180,7 +180,9 @@ class DataSpec(options.CheckedSpec):
     )
     image_column: str | None = option(None, "CSV column of image paths; default: the first.")
     text_column: str | None = option(
-        None, "CSV column of texts, for models that take text; default: one named text."
+        None,
+        "CSV column of texts, for models that take text; default: one named text, sentence or "
+        "review.",
     )
     label_column: str | None = option(None, "CSV or tfds label column; default: the second.")
     image_size: str | None = option(None, "N or HEIGHTxWIDTH, pixels; default: the model's.")
@@ -197,7 +199,7 @@ class DataSpec(options.CheckedSpec):
         upper_bound=65535.0,
     )
     on_bad_example: str = option(
-        "error", "What an unreadable image does.", choices=("error", "skip")
+        "error", "What an unreadable image or an empty text does.", choices=("error", "skip")
     )
     tfds_data_dir: str | None = option(None, "Where prepared tfds: data sets are.")
 
@@ -268,9 +270,10 @@ class TrainSpec(options.CheckedSpec):
     learning_rate: float | None = option(
         None, "Adam's peak rate.", lower_bound=1e-12, upper_bound=100.0
     )
-    weight_decay: float = option(
-        0.0,
-        "Decoupled weight decay of kernels (never of bias, gamma, beta).",
+    weight_decay: float | None = option(
+        None,
+        "Decoupled weight decay of kernels (never of bias, gamma, beta); default: 0.01 for a text "
+        "encoder that trains, else 0.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
@@ -356,7 +359,9 @@ class PredictSpec(options.CheckedSpec):
     """What --mode=predict reads and writes."""
 
     input: tuple[str, ...] = option(
-        (), "Image, folder or .csv to predict; may be given again.", repeated=True
+        (),
+        "Image, folder or .csv to predict, .csv or .txt of texts; may be given again.",
+        repeated=True,
     )
     output: str | None = option(
         None, "Where predictions (.csv or .jsonl) or, with --mode=validate, problems (.csv) go."

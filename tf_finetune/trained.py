@@ -12,6 +12,7 @@ import keras
 
 from tf_finetune import findings, head_kinds, workdir
 from tf_finetune.data import preprocessing
+from tf_finetune.models import custom_objects
 
 _FORMAT_VERSION = 1
 
@@ -21,16 +22,16 @@ class TrainedModel:
     """A model with the meaning of its inputs and outputs.
 
     Attributes:
-      model: input {"image": float32 [batch, height, width, channels], 0 to 255}, outputs
-        {HEAD: float32 [batch, units] logits}.
+      model: input {"image": float32 [batch, height, width, channels], 0 to 255} or {"text": string
+        [batch]}, outputs {HEAD: float32 [batch, units] logits}.
       heads: kind, classes and thresholds of each head.
-      preprocessing: how an encoded image becomes the model's input.
+      preprocessing: how an encoded image becomes the model's input; a TextSpec for texts.
       facts: where the model came from: pretrained file, pixel range, freeze plan, loss weights.
     """
 
     model: keras.Model
     heads: tuple[head_kinds.HeadInfo, ...]
-    preprocessing: preprocessing.PreprocessingSpec
+    preprocessing: preprocessing.InputSpec
     facts: dict[str, Any]
 
 
@@ -51,7 +52,7 @@ def write_trained(folder: str, trained: TrainedModel) -> None:
         {
             "format": _FORMAT_VERSION,
             "heads": [dataclasses.asdict(head) for head in trained.heads],
-            "preprocessing": dataclasses.asdict(trained.preprocessing),
+            "preprocessing": trained.preprocessing.to_dict(),
             **trained.facts,
         },
     )
@@ -67,8 +68,49 @@ def load_run(folder: str) -> TrainedModel:
       The model with its best weights, and what its numbers mean.
 
     Raises:
-      RefusedError: the folder holds no trained model, or one of a newer format.
+      RefusedError: the folder holds no trained model, or one of a newer format; the module of its
+        --custom_objects cannot be imported any more.
     """
+    facts = _read_facts(folder)
+    heads = tuple(
+        head_kinds.HeadInfo(
+            name=head["name"],
+            kind=head["kind"],
+            classes=tuple(head["classes"]),
+            thresholds=tuple(head["thresholds"]),
+        )
+        for head in facts.pop("heads")
+    )
+    own = facts.get("custom_objects") or {}
+    with custom_objects.offered(own.get("module"), folder=own.get("folder")):
+        model = keras.saving.load_model(
+            os.path.join(folder, workdir.MODEL), compile=False, safe_mode=True
+        )
+    return TrainedModel(
+        model=model,
+        heads=heads,
+        preprocessing=preprocessing.read_input_spec(facts.pop("preprocessing")),
+        facts=facts,
+    )
+
+
+def read_input_spec(folder: str) -> preprocessing.InputSpec:
+    """Reads what a run's model takes, without opening the model.
+
+    Args:
+      folder: the workdir of a finished run.
+
+    Returns:
+      The preprocessing of its images, or a TextSpec.
+
+    Raises:
+      RefusedError: as for `load_run`.
+    """
+    return preprocessing.read_input_spec(_read_facts(folder)["preprocessing"])
+
+
+def _read_facts(folder: str) -> dict[str, Any]:
+    """The content of model.json, without its format."""
     path = os.path.join(folder, workdir.MODEL_INFO)
     model_path = os.path.join(folder, workdir.MODEL)
     if not (os.path.isfile(path) and os.path.isfile(model_path)):
@@ -90,18 +132,4 @@ def load_run(folder: str) -> TrainedModel:
                 path=path,
             )
         )
-    heads = tuple(
-        head_kinds.HeadInfo(
-            name=head["name"],
-            kind=head["kind"],
-            classes=tuple(head["classes"]),
-            thresholds=tuple(head["thresholds"]),
-        )
-        for head in facts.pop("heads")
-    )
-    return TrainedModel(
-        model=keras.saving.load_model(model_path, compile=False, safe_mode=True),
-        heads=heads,
-        preprocessing=preprocessing.PreprocessingSpec(**facts.pop("preprocessing")),
-        facts=facts,
-    )
+    return facts

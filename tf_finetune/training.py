@@ -86,9 +86,9 @@ class Task:
 
     Attributes:
       splits: the data.
-      preprocessing: how images become pixels.
+      preprocessing: how images become pixels; a TextSpec for texts.
       heads: one spec per head, named as in `splits.heads`.
-      train: the options.
+      train: the options, as `recipe.settle_options` leaves them.
       phases: the phases, from `recipe.plan_phases`.
       batch_norm: "frozen" or "train".
       seed: feeds the order of examples.
@@ -96,7 +96,7 @@ class Task:
     """
 
     splits: data_loading.Splits
-    preprocessing: preprocessing.PreprocessingSpec
+    preprocessing: preprocessing.InputSpec
     heads: tuple[specs.HeadSpec, ...]
     train: specs.TrainSpec
     phases: tuple[specs.PhaseSpec, ...]
@@ -214,12 +214,13 @@ class _Fitter:
         )
         freezing.apply_plan(plan, self._backbone.model)
         self.num_frozen_layers = plan.num_frozen
+        decay = f", weight decay {task.train.weight_decay:g}" if task.train.weight_decay else ""
         announce(
-            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} layers frozen "
+            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
             f"({plan.rule}), {_count(self._model.trainable_weights):,} of "
             f"{_count(self._model.weights):,} parameters train, {phase.epochs} epochs of "
             f"{self._steps} steps, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
-            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}."
+            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
         )
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
@@ -232,7 +233,7 @@ class _Fitter:
                 optimizer=optimizers.make_optimizer(
                     phase,
                     num_steps=self._steps * (phase.epochs or 1),
-                    weight_decay=task.train.weight_decay,
+                    weight_decay=task.train.weight_decay or 0.0,
                     variables=trainer.trainable_variables,
                     precision=task.precision,
                 ),
@@ -240,6 +241,8 @@ class _Fitter:
                 loss_weights={head.name: head.loss_weight for head in task.heads},
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
+                # XLA has no strings, and Keras only asks the layers whether it may compile them.
+                jit_compile=False if _takes_strings(self._model) else "auto",
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
@@ -375,6 +378,10 @@ def _describe_phase(result: PhaseResult, run: callbacks.Progress, start_value: f
             "discarded."
         )
     return text + f"val_{run.monitor} {start_value:.4f} -> {result.best_value:.4f}."
+
+
+def _takes_strings(model: keras.Model) -> bool:
+    return any(tensor.dtype == "string" for tensor in model.inputs)
 
 
 def _count(weights: Sequence[Any]) -> int:

@@ -50,6 +50,8 @@ def examine(
     splits = None
     if spec.model.model:
         problems += formats.find_problems(spec.model.model)
+    if spec.model.weights:
+        problems += formats.find_weights_problems(spec.model.weights)
     if spec.data.data:
         try:
             splits = data_loading.load_data(spec.data, heads=spec.heads, seed=spec.seed)
@@ -61,9 +63,8 @@ def examine(
     if spec.export.export_dir is not None:
         problems += version_folders.check_export_dir(spec.export.export_dir)
     problems += _find_folder_problems(spec)
-    if spec.model.model.startswith(formats.APPLICATION_PREFIX) and "weights=none" in (
-        spec.model.model.split(",")
-    ):
+    named = spec.model.model.startswith(formats.APPLICATION_PREFIX) and not spec.model.weights
+    if named and "weights=none" in spec.model.model.split(","):
         problems.append(
             findings.Problem(
                 "--model has weights=none: its layers are random, and frozen ones stay so. Train "

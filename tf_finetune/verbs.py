@@ -24,17 +24,19 @@ from tf_finetune import (
 )
 
 if TYPE_CHECKING:
-    from tf_finetune import evaluation, exporting, prediction_files
+    from tf_finetune import evaluation, exporting, prediction, prediction_files
 
 # Flags that may differ from the run's own when a verb starts from its workdir.
 _MAY_DIFFER = {
     "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
     "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
-    "predict": {"input", "output", "top_k", "batch_size"},
+    "predict": {"input", "output", "top_k", "batch_size", "text_column"},
 }
 _ALWAYS = {"mode", "workdir"}
 # Of no run: where another verb is asked for them they are a mistake.
 _ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k", "inspect_format"}
+# An .h5 or .keras file is inspected without: an answer in under a second.
+_MAY_NOT_NEED_TENSORFLOW = ("inspect",)
 _OTHER_DATA = "other_data"
 _PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
 
@@ -167,47 +169,74 @@ def predict(
     model: str | None = None,
     top_k: int = 1,
     batch_size: int = 32,
+    text_column: str | None = None,
     announce: Callable[[str], None] = print,
 ) -> "prediction_files.WrittenPredictions":
-    """Classifies images and writes a table.
+    """Classifies images or texts and writes a table.
 
     Args:
-      inputs: images, folders of images, or .csv files with a column of paths.
+      inputs: images, folders of images, or .csv files with a column of paths; for a model of
+        texts, .csv files with a column of texts, or .txt files with a text on each line.
       output: .csv or .jsonl to write.
       workdir_path: folder of a finished run, or
       model: a version that a run exported, EXPORT_DIR/VERSION.
       top_k: classes to write for each example.
       batch_size: examples at a time.
+      text_column: column of texts in a .csv; default: the run's own.
       announce: takes the line that tells what was written.
 
     Returns:
-      How many rows were written and how many images could not be read.
+      How many rows were written and how many examples could not be read.
 
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction, prediction_files, trained
+    from tf_finetune import prediction, prediction_files, prediction_texts
+    from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
-    paths = prediction_files.iterate_inputs(tuple(inputs))
-    if model:
-        predictor, heads = prediction.export_predictor(model)
+    predictor, column = _open_predictor(workdir_path, model)
+    heads, of_texts = predictor.heads, predictor.input_kind == input_stores.TEXT
+    options: dict[str, Any] = {
+        "predictor": predictor,
+        "batch_size": batch_size,
+        "top_k": top_k,
+    }
+    if of_texts:
+        texts = prediction_texts.iterate_texts(
+            tuple(inputs), trained_column=column, text_column=text_column
+        )
+        rows = prediction.predict_texts(texts, **options)
     else:
-        outcome = trained.load_run(workdir_path or "")
-        heads = outcome.heads
-        predictor = prediction.model_predictor(outcome.model, heads, outcome.preprocessing)
-    rows = prediction.predict_files(
-        paths, predict_batch=predictor, heads=heads, batch_size=batch_size, top_k=top_k
+        rows = prediction.predict_files(prediction_files.iterate_inputs(tuple(inputs)), **options)
+    written = prediction_files.write_predictions(
+        rows, output, heads=heads, top_k=top_k, of_texts=of_texts
     )
-    written = prediction_files.write_predictions(rows, output, heads=heads, top_k=top_k)
     announce(f"{written.num_predicted} predictions, {written.num_errors} errors: {output}")
     return written
+
+
+def _open_predictor(
+    workdir_path: str | None, model: str | None
+) -> tuple["prediction.Predictor", str | None]:
+    """(the run or the export, the column of texts that it was trained on if it tells)."""
+    from tf_finetune import prediction, trained
+    from tf_finetune.data import text_store
+
+    if model:
+        return prediction.export_predictor(model), None
+    outcome = trained.load_run(workdir_path or "")
+    column = None
+    if isinstance(outcome.preprocessing, text_store.TextSpec):
+        column = outcome.preprocessing.column
+    return prediction.run_predictor(outcome.model, outcome.heads, outcome.preprocessing), column
 
 
 def inspect(
     model: specs.ModelSpec,
     *,
     freeze: specs.FreezeSpec | None = None,
+    style: str = "text",
     announce: Callable[[str], None] = print,
 ) -> str:
     """Tells what a model file holds and what --freeze would do to it.
@@ -215,6 +244,7 @@ def inspect(
     Args:
       model: the model and how it would be cut.
       freeze: the freeze line; default: all.
+      style: "text", or "json" for scripts, see `inspection.format_json`.
       announce: takes the text.
 
     Returns:
@@ -227,7 +257,7 @@ def inspect(
 
     freeze = freeze or specs.FreezeSpec()
     text = inspection.describe_model(
-        model, freeze=freeze.freeze or "all", batch_norm=freeze.batch_norm
+        model, freeze=freeze.freeze or "all", batch_norm=freeze.batch_norm, style=style
     )
     announce(text)
     return text
@@ -306,6 +336,8 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
         _check_same_run(spec, given)
     if spec.mode == "train":
         _answer_at_once(spec)
+    if spec.mode in _MAY_NOT_NEED_TENSORFLOW:
+        return _VERBS[spec.mode](spec, given)
     distribution.import_quietly()
     from tf_finetune import callbacks, outcomes
 
@@ -396,12 +428,13 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         model=None if spec.workdir else spec.model.model,
         top_k=spec.predict.top_k,
         batch_size=spec.train.batch_size,
+        text_column=spec.data.text_column if "text_column" in given else None,
     )
     return 0
 
 
 def _run_inspect(spec: specs.RunSpec, given: frozenset[str]) -> int:
-    inspect(spec.model, freeze=spec.freeze)
+    inspect(spec.model, freeze=spec.freeze, style=spec.predict.inspect_format)
     return 0
 
 

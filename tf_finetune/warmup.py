@@ -21,6 +21,9 @@ FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # TF Serving refuses to load a version with more.
 MAX_REQUESTS = 1000
 
+# Stands for a text, for a model that comes without an example.
+SENTENCE = b"The quick brown fox jumps over the lazy dog."
+
 # Field numbers of tensorflow_serving/apis: prediction_log.proto, predict.proto and model.proto.
 _LOG_PREDICT_LOG = 6
 _PREDICT_LOG_REQUEST = 1

@@ -109,7 +109,7 @@ def test_identical_images_in_arrays_and_streams():
             for name, rows in (("train", [0, 1, 2]), ("validation", [3]), ("test", [4, 5]))
         ]
         made = loading.Splits(*parts, heads=splits.heads, info=splits.info)
-        assert [problem.message for problem in checks.find_repeated_images(made)] == [
+        assert [problem.message for problem in checks.find_repeated(made)] == [
             "sklearn:digits: identical images are in train and test: 'k0', 'k5'."
         ]
 
@@ -137,7 +137,7 @@ def test_the_list_of_identical_images_ends():
             ("test", range(1002, 2004)),
         )
     )
-    found = checks.find_repeated_images(loading.Splits(train, validation, test, (), info))
+    found = checks.find_repeated(loading.Splits(train, validation, test, (), info))
     assert len(found) == 1001
     assert found[-1].message == "photos: and 2 more groups of identical images."
 
@@ -174,5 +174,5 @@ def test_data_that_does_not_exist():
 
 def test_a_file_that_vanishes_is_no_crash(photos):
     splits = loading.load_data(specs.DataSpec(data=str(photos)))
-    os.remove(splits.train.images.paths[splits.train.indices[0]])
-    assert checks.find_repeated_images(splits) == []
+    os.remove(splits.train.inputs.paths[splits.train.indices[0]])
+    assert checks.find_repeated(splits) == []

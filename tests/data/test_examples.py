@@ -11,7 +11,7 @@ def make_part(**options):
     defaults = {
         "source": "photos",
         "keys": examples.object_array(["a\x1b.jpg", "b.jpg"]),
-        "images": image_stores.ArrayImages(np.zeros((2, 1, 1, 1), np.uint8)),
+        "inputs": image_stores.ArrayImages(np.zeros((2, 1, 1, 1), np.uint8)),
         "labels": {"label": examples.object_array(["x", "y"])},
     }
     return examples.Examples(**(defaults | options))

@@ -21,7 +21,7 @@ def test_keys_are_sorted_and_labels_are_folders(tmp_path):
     assert part.labels["label"].tolist() == ["cat"] * 3 + ["dog"] * 2
     assert part.splits is None
     assert part.problems == ()
-    assert [os.fsdecode(path) for path in part.images.paths] == [
+    assert [os.fsdecode(path) for path in part.inputs.paths] == [
         str(tmp_path / key) for key in part.keys
     ]
     status = os.stat(tmp_path / "dog/1.jpg")
@@ -58,14 +58,14 @@ def test_names_in_any_script(tmp_path):
     expected = sorted(unicodedata.normalize("NFC", name) for name in names)
     assert part.keys.tolist() == expected
     assert part.labels["label"].tolist() == [key.split("/")[0] for key in expected]
-    assert all(os.path.exists(path) for path in part.images.paths)
+    assert all(os.path.exists(path) for path in part.inputs.paths)
 
 
 def test_a_name_that_is_not_utf8_is_kept_and_said(tmp_path):
     data_files.write_named(tmp_path, b"cat/\xff\xe9.jpg", "dog/1.jpg")
     part = load(tmp_path)
     assert part.keys.tolist() == ["cat/\\xff\\xe9.jpg", "dog/1.jpg"]
-    assert os.path.exists(part.images.paths[0])
+    assert os.path.exists(part.inputs.paths[0])
     assert data_files.warnings_of(part.problems) == [
         f"{tmp_path}: 1 file names are not UTF-8; split.csv writes their bytes as \\x.."
     ]

@@ -14,7 +14,7 @@ def make_part(*, source="labels.csv", **columns):
     return examples.Examples(
         source=source,
         keys=examples.object_array([f"{number}.jpg" for number in range(total)]),
-        images=image_stores.ArrayImages(np.zeros((total, 1, 1, 1), np.uint8)),
+        inputs=image_stores.ArrayImages(np.zeros((total, 1, 1, 1), np.uint8)),
         labels={name: examples.object_array(list(cells)) for name, cells in columns.items()},
         lines=np.arange(2, total + 2),
     )

@@ -16,7 +16,7 @@ def load(folder, **options):
 def test_a_source_that_is_listed_once_shares_nothing(tmp_path):
     splits = load(tmp_path / "colors")
     assert leaks.find_shared_files(splits) == ()
-    assert leaks.count_shared_files(splits.test, splits.train) == 0
+    assert leaks.count_shared(splits.test, splits.train) == 0
 
 
 def test_a_link_to_the_training_data_is_seen_through(tmp_path):
@@ -25,14 +25,14 @@ def test_a_link_to_the_training_data_is_seen_through(tmp_path):
     first, second = leaks.find_shared_files(splits)
     assert first.message.startswith("27 files are in the train and in the test split: ")
     assert second.message.startswith("3 files are in the validation and in the test split: ")
-    assert leaks.count_shared_files(splits.test, splits.train) == 27
+    assert leaks.count_shared(splits.test, splits.train) == 27
 
 
 def test_images_in_memory_have_no_files_to_share(tmp_path):
     splits = load(tmp_path / "colors")
     array = image_stores.ArrayImages(np.zeros((30, 4, 4, 3), np.uint8))
-    test = dataclasses.replace(splits.test, images=array)
-    assert leaks.count_shared_files(test, splits.train) == 0
+    test = dataclasses.replace(splits.test, inputs=array)
+    assert leaks.count_shared(test, splits.train) == 0
 
 
 def test_equal_images_are_counted(tmp_path):

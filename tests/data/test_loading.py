@@ -41,7 +41,7 @@ def test_a_folder_becomes_three_splits(photos):
     for split in (splits.train, splits.validation, splits.test):
         assert sorted(split.keys) == split.keys.tolist()
         for key, index, label in zip(split.keys, split.indices, split.labels["label"], strict=True):
-            with open(split.images.paths[index], "rb") as file:
+            with open(split.inputs.paths[index], "rb") as file:
                 name, number = file.read().decode().split()
             assert key == f"{name}/{number}.jpg" and head.classes[label] == name
     together = [key for keys in keys_of(splits).values() for key in keys]
@@ -139,7 +139,7 @@ def test_validation_and_test_data(photos, tmp_path):
     splits = load(photos, validation_data=str(tmp_path / "v"))
     assert sizes(splits) == (27, 4, 3)
     assert keys_of(splits)["validation"][0] == "validation_data/cat/0.jpg"
-    assert os.fsdecode(splits.validation.images.paths[0]) == str(tmp_path / "v/cat/0.jpg")
+    assert os.fsdecode(splits.validation.inputs.paths[0]) == str(tmp_path / "v/cat/0.jpg")
     assert splits.info.num_examples == 34
     splits = load(photos, test_data=str(tmp_path / "t.csv"))
     assert sizes(splits) == (27, 3, 1)

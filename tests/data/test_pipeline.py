@@ -176,7 +176,7 @@ def test_kept_and_streamed_pixels_have_the_same_bits(tmp_path):
     split = make_split(images, range(6))
     splits = loading.Splits(split, make_split(images, []), make_split(images, []), HEADS, INFO)
     kept, pre, _ = pipeline.read_images(splits, PRE, on_bad_example="error")
-    assert isinstance(kept.train.images, image_stores.DecodedImages)
+    assert isinstance(kept.train.inputs, image_stores.DecodedImages)
     from_memory, _ = collect(pipeline.make_dataset(kept.train, pre, batch_size=4))
     from_files, _ = collect(pipeline.make_dataset(split, pre, batch_size=4))
     np.testing.assert_array_equal(from_memory, from_files)

@@ -60,10 +60,10 @@ def test_pixels_of_all_splits_are_kept_in_one_array(name, tmp_path, capsys):
     splits = make_splits(images, *SCRAMBLED)
     kept, pre, problems = reading.read_images(splits, PRE, on_bad_example="error")
     assert (pre, problems) == (PRE, ())
-    store = kept.train.images
+    store = kept.train.inputs
     assert isinstance(store, image_stores.DecodedImages)
-    assert store is kept.validation.images
-    assert store is kept.test.images
+    assert store is kept.validation.inputs
+    assert store is kept.test.inputs
     assert (store.pixels.shape, store.pixels.dtype) == ((8, 8, 10, 3), np.uint8)
     for part, indices in zip((kept.train, kept.validation, kept.test), SCRAMBLED, strict=True):
         np.testing.assert_array_equal(store.pixels[part.indices], PIXELS[indices])
@@ -75,7 +75,7 @@ def test_pixels_of_all_splits_are_kept_in_one_array(name, tmp_path, capsys):
 def test_kept_pixels_are_lent_to_tensorflow_without_a_copy():
     splits = make_splits(image_stores.ArrayImages(PIXELS), *SCRAMBLED)
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="error")
-    pixels = kept.train.images.pixels
+    pixels = kept.train.inputs.pixels
     tensor = loaders.as_tensor(pixels)
     pixels[0, 0, 0, 0] ^= 255
     assert tensor[0, 0, 0, 0].numpy() == pixels[0, 0, 0, 0]
@@ -93,7 +93,7 @@ def test_images_that_do_not_fit_stay_where_they_are(name, tmp_path):
     same, _, _ = reading.read_images(
         splits, PRE, on_bad_example="error", memory_bytes=num_bytes - 1
     )
-    assert same.train.images is images
+    assert same.train.inputs is images
     assert same.train.indices.tolist() == SCRAMBLED[0]
 
 
@@ -101,7 +101,7 @@ def test_images_that_fit_exactly_are_kept():
     splits = make_splits(image_stores.ArrayImages(PIXELS), *SCRAMBLED)
     num_bytes = 8 * 8 * 10 * 3
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="error", memory_bytes=num_bytes)
-    assert isinstance(kept.train.images, image_stores.DecodedImages)
+    assert isinstance(kept.train.inputs, image_stores.DecodedImages)
 
 
 def make_bad_files(folder):
@@ -171,7 +171,7 @@ def test_skipped_images_are_dropped_and_counted(tmp_path):
     assert [part.keys.tolist() for part in parts] == [["key 6", "key 2"], ["key 4"], ["key 2"]]
     assert [part.labels["label"].tolist() for part in parts] == [[1, 0], [1], [0]]
     rows = np.concatenate([part.indices for part in parts])
-    np.testing.assert_array_equal(kept.train.images.pixels[rows], PIXELS[[6, 2, 4, 2]])
+    np.testing.assert_array_equal(kept.train.inputs.pixels[rows], PIXELS[[6, 2, 4, 2]])
 
 
 def test_skipping_that_empties_a_split_or_a_class_is_refused(tmp_path):
@@ -224,7 +224,7 @@ def test_of_many_images_that_do_not_fit_only_first_bytes_are_checked(tmp_path, m
     skipping = make_splits(images, [1, 2, 4], [6], [], encode=make_halves)
     splits, _, _ = reading.read_images(skipping, PRE, on_bad_example="skip", memory_bytes=0)
     assert splits.train.keys.tolist() == ["key 2", "key 4"]
-    assert splits.train.images is images
+    assert splits.train.inputs is images
 
 
 def test_bad_examples_of_a_stream_are_named_by_key():
@@ -239,7 +239,7 @@ def test_bad_examples_of_a_stream_are_named_by_key():
     splits = make_splits(make_stream(contents), [5, 4, 3], [1], [2, 0])
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="skip")
     assert kept.train.keys.tolist() == ["key 5", "key 4"]
-    pixels = kept.train.images.pixels
+    pixels = kept.train.inputs.pixels
     np.testing.assert_array_equal(pixels[kept.train.indices], PIXELS[[5, 4]])
     np.testing.assert_array_equal(pixels[kept.test.indices], PIXELS[[2, 0]])
 
@@ -269,8 +269,8 @@ def test_splits_may_have_stores_of_their_own(tmp_path):
     other = make_split("test", test, [1, 0], {"label": np.zeros(2, np.int32)})
     splits = loading.Splits(splits.train, splits.validation, other, splits.heads, splits.info)
     kept, _, _ = reading.read_images(splits, PRE, on_bad_example="error")
-    np.testing.assert_array_equal(kept.test.images.pixels[kept.test.indices], PIXELS[[7, 6]])
-    assert kept.test.images is kept.train.images
+    np.testing.assert_array_equal(kept.test.inputs.pixels[kept.test.indices], PIXELS[[7, 6]])
+    assert kept.test.inputs is kept.train.inputs
 
 
 # 16 bits
@@ -291,7 +291,7 @@ def test_white_is_measured_on_the_training_images(tmp_path):
     kept, white = read_white(make_paths(tmp_path, contents))
     # 144 values: the smallest one that 99.9 % do not exceed is the largest.
     assert white == WIDE[:3].max()
-    pixels = kept.train.images.pixels
+    pixels = kept.train.inputs.pixels
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[kept.train.indices], WIDE[:3] * (255.0 / white), rtol=1e-6)
 

@@ -9,10 +9,10 @@ from tf_finetune.data import sklearn_source
 def test_digits_are_bytes():
     part = sklearn_source.load(specs.DataSpec(), "sklearn:digits", flag="data")
     digits = sklearn.datasets.load_digits()
-    assert part.images.pixels.shape == (1797, 8, 8, 1) and part.images.pixels.dtype == np.uint8
+    assert part.inputs.pixels.shape == (1797, 8, 8, 1) and part.inputs.pixels.dtype == np.uint8
     expected = np.round(digits.images[..., None] * 255 / 16)
-    assert np.array_equal(part.images.pixels, expected)
-    assert part.images.pixels.min() == 0 and part.images.pixels.max() == 255
+    assert np.array_equal(part.inputs.pixels, expected)
+    assert part.inputs.pixels.min() == 0 and part.inputs.pixels.max() == 255
     assert part.labels["label"].tolist() == [str(digit) for digit in digits.target]
     assert part.keys[0] == "0000" and part.keys[-1] == "1796"
     assert sorted(part.keys) == part.keys.tolist()

@@ -35,7 +35,7 @@ def test_header_or_none_with_or_without_bom(photos, text):
     assert part.keys.tolist() == ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg"]
     assert list(part.labels) == ["label"]
     assert part.labels["label"].tolist() == ["cat", "cat", "dog"]
-    assert [os.fsdecode(name) for name in part.images.paths] == [
+    assert [os.fsdecode(name) for name in part.inputs.paths] == [
         str(photos / key) for key in part.keys
     ]
     first = 2 if "image" in text else 1
@@ -80,7 +80,7 @@ def test_names_in_either_unicode_form(tmp_path):
     data_files.write_named(tmp_path, decomposed, "猫 [1].jpg")
     part = load(write_table(tmp_path, "été.jpg,a\n猫 [1].jpg,b\n"))
     assert part.keys.tolist() == ["été.jpg", "猫 [1].jpg"]
-    assert all(os.path.exists(path) for path in part.images.paths)
+    assert all(os.path.exists(path) for path in part.inputs.paths)
 
 
 def test_each_bad_row_has_its_line(photos):

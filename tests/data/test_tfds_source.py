@@ -128,7 +128,7 @@ def refused(folder, text, **options):
 def first_pixels(part):
     import tensorflow as tf
 
-    return [int(tf.io.decode_image(image)[0, 0, 0]) for image in part.images.make_dataset()]
+    return [int(tf.io.decode_image(image)[0, 0, 0]) for image in part.inputs.make_dataset()]
 
 
 def test_one_split_is_split_by_us(prepared):
@@ -138,7 +138,7 @@ def test_one_split_is_split_by_us(prepared):
     assert part.splits is None and part.identity == "one_split_photos/1.0.0"
     # Labels and images come from two passes; their order must be the same.
     numbers = [pixel // 10 for pixel in first_pixels(part)]
-    assert sorted(numbers) == list(range(20)) and len(part.images) == 20
+    assert sorted(numbers) == list(range(20)) and len(part.inputs) == 20
     assert part.labels["label"].tolist() == [NAMES[number % 2] for number in numbers]
     assert part.labels["tags"].tolist() == [
         tuple(dict.fromkeys(("abc"[number % 3], "c"))) if number else () for number in numbers

@@ -136,7 +136,7 @@ def test_freeze_that_matches_nothing(place, capsys):
 
 def test_model_that_does_not_exist(place, capsys):
     assert refused(capsys, model="tiny.hdf5") == [
-        "error: --model: 'tiny.hdf5' does not exist. Did you mean 'tiny.h5'? Expected a .h5, .hdf5 or .keras file, or keras:NAME."
+        "error: --model: 'tiny.hdf5' does not exist. Did you mean 'tiny.h5'? Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME."
     ]
 
 
@@ -144,7 +144,7 @@ def test_text_file_named_h5(place, capsys):
     with open("text.h5", "w") as file:
         file.write("not a model\n")
     assert refused(capsys, model="text.h5") == [
-        "error: text.h5: is a text file, not a model. Expected a .h5, .hdf5 or .keras file, or keras:NAME."
+        "error: text.h5: is a text file, not a model. Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME."
     ]
 
 
@@ -262,7 +262,7 @@ def test_mistakes_are_told_together(place, capsys):
     os.rename("photos/red", "photos/red, dark")
     os.mkdir("photos/white")
     assert refused(capsys, "--require_max=test/los:1", model="no.h5") == [
-        "error: --model: 'no.h5' does not exist. Expected a .h5, .hdf5 or .keras file, or keras:NAME.",
+        "error: --model: 'no.h5' does not exist. Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME.",
         "error: photos/white: the class folder has no image. Add some, or remove the folder.",
         "error: photos: class name 'red, dark' has a comma. Rename the class.",
     ]

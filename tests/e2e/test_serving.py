@@ -178,13 +178,13 @@ def images():
 @pytest.fixture(scope="module")
 def server(one_head, images, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("models") / "pets"
-    for warmup_images in ([], images):
+    for warmup_inputs in ([], images):
         exporting.write_export(
             one_head,
             heads=(COLORS,),
             preprocessing=SPEC,
             export_dir=str(folder),
-            warmup_images=warmup_images,
+            warmup_inputs=warmup_inputs,
         )
     (folder / "incomplete-of-a-dead-run").mkdir()
     with serve(folder, request) as server:
@@ -195,7 +195,7 @@ def server(one_head, images, tmp_path_factory, request):
 def three_heads_server(model, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("three") / "pets"
     exporting.write_export(
-        model, heads=HEADS, preprocessing=SPEC, export_dir=str(folder), warmup_images=[]
+        model, heads=HEADS, preprocessing=SPEC, export_dir=str(folder), warmup_inputs=[]
     )
     with serve(folder, request) as server:
         yield server
@@ -346,7 +346,7 @@ def test_version_runs_in_c_without_keras(one_head, images, tmp_path, shared):
         heads=(COLORS,),
         preprocessing=SPEC,
         export_dir=str(tmp_path / "models"),
-        warmup_images=[],
+        warmup_inputs=[],
     )
     (tmp_path / "image.jpg").write_bytes(images[0])
     data = pathlib.Path(exported.path, "saved_model.pb").read_bytes()

@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from tf_finetune.models import classifier
+from tf_finetune.models import classifier, surgery
 
 L = keras.layers
 
@@ -38,7 +38,7 @@ def _pool():
     ],
 )
 def test_last_dense_of_scores_is_the_classifier(layers):
-    found = classifier.find_classifier(_end(*layers()))
+    found = classifier.find_classifier(_end(*layers()), surgery.step_back)
     assert (found.layer, found.class_name, found.units) == ("old", "Dense", 5)
 
 
@@ -64,7 +64,7 @@ def test_last_dense_of_scores_is_the_classifier(layers):
     ],
 )
 def test_last_convolution_of_scores_is_the_classifier(layers):
-    found = classifier.find_classifier(_end(*layers()))
+    found = classifier.find_classifier(_end(*layers()), surgery.step_back)
     assert (found.layer, found.class_name, found.units) == ("old", "Conv2D", 5)
 
 
@@ -82,14 +82,14 @@ def test_last_convolution_of_scores_is_the_classifier(layers):
     ],
 )
 def test_features_are_no_classifier(layers):
-    assert classifier.find_classifier(_end(*layers())) is None
+    assert classifier.find_classifier(_end(*layers()), surgery.step_back) is None
 
 
 def test_dense_inside_squeeze_and_excitation_is_no_classifier():
     x = _end()
     weight = L.Dense(6, activation="sigmoid")(L.GlobalAveragePooling2D(keepdims=True)(x))
     output = L.GlobalAveragePooling2D()(L.Multiply()([x, weight]))
-    assert classifier.find_classifier(output) is None
+    assert classifier.find_classifier(output, surgery.step_back) is None
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,21 @@ def test_dense_inside_squeeze_and_excitation_is_no_classifier():
     ],
 )
 def test_strip_tail_finds_the_pooling(layers, pooling, shape):
-    features, found = classifier.strip_tail(_end(*layers()))
+    features, found = classifier.strip_tail(_end(*layers()), surgery.step_back)
     assert found == pooling
     assert features.shape == shape
 
 
 def test_strip_tail_can_keep_the_pooling():
-    features, found = classifier.strip_tail(_end(_pool(), L.Dropout(0.5)), keep_pooling=True)
+    features, found = classifier.strip_tail(
+        _end(_pool(), L.Dropout(0.5)), surgery.step_back, keep_pooling=True
+    )
     assert found is None
     assert features.shape == (None, 6)
 
 
 def test_strip_tail_stops_at_the_input():
     inputs = keras.Input((8, 8, 3))
-    features, found = classifier.strip_tail(L.Flatten()(inputs))
+    features, found = classifier.strip_tail(L.Flatten()(inputs), surgery.step_back)
     assert features is inputs
     assert found == "flatten"

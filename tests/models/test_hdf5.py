@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tf_finetune import findings
+from tf_finetune import findings, specs
 from tf_finetune.models import formats, hdf5
 
 
@@ -50,7 +50,11 @@ def test_weights_are_read_in_the_files_order_with_names_in_pieces(tmp_path):
     np.testing.assert_array_equal(a, np.ones((2, 3)))
 
 
-@pytest.mark.parametrize("function", [hdf5.read_weights, hdf5.is_keras3_weights, hdf5.load_model])
+def _load_model(path):
+    return hdf5.load_model(path, specs.ModelSpec(model=path))
+
+
+@pytest.mark.parametrize("function", [hdf5.read_weights, hdf5.is_keras3_weights, _load_model])
 def test_damaged_file_is_refused(tmp_path, function):
     path = tmp_path / "weights.h5"
     path.write_bytes(formats.HDF5_SIGNATURE + bytes(5000))

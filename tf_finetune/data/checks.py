@@ -13,7 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples, image_stores, label_encoding, loading
+from tf_finetune.data import (
+    examples,
+    image_stores,
+    input_stores,
+    label_encoding,
+    loading,
+    text_store,
+)
 
 _SMALL_CLASS = 10
 _MAX_ROWS = 1000
@@ -31,34 +38,37 @@ def find_data_problems(
 
     Returns:
       Errors and warnings: all of `loading.load_data`, each bad line of a table; images that cannot
-      be read (errors, or warnings with --on_bad_example=skip); identical images in two splits or
-      with different labels, and classes with few examples (warnings).
+      be read (errors, or warnings with --on_bad_example=skip); identical images or texts in two
+      splits or with different labels, and classes with few examples (warnings).
     """
     parts, problems = loading.load_parts(spec)
     splits, more = loading.examine_parts(parts, spec, heads=heads, seed=seed)
     problems += more + _find_unreadable(parts, spec)
     if splits is not None:
-        problems += find_repeated_images(splits) + _find_small_classes(splits)
+        problems += find_repeated(splits) + _find_small_classes(splits)
     return tuple(problems)
 
 
-def find_repeated_images(splits: loading.Splits) -> list[findings.Problem]:
-    """Images that are equal byte by byte, where that matters.
+def find_repeated(splits: loading.Splits) -> list[findings.Problem]:
+    """Images or texts that are equal byte by byte, where that matters.
 
     Args:
       splits: the data set.
 
     Returns:
-      A warning for each group of equal images that lie in different splits (the test would measure
+      A warning for each group of equal ones that lie in different splits (the test would measure
       memory) or have different labels (one of them is wrong); after 1,000, how many more.
     """
+    kind = f"{splits.input_kind}s"
     groups: dict[bytes, list[tuple[loading.Split, int]]] = {}
     for split in (splits.train, splits.validation, splits.test):
         for row, digest in _read_digests(split):
             groups.setdefault(digest, []).append((split, row))
-    texts = [text for group in groups.values() if len(group) > 1 for text in _describe_group(group)]
+    texts = [
+        text for group in groups.values() if len(group) > 1 for text in _describe_group(group, kind)
+    ]
     if len(texts) > _MAX_ROWS:
-        texts[_MAX_ROWS:] = [f"and {len(texts) - _MAX_ROWS} more groups of identical images."]
+        texts[_MAX_ROWS:] = [f"and {len(texts) - _MAX_ROWS} more groups of identical {kind}."]
     return [_warn(splits, text) for text in texts]
 
 
@@ -68,24 +78,29 @@ def _warn(splits: loading.Splits, text: str) -> findings.Problem:
     return findings.Problem(message, severity=findings.WARNING, path=source)
 
 
-def _describe_group(group: list[tuple[loading.Split, int]]) -> list[str]:
+def _describe_group(group: list[tuple[loading.Split, int]], kind: str) -> list[str]:
     names = findings.list_first([split.keys[row] for split, row in group])
+    store = group[0][0].inputs
+    if isinstance(store, text_store.Texts):
+        # A key of a text says nothing to its reader.
+        text = text_store.shorten(store.texts[group[0][0].indices[group[0][1]]])
+        names = f"'{findings.one_line(text)}' ({len(group)} times)"
     labels = {
         tuple(encoded[row].tobytes() for encoded in split.labels.values()) for split, row in group
     }
     texts = []
     if len(labels) > 1:
-        texts.append(f"identical images have different labels: {names}.")
+        texts.append(f"identical {kind} have different labels: {names}.")
     where = {split.name for split, _ in group}
     if len(where) > 1:
         shown = " and ".join(name for name in examples.SPLIT_NAMES if name in where)
-        texts.append(f"identical images are in {shown}: {names}.")
+        texts.append(f"identical {kind} are in {shown}: {names}.")
     return texts
 
 
 def _read_digests(split: loading.Split) -> Iterator[tuple[int, bytes]]:
-    """(row, hash of the stored image) of each example that can be read."""
-    store, indices = split.images, split.indices
+    """(row, hash of the stored image or text) of each example that can be read."""
+    store, indices = split.inputs, split.indices
     if isinstance(store, image_stores.PathImages):
         for row, index in enumerate(indices):
             with contextlib.suppress(OSError), open(store.paths[index], "rb") as file:
@@ -96,6 +111,9 @@ def _read_digests(split: loading.Split) -> Iterator[tuple[int, bytes]]:
             if index in rows:
                 content = image if isinstance(image, bytes) else image.tobytes()
                 yield rows[index], hashlib.sha256(content).digest()
+    elif isinstance(store, text_store.Texts):
+        for row, index in enumerate(indices):
+            yield row, hashlib.sha256(store.texts[index].encode()).digest()
     else:
         for row, index in enumerate(indices):
             yield row, hashlib.sha256(store.pixels[index].tobytes()).digest()
@@ -105,6 +123,11 @@ def _find_unreadable(
     parts: dict[str, examples.Examples], spec: specs.DataSpec
 ) -> list[findings.Problem]:
     """Decodes every image of every source, also where labels or splits have errors."""
+    parts = {
+        flag: part
+        for flag, part in parts.items()
+        if input_stores.find_kind(part.inputs) == input_stores.IMAGE
+    }
     if not parts:
         return []
     # Here, because listing and label errors need no TensorFlow.
@@ -112,7 +135,7 @@ def _find_unreadable(
 
     pre = preprocessing.make_preprocessing(spec, input_shape=(None, None, 3))
     splits = tuple(
-        loading.Split(flag, part.keys, part.images, np.arange(len(part)), {})
+        loading.Split(flag, part.keys, part.inputs, np.arange(len(part)), {})
         for flag, part in parts.items()
     )
     problems = list(reading.find_bad_images(splits, pre))

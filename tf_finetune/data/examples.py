@@ -1,4 +1,4 @@
-"""What every source returns: keys, images and labels of examples, in one fixed order.
+"""What every source returns: keys, inputs and labels of examples, in one fixed order.
 
 One idea: a source only lists. It opens no image, decides nothing about heads or splits, and puts
 what it dislikes into `problems`, so that one run reports the mistakes of all sources together.
@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import image_stores
+from tf_finetune.data import input_stores
 
 SPLIT_NAMES = ("train", "validation", "test")
 LABEL_COLUMN = "label"
@@ -26,24 +26,27 @@ class Examples:
     Attributes:
       source: the source as the user wrote it, for messages.
       keys: object [n] of str, unique, NFC, encodable as UTF-8.
-      images: the store of the images; example i is image i.
+      inputs: the store of the images or texts; example i is input i.
       labels: {column: object [n] of str, or of tuples of str where a cell may list several}. An
         empty string is a missing label.
       splits: int8 [n], an index into SPLIT_NAMES where the source has a split of its own, or None.
       stamps: int64 [n, 2], size in bytes and mtime in nanoseconds of each file, or None.
       lines: int64 [n], 1-based line of each example in the table `source`, or None.
       identity: what tells two versions of a source without files apart, such as "mnist/3.0.1".
+      repeats: int64 [n], row of the first example with the same content, which an example follows
+        into its split; None: each example is assigned by itself.
       problems: errors and warnings found while listing.
     """
 
     source: str
     keys: np.ndarray
-    images: image_stores.ImageStore
+    inputs: input_stores.InputStore
     labels: dict[str, np.ndarray]
     splits: np.ndarray | None = None
     stamps: np.ndarray | None = None
     lines: np.ndarray | None = None
     identity: str = ""
+    repeats: np.ndarray | None = None
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:

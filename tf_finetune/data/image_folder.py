@@ -300,7 +300,7 @@ def _to_examples(
     return examples.Examples(
         source=text,
         keys=examples.object_array(keys),
-        images=image_stores.PathImages(
+        inputs=image_stores.PathImages(
             examples.object_array([listing.paths[row] for row in order])
         ),
         labels={examples.LABEL_COLUMN: labels},

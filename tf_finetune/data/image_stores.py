@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+INPUT = "image"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PathImages:

@@ -47,7 +47,7 @@ def load_split(
     if errors:
         raise findings.RefusedError(*examples.cut_problems(errors))
     rows = np.arange(len(part), dtype=np.int64)
-    return loading.Split(name, part.keys, part.images, rows, labels), tuple(problems)
+    return loading.Split(name, part.keys, part.inputs, rows, labels), tuple(problems)
 
 
 def _find_cells(part: examples.Examples, spec: specs.DataSpec, head: specs.HeadSpec) -> np.ndarray:

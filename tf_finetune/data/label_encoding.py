@@ -12,7 +12,7 @@ import unicodedata
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples, tables
+from tf_finetune.data import csv_rows, examples
 
 # Fewer cannot be in training, validation and test.
 MIN_EXAMPLES = 3
@@ -198,7 +198,7 @@ def _convert_cells(
     problems = [
         part.problem(
             row,
-            f"'{findings.one_line(tables.SEPARATOR.join(cell))}' names {len(cell)} classes, and "
+            f"'{findings.one_line(csv_rows.SEPARATOR.join(cell))}' names {len(cell)} classes, and "
             f"head '{head}' is {kind}: it takes one. --head=name={head},kind=multilabel takes "
             "several.",
             flag="--head",

@@ -4,7 +4,7 @@ import hashlib
 import os
 
 from tf_finetune import findings
-from tf_finetune.data import image_stores, loading
+from tf_finetune.data import image_stores, input_stores, loading, text_store
 
 
 def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
@@ -34,6 +34,20 @@ def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     return tuple(problems)
 
 
+def find_equal_inputs(splits: loading.Splits) -> tuple[findings.Problem, ...]:
+    """Images or texts of validation and test that training has too.
+
+    Args:
+      splits: after `read_images`.
+
+    Returns:
+      A warning per split, see `find_equal_images` and `find_equal_texts`.
+    """
+    if splits.input_kind == input_stores.TEXT:
+        return find_equal_texts(splits)
+    return find_equal_images(splits)
+
+
 def find_equal_images(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     """Images of validation and test that look exactly like one of training.
 
@@ -44,16 +58,16 @@ def find_equal_images(splits: loading.Splits) -> tuple[findings.Problem, ...]:
       A warning per split; nothing is compared where pixels are not in memory (--mode=validate
       compares files of any number).
     """
-    if not isinstance(splits.train.images, image_stores.DecodedImages):
+    if not isinstance(splits.train.inputs, image_stores.DecodedImages):
         return ()
-    known = set(_digests(splits.train, splits.train.images))
+    known = set(_digests(splits.train, splits.train.inputs))
     problems = []
     for split in (splits.validation, splits.test):
-        if not isinstance(split.images, image_stores.DecodedImages):
+        if not isinstance(split.inputs, image_stores.DecodedImages):
             continue
         keys = [
             key
-            for key, digest in zip(split.keys, _digests(split, split.images), strict=True)
+            for key, digest in zip(split.keys, _digests(split, split.inputs), strict=True)
             if digest in known
         ]
         if keys:
@@ -68,16 +82,44 @@ def find_equal_images(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     return tuple(problems)
 
 
-def count_shared_files(split: loading.Split, *others: loading.Split) -> int:
-    """How many files of a split are in others too.
+def find_equal_texts(splits: loading.Splits) -> tuple[findings.Problem, ...]:
+    """Texts of validation and test that training has too, letter by letter.
 
     Args:
-      split: examples in files.
+      splits: of texts.
+
+    Returns:
+      A warning per split.
+    """
+    known = set(splits.train.texts)
+    problems = []
+    for split in (splits.validation, splits.test):
+        shared = [text for text in split.texts if text in known]
+        if shared:
+            shown = findings.list_first([text_store.shorten(text) for text in shared])
+            problems.append(
+                findings.Problem(
+                    f"{len(shared)} of {len(split)} {split.name} texts are equal to a training "
+                    f"text, so {split.name} numbers are too good: {shown}. Remove them.",
+                    severity=findings.WARNING,
+                )
+            )
+    return tuple(problems)
+
+
+def count_shared(split: loading.Split, *others: loading.Split) -> int:
+    """How many examples of a split are in others too: the same file, or the same text.
+
+    Args:
+      split: examples in files, or texts.
       *others: splits to compare with.
 
     Returns:
-      The number; 0 where the examples are not in files of their own.
+      The number; 0 where the examples are neither texts nor in files of their own.
     """
+    if isinstance(split.inputs, text_store.Texts):
+        known_texts = set().union(*(other.texts for other in others))
+        return sum(text in known_texts for text in split.texts)
     known = set().union(*(_real_paths(other) for other in others))
     return len(_real_paths(split) & known)
 
@@ -87,9 +129,9 @@ def _all(splits: loading.Splits) -> tuple[loading.Split, ...]:
 
 
 def _real_paths(split: loading.Split) -> set[bytes]:
-    if not isinstance(split.images, image_stores.PathImages):
+    if not isinstance(split.inputs, image_stores.PathImages):
         return set()
-    return {os.path.realpath(path) for path in split.images.paths[split.indices]}
+    return {os.path.realpath(path) for path in split.inputs.paths[split.indices]}
 
 
 def _digests(split: loading.Split, images: image_stores.DecodedImages) -> list[bytes]:

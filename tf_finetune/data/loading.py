@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples, image_stores, label_encoding, sources
+from tf_finetune.data import examples, input_stores, label_encoding, sources, text_store
 from tf_finetune.data import splits as splitting
 
 _GIVEN = {"validation_data": splitting.VALIDATION, "test_data": splitting.TEST}
@@ -39,19 +39,26 @@ class Split:
     Attributes:
       name: "train", "validation" or "test".
       keys: object [n] of str, sorted.
-      images: the store that the split's images are in.
-      indices: int64 [n], each example's place in `images`.
+      inputs: the store that the split's images or texts are in.
+      indices: int64 [n], each example's place in `inputs`.
       labels: {head name: encoded labels, see `head_kinds.encode_labels`}.
     """
 
     name: str
     keys: np.ndarray
-    images: image_stores.ImageStore
+    inputs: input_stores.InputStore
     indices: np.ndarray
     labels: dict[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts in the order of the keys; empty where the examples are images."""
+        if not isinstance(self.inputs, text_store.Texts):
+            return []
+        return list(self.inputs.texts[self.indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +80,11 @@ class Splits:
     heads: tuple[head_kinds.HeadInfo, ...]
     info: DatasetInfo
     problems: tuple[findings.Problem, ...] = ()
+
+    @property
+    def input_kind(self) -> str:
+        """ "image" or "text": what the examples are."""
+        return input_stores.find_kind(self.train.inputs)
 
 
 def load_data(
@@ -199,6 +211,13 @@ def _find_conflicts(parts: dict[str, examples.Examples]) -> list[findings.Proble
             continue
         split = _GIVEN[flag]
         name = examples.SPLIT_NAMES[split]
+        kinds = [input_stores.find_kind(source.inputs) for source in (parts["data"], part)]
+        if kinds[0] != kinds[1]:
+            message = (
+                f"--data={findings.one_line(parts['data'].source)} holds {kinds[0]}s and --{flag}="
+                f"{findings.one_line(part.source)} holds {kinds[1]}s. Expected the same of both."
+            )
+            problems.append(findings.Problem(message, flag=f"--{flag}"))
         if split in own:
             message = (
                 f"--{flag} and --data={findings.one_line(parts['data'].source)} both have {name} "
@@ -241,8 +260,12 @@ def _assign(
     known = np.array([assignments.get(key, splitting.LEFT_OUT) for key in base.keys], np.int8)
     problems = _check_split_file(parts, spec, known=known, fixed=fixed, assignments=assignments)
     known = np.where(fixed == splitting.LEFT_OUT, known, fixed)
+    is_first = np.full(len(base), True)
+    if base.repeats is not None:
+        known = splitting.follow(known, base.repeats)
+        is_first = base.repeats == np.arange(len(base))
     strata = splitting.find_strata(labels.labels[0])
-    pool = np.flatnonzero(fixed == splitting.LEFT_OUT)
+    pool = np.flatnonzero((fixed == splitting.LEFT_OUT) & is_first)
     codes = {"data": known.copy()}
     codes["data"][pool] = splitting.assign(
         base.keys[pool],
@@ -251,6 +274,8 @@ def _assign(
         seed=seed,
         known=known[pool],
     )
+    if base.repeats is not None:
+        codes["data"] = splitting.follow(codes["data"], base.repeats)
     for flag, part in parts.items():
         if flag != "data":
             wanted = np.full(len(part), _GIVEN[flag], np.int8)
@@ -325,13 +350,29 @@ def _limit(
         )
         dropped = (codes[flag] == splitting.LEFT_OUT) & (before != splitting.LEFT_OUT)
         num_left_out += int(dropped.sum())
-    if not num_left_out:
-        return []
-    message = (
-        f"--examples_per_class={spec.examples_per_class} leaves out {num_left_out} examples, "
-        "because the test split is given."
-    )
-    return [findings.Problem(message, severity=findings.WARNING, flag="--examples_per_class")]
+    texts = []
+    if num_left_out:
+        texts.append(f"{num_left_out} examples, because the test split is given.")
+    num_repeats = _leave_out_repeats(parts["data"], codes["data"])
+    if num_repeats:
+        texts.append(f"{num_repeats} examples that repeat one of training or validation.")
+    shown = f"--examples_per_class={spec.examples_per_class}"
+    return [
+        findings.Problem(
+            f"{shown} leaves out {text}", severity=findings.WARNING, flag="--examples_per_class"
+        )
+        for text in texts
+    ]
+
+
+def _leave_out_repeats(part: examples.Examples, codes: np.ndarray) -> int:
+    """Takes from the test split, in place, what training or validation holds too; how many."""
+    if part.repeats is None:
+        return 0
+    is_used = np.isin(codes, (splitting.TRAIN, splitting.VALIDATION))
+    repeated = (codes == splitting.TEST) & np.isin(part.repeats, part.repeats[is_used])
+    codes[repeated] = splitting.LEFT_OUT
+    return int(repeated.sum())
 
 
 def _join(
@@ -355,7 +396,7 @@ def _join(
             for head in columns
         }
         keys = _prefixed_keys(parts, flag)[rows]
-        made.append(Split(name, keys, parts[flag].images, rows, labels))
+        made.append(Split(name, keys, parts[flag].inputs, rows, labels))
         is_given = flag != "data" or split in _own_splits(parts["data"])
         for head in columns:
             problems += _find_absent_classes(

@@ -10,7 +10,15 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import image_stores, loaders, loading, preprocessing, reading
+from tf_finetune.data import (
+    image_stores,
+    input_stores,
+    loaders,
+    loading,
+    preprocessing,
+    reading,
+    text_store,
+)
 
 # The reading pass, where callers look for it: next to what it prepares.
 read_images = reading.read_images
@@ -25,7 +33,7 @@ _INT64_RANGE = 2**63
 
 def make_dataset(
     split: loading.Split,
-    pre: preprocessing.PreprocessingSpec,
+    pre: preprocessing.InputSpec,
     *,
     batch_size: int,
     shuffle_seed: int | None = None,
@@ -49,28 +57,22 @@ def make_dataset(
       with_weights: adds the weights under which a sum over examples is the mean of the batch.
 
     Returns:
-      Dataset of ({"image": float32 [b, height, width, channels], values 0 to 255},
-      {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of 1 / b}.
+      Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
+      1 / b}. The inputs are {"image": float32 [b, height, width, channels], values 0 to 255}, or
+      {"text": string [b]}.
+
+    Raises:
+      ValueError: the split holds images and `pre` is of texts, or the reverse.
     """
     num_batches = -(-len(split) // batch_size)
-    seeds = _make_seeds(shuffle_seed, epoch)
-    images = split.images
-    if isinstance(images, image_stores.StreamImages):
-        elements = loaders.select_elements(images, split.indices)
-        batches = _stream_batches(elements, pre, seeds, batch_size=batch_size)
-    else:
-        positions = _make_positions(len(split), seeds)
-        if isinstance(images, image_stores.DecodedImages):
-            positions = positions.batch(batch_size)
-            batches = _gather_batches(images, split.indices, positions=positions)
-        else:
-            load = loaders.make_loader(images, split.indices, pre)
-            batches = _load_batches(load, positions, batch_size=batch_size)
+    batches = _make_batches(split, pre, _make_seeds(shuffle_seed, epoch), batch_size=batch_size)
     labels = {head: tf.constant(values) for head, values in split.labels.items()}
-    shape = (None, pre.height, pre.width, pre.channels)
+    name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
+    if isinstance(pre, preprocessing.PreprocessingSpec):
+        name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
-    def assemble(images: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
-        inputs = {"image": tf.ensure_shape(images, shape)}
+    def assemble(values: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
+        inputs = {name: tf.ensure_shape(values, shape)}
         targets = {head: tf.gather(values, positions) for head, values in labels.items()}
         if not with_weights:
             return inputs, targets
@@ -80,6 +82,22 @@ def make_dataset(
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
+
+
+def sample_texts(split: loading.Split, *, count: int, seed: int) -> list[str]:
+    """Some texts of a split.
+
+    Args:
+      split: the examples, texts.
+      count: how many; all of a smaller split.
+      seed: chooses which, 0 or more.
+
+    Returns:
+      At most `count` texts, in the split's order.
+    """
+    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
+    texts = split.texts
+    return [texts[row] for row in np.sort(chosen)]
 
 
 def sample_pixels(
@@ -101,9 +119,12 @@ def sample_pixels(
       float32 [k, height, width, channels], values 0 to 255; k is at most `count`.
 
     Raises:
+      ValueError: the split holds texts.
       tf.errors.OpError: an image cannot be read or decoded.
     """
-    images = split.images
+    images = split.inputs
+    if isinstance(images, text_store.Texts):
+        raise ValueError("Texts have no pixels.")
     if isinstance(images, image_stores.StreamImages):
         elements = loaders.select_elements(images, split.indices).take(count)
         dataset = elements.map(lambda element, position: loaders.load_element(element, pre))
@@ -157,6 +178,35 @@ def _make_positions(num_examples: int, seeds: tf.data.Dataset | None) -> tf.data
         return tf.random.experimental.stateless_shuffle(numbers, seed=seed)
 
     return seeds.map(shuffle).unbatch()
+
+
+def _make_batches(
+    split: loading.Split,
+    pre: preprocessing.InputSpec,
+    seeds: tf.data.Dataset | None,
+    *,
+    batch_size: int,
+) -> tf.data.Dataset:
+    """Dataset of (inputs of a batch, positions of a batch)."""
+    store = split.inputs
+    positions = _make_positions(len(split), seeds)
+    if isinstance(store, text_store.Texts) and isinstance(pre, text_store.TextSpec):
+        # Once as TensorFlow strings, and only this split's.
+        texts = tf.constant(split.texts, tf.string, shape=(len(split),))
+        return positions.batch(batch_size).map(lambda batch: (tf.gather(texts, batch), batch))
+    if isinstance(store, text_store.Texts) or isinstance(pre, text_store.TextSpec):
+        raise ValueError(
+            f"The split holds {input_stores.find_kind(store)}s. Received {pre}. Expected a "
+            "PreprocessingSpec for images, a TextSpec for texts."
+        )
+    if isinstance(store, image_stores.StreamImages):
+        elements = loaders.select_elements(store, split.indices)
+        return _stream_batches(elements, pre, seeds, batch_size=batch_size)
+    if isinstance(store, image_stores.DecodedImages):
+        positions = positions.batch(batch_size)
+        return _gather_batches(store, split.indices, positions=positions)
+    load = loaders.make_loader(store, split.indices, pre)
+    return _load_batches(load, positions, batch_size=batch_size)
 
 
 def _gather_batches(

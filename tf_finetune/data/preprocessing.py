@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_finetune import findings, option_values, specs
-from tf_finetune.data import decoding
+from tf_finetune.data import decoding, text_store
 
 _WHITE = 255.0
 _MAX_16_BITS = 65535.0
@@ -62,6 +62,27 @@ class PreprocessingSpec:
           TypeError: a field is missing or unknown.
         """
         return cls(**values)
+
+
+# How an example of either kind becomes the model's input.
+InputSpec = PreprocessingSpec | text_store.TextSpec
+
+
+def read_input_spec(values: dict[str, Any]) -> InputSpec:
+    """Reads what `to_dict` of either kind gave.
+
+    Args:
+      values: {field: value}; without "kind" they are of images.
+
+    Returns:
+      The spec.
+
+    Raises:
+      TypeError: a field is missing or unknown.
+    """
+    if "kind" in values:
+        return text_store.TextSpec(**values)
+    return PreprocessingSpec.from_dict(values)
 
 
 def make_preprocessing(

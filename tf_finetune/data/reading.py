@@ -22,6 +22,7 @@ from tf_finetune.data import (
     loading,
     memory,
     preprocessing,
+    text_store,
     white_point,
 )
 
@@ -45,12 +46,14 @@ class _Group:
 
 def read_images(
     splits: loading.Splits,
-    pre: preprocessing.PreprocessingSpec,
+    pre: preprocessing.InputSpec,
     *,
     on_bad_example: str,
     memory_bytes: int | None = None,
-) -> tuple[loading.Splits, preprocessing.PreprocessingSpec, tuple[findings.Problem, ...]]:
+) -> tuple[loading.Splits, preprocessing.InputSpec, tuple[findings.Problem, ...]]:
     """Checks every image, settles `pixel_max`, and keeps decoded pixels if they fit.
+
+    Texts are in memory and were checked when they were listed: nothing is done to them.
 
     Where pixels do not fit and there are more than 20,000 images, only kinds and first bytes of
     files are checked unless bad ones are to be skipped; see `naming_bad_images` for the others.
@@ -70,6 +73,8 @@ def read_images(
       findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
         named), or skipping them leaves a split or a class of the training split empty.
     """
+    if isinstance(pre, text_store.TextSpec):
+        return splits, pre, ()
     parts = (splits.train, splits.validation, splits.test)
     groups = _group_by_store(parts)
     bad, wide = _check_heads(groups)
@@ -90,7 +95,7 @@ def read_images(
 
 
 def find_bad_images(
-    parts: tuple[loading.Split, ...], pre: preprocessing.PreprocessingSpec
+    parts: tuple[loading.Split, ...], pre: preprocessing.InputSpec
 ) -> tuple[findings.Problem, ...]:
     """Decodes everything and keeps nothing but the complaints.
 
@@ -99,8 +104,10 @@ def find_bad_images(
       pre: what the model takes.
 
     Returns:
-      A problem for each image that cannot be read or decoded, in the splits' order.
+      A problem for each image that cannot be read or decoded, in the splits' order; none of texts.
     """
+    if isinstance(pre, text_store.TextSpec):
+        return ()
     groups = _group_by_store(parts)
     bad, _ = _check_heads(groups)
     bad |= _decode(groups, pre, bad=bad, pixels=None)
@@ -108,9 +115,7 @@ def find_bad_images(
 
 
 @contextlib.contextmanager
-def naming_bad_images(
-    *parts: loading.Split, pre: preprocessing.PreprocessingSpec
-) -> Iterator[None]:
+def naming_bad_images(*parts: loading.Split, pre: preprocessing.InputSpec) -> Iterator[None]:
     """Turns a decoder's error in the block into one that names the files.
 
     TensorFlow's own text says in which graph node decoding failed but not of which file. Nothing
@@ -141,9 +146,11 @@ def _group_by_store(parts: tuple[loading.Split, ...]) -> list[_Group]:
     indices: dict[int, list[np.ndarray]] = {}
     start = 0
     for part in parts:
-        stores[id(part.images)] = part.images
-        rows.setdefault(id(part.images), []).append(np.arange(start, start + len(part)))
-        indices.setdefault(id(part.images), []).append(part.indices)
+        if isinstance(part.inputs, text_store.Texts):
+            raise ValueError("Texts are not decoded: give a TextSpec, not a PreprocessingSpec.")
+        stores[id(part.inputs)] = part.inputs
+        rows.setdefault(id(part.inputs), []).append(np.arange(start, start + len(part)))
+        indices.setdefault(id(part.inputs), []).append(part.indices)
         start += len(part)
     return [
         _Group(images, np.concatenate(rows[name]), np.concatenate(indices[name]))
@@ -304,8 +311,8 @@ def _find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
         if row < len(part):
             break
         row -= len(part)
-    if isinstance(part.images, image_stores.PathImages):
-        path = os.fsdecode(part.images.paths[part.indices[row]])
+    if isinstance(part.inputs, image_stores.PathImages):
+        path = os.fsdecode(part.inputs.paths[part.indices[row]])
         return path, findings.one_line(path)
     return "", f"Example {findings.one_line(part.keys[row])}"
 
@@ -337,7 +344,7 @@ def _keep(
             dataclasses.replace(
                 part,
                 keys=part.keys[good],
-                images=part.images if decoded is None else decoded,
+                inputs=part.inputs if decoded is None else decoded,
                 indices=(part.indices if decoded is None else rows)[good],
                 labels={head: values[good] for head, values in part.labels.items()},
             )

@@ -46,7 +46,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     return examples.Examples(
         source=text,
         keys=examples.object_array([f"{index:04d}" for index in range(len(pixels))]),
-        images=image_stores.ArrayImages(pixels),
+        inputs=image_stores.ArrayImages(pixels),
         labels={
             examples.LABEL_COLUMN: examples.object_array([str(digit) for digit in digits.target])
         },

@@ -12,6 +12,7 @@ from tf_finetune.data import examples, image_folder, sklearn_source, tables, tfd
 Loader = Callable[..., examples.Examples]
 
 EXPECTED = "a folder of class folders, a .csv, tfds:NAME or sklearn:NAME"
+TEXT_LOADERS = (tables.load,)
 PREFIXES: dict[str, Loader] = {
     tfds_source.PREFIX: tfds_source.load,
     sklearn_source.PREFIX: sklearn_source.load,
@@ -58,9 +59,17 @@ def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examp
       The examples; their `problems` may hold errors.
 
     Raises:
-      findings.RefusedError: nothing can be listed; see the loaders.
+      findings.RefusedError: nothing can be listed, see the loaders; or --text_column is given for
+        a source that holds no texts.
     """
-    return find_source(text, flag=flag)(spec, text, flag=flag)
+    loader = find_source(text, flag=flag)
+    if spec.text_column is not None and loader not in TEXT_LOADERS:
+        message = (
+            f"--text_column={findings.one_line(spec.text_column)} needs a .csv with that column. "
+            f"Received --{flag}={findings.one_line(text)}."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=text, flag="--text_column"))
+    return loader(spec, text, flag=flag)
 
 
 def _describe_unknown(text: str, flag: str) -> str:

@@ -83,6 +83,23 @@ def assign(
     return codes
 
 
+def follow(codes: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    """Puts examples of the same content into one split, where one of them has a split already.
+
+    Args:
+      codes: int8 [n], TRAIN, VALIDATION, TEST or LEFT_OUT for still unknown.
+      repeats: int64 [n], row of the first example with the same content.
+
+    Returns:
+      int8 [n]: what is known stays; what is unknown takes the code of the first that is known.
+    """
+    known = np.flatnonzero(codes != LEFT_OUT)
+    of_group = np.full(len(codes), LEFT_OUT, np.int8)
+    # The last of repeated assignments stays: so in reverse, for the first.
+    of_group[repeats[known[::-1]]] = codes[known[::-1]]
+    return np.where(codes == LEFT_OUT, of_group[repeats], codes)
+
+
 def limit_per_class(
     codes: np.ndarray,
     keys: np.ndarray,

@@ -1,91 +1,50 @@
-"""A CSV of image paths and labels.
+"""A CSV of image paths and labels; one with a column of texts goes on to `text_tables`.
 
 One idea: every mistake has a line. A row is checked by itself and the pass goes on, so that a
 table of a million rows shows all its mistakes at once.
-
-Reference: Y. Shafranovich, RFC 4180, Common Format and MIME Type for CSV Files, 2005,
-https://www.rfc-editor.org/rfc/rfc4180.
 """
 
-import csv
 import dataclasses
-import io
 import os
 import stat
-import typing
 import unicodedata
 
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_folder, image_stores
+from tf_finetune.data import csv_rows, examples, image_folder, image_stores, text_tables
 
 IMAGE_COLUMN = "image"
-SEPARATOR = "|"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A CSV file as text.
-
-    Attributes:
-      path: the file, as the user wrote it.
-      columns: names of the columns.
-      rows: cells of each row.
-      lines: 1-based line on which each row starts.
-      has_header: whether the file names its columns.
-    """
-
-    path: str
-    columns: list[str]
-    rows: list[list[str]]
-    lines: list[int]
-    has_header: bool
+_EXPECTED = "path,label"
 
 
 def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
-    """Lists the images that a CSV names.
+    """Lists the images that a CSV names, or the texts that it holds (see `text_tables`).
 
     Args:
-      spec: the data options: `image_column`, `label_column`, `on_bad_example`.
+      spec: the data options: `image_column`, `text_column`, `label_column`, `on_bad_example`.
       text: path of the .csv file. Its image paths are relative to its folder.
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
-      The examples; keys are the NFC image paths with "/". Every other column is a label column; a
-      column in which some cell holds "|" has tuples. Their problems are the rows that cannot be
+      The examples; keys of images are the NFC paths with "/". Every other column is a label column;
+      a column in which some cell holds "|" has tuples. Their problems are the rows that cannot be
       used.
 
     Raises:
       findings.RefusedError: the file is empty, not UTF-8 or no CSV; it has a single column or
-        no row; --image_column names no column.
+        no row; --image_column or --text_column names no column.
     """
-    table = read_table(spec, text)
-    place = _find_image_column(table, spec.image_column)
-    names = [name for number, name in enumerate(table.columns) if number != place]
-    rows = _Rows(table=table, place=place, skip_bad=spec.on_bad_example == "skip")
-    rows.read()
-    if not rows.keys and not rows.problems:
-        _refuse(text, "no row below the header. Expected a row path,label for each image.")
-    order = sorted(range(len(rows.keys)), key=rows.keys.__getitem__)
-    order = _drop_repeated(rows, order)
-    cells = {
-        name: to_labels([rows.cells[row][number] for row in order])
-        for number, name in enumerate(names)
-    }
-    return examples.Examples(
-        source=text,
-        keys=examples.object_array([rows.keys[row] for row in order]),
-        images=image_stores.PathImages(examples.object_array([rows.paths[row] for row in order])),
-        labels=cells,
-        stamps=np.array(rows.stamps, np.int64).reshape(-1, 2)[order],
-        lines=np.array(rows.lines, np.int64)[order],
-        problems=tuple(rows.problems),
-    )
+    rows, lines = csv_rows.read_rows(text, expected=_EXPECTED)
+    # A first row that is an image has no header above it, whatever its label is called.
+    headless = spec.text_column is None and _is_image_cell(text, rows[0][0])
+    if not headless and text_tables.holds_texts(rows[0], spec):
+        return text_tables.load_rows(spec, text, rows=rows, lines=lines)
+    return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
 
 
-def read_table(spec: specs.DataSpec, path: str) -> Table:
-    """Reads a CSV file, with or without a header.
+def read_table(spec: specs.DataSpec, path: str) -> csv_rows.Table:
+    """Reads a CSV file of images, with or without a header.
 
     There is a header when a column is asked for by name, or when the first row's first cell is no
     image: neither an existing file nor a name with an image's ending.
@@ -100,93 +59,64 @@ def read_table(spec: specs.DataSpec, path: str) -> Table:
     Raises:
       findings.RefusedError: see `load`.
     """
-    rows, lines = _read_rows(path)
+    rows, lines = csv_rows.read_rows(path, expected=_EXPECTED)
+    return _make_table(spec, path, rows=rows, lines=lines)
+
+
+def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:
+    place = csv_rows.find_column(table, spec.image_column, flag="image_column")
+    names = [name for number, name in enumerate(table.columns) if number != place]
+    rows = _Rows(table=table, place=place, skip_bad=spec.on_bad_example == "skip")
+    rows.read()
+    if not rows.keys and not rows.problems:
+        raise csv_rows.refusal(
+            table.path, "no row below the header. Expected a row path,label for each image."
+        )
+    if rows.num_absent and not rows.keys:
+        rows.problems.append(_guess_texts(table, place))
+    order = sorted(range(len(rows.keys)), key=rows.keys.__getitem__)
+    order = _drop_repeated(rows, order)
+    cells = {
+        name: csv_rows.to_labels([rows.cells[row][number] for row in order])
+        for number, name in enumerate(names)
+    }
+    return examples.Examples(
+        source=table.path,
+        keys=examples.object_array([rows.keys[row] for row in order]),
+        inputs=image_stores.PathImages(examples.object_array([rows.paths[row] for row in order])),
+        labels=cells,
+        stamps=np.array(rows.stamps, np.int64).reshape(-1, 2)[order],
+        lines=np.array(rows.lines, np.int64)[order],
+        problems=tuple(rows.problems),
+    )
+
+
+def _guess_texts(table: csv_rows.Table, place: int) -> findings.Problem:
+    column = findings.one_line(table.columns[place])
+    return findings.Problem(
+        f"{findings.one_line(table.path)}: no cell of the column '{column}' names a file. If a "
+        "column holds texts, name it with --text_column.",
+        path=table.path,
+        flag="--text_column",
+    )
+
+
+def _make_table(
+    spec: specs.DataSpec, path: str, *, rows: list[list[str]], lines: list[int]
+) -> csv_rows.Table:
     first = rows[0]
-    if len(first) < 2:
-        separator = next((mark for mark in ";\t" if mark in first[0]), "")
-        hint = f" Is it separated by {separator!r}? Use commas." if separator else ""
-        _refuse(path, f"expected at least 2 columns (path,label). Received 1.{hint}", line=lines[0])
+    csv_rows.check_separator(path, first, line=lines[0], expected=_EXPECTED)
     named = spec.image_column is not None or spec.label_column is not None
     if named or not _is_image_cell(path, first[0]):
-        columns = [cell.strip() for cell in first]
-        if "" in columns or len(set(columns)) < len(columns):
-            shown = findings.one_line(",".join(first))
-            _refuse(
-                path,
-                f"expected a name of its own for each column. Received {shown}.",
-                line=lines[0],
-            )
-        return Table(path, columns, rows[1:], lines[1:], has_header=True)
+        return csv_rows.make_table(path, rows, lines)
     if len(first) > 2:
-        _refuse(
+        raise csv_rows.refusal(
             path,
             f"expected 2 columns (path,label) without a header. Received {len(first)}. Add a line "
             "with the names of the columns.",
             line=lines[0],
         )
-    return Table(path, [IMAGE_COLUMN, examples.LABEL_COLUMN], rows, lines, has_header=False)
-
-
-def to_labels(cells: list[str]) -> np.ndarray:
-    """Label cells as labels: several names in a cell are joined by "|".
-
-    Args:
-      cells: the cells of a column.
-
-    Returns:
-      object [n]: str, stripped; or, where some cell holds "|", tuples of the names in it.
-    """
-    shared: dict[str, str] = {}
-    stripped = [shared.setdefault(cell, cell) for cell in (cell.strip() for cell in cells)]
-    if not any(SEPARATOR in cell for cell in shared):
-        return examples.object_array(list(stripped))
-    tuples = {cell: split_cell(cell) for cell in shared}
-    return examples.object_array([tuples[cell] for cell in stripped])
-
-
-def split_cell(cell: str) -> tuple[str, ...]:
-    """The names in a cell.
-
-    Args:
-      cell: for example "cat|dog"; empty for none.
-
-    Returns:
-      The names without surrounding spaces, each once, in the cell's order.
-    """
-    names = (name.strip() for name in cell.split(SEPARATOR))
-    return tuple(dict.fromkeys(name for name in names if name))
-
-
-def _refuse(path: str, message: str, *, line: int | None = None) -> typing.NoReturn:
-    place = findings.one_line(path) + ("" if line is None else f", line {line}")
-    raise findings.RefusedError(findings.Problem(f"{place}: {message}", path=path, line=line))
-
-
-def _read_rows(path: str) -> tuple[list[list[str]], list[int]]:
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        _refuse(
-            path,
-            f"byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8.",
-            line=line,
-        )
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, lines, start = [], [], 1
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        _refuse(path, f"no valid CSV: {error}. Is a quotation mark missing?", line=start)
-    if not rows:
-        _refuse(path, "the file is empty. Expected rows path,label.")
-    return rows, lines
+    return csv_rows.Table(path, [IMAGE_COLUMN, examples.LABEL_COLUMN], rows, lines)
 
 
 def _is_image_cell(path: str, cell: str) -> bool:
@@ -195,27 +125,11 @@ def _is_image_cell(path: str, cell: str) -> bool:
     return "\0" not in cell and os.path.isfile(os.path.join(os.path.dirname(path), cell))
 
 
-def _find_image_column(table: Table, name: str | None) -> int:
-    if name is None:
-        return 0
-    if name not in table.columns:
-        raise findings.RefusedError(
-            findings.Problem(
-                f"--image_column={findings.one_line(name)}: {findings.one_line(table.path)} has no "
-                f"such column.{examples.nearest_name(name, table.columns)} It has "
-                f"{findings.list_first(table.columns, limit=20)}.",
-                path=table.path,
-                flag="--image_column",
-            )
-        )
-    return table.columns.index(name)
-
-
 @dataclasses.dataclass
 class _Rows:
     """The pass over a table's rows."""
 
-    table: Table
+    table: csv_rows.Table
     place: int
     skip_bad: bool
     keys: list[str] = dataclasses.field(default_factory=list)
@@ -224,6 +138,7 @@ class _Rows:
     lines: list[int] = dataclasses.field(default_factory=list)
     stamps: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     problems: list[findings.Problem] = dataclasses.field(default_factory=list)
+    num_absent: int = 0
 
     def read(self) -> None:
         columns = self.table.columns
@@ -244,6 +159,7 @@ class _Rows:
                 continue
             path, status, complaint = find_file(folder, key)
             if status is None:
+                self.num_absent += 1
                 self._report(complaint, line, skip=self.skip_bad)
                 continue
             self.keys.append(unicodedata.normalize("NFC", key))

@@ -68,7 +68,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     return examples.Examples(
         source=text,
         keys=examples.object_array(keys),
-        images=image_stores.StreamImages(
+        inputs=image_stores.StreamImages(
             functools.partial(_stream_images, builder, tuple(names), image), len(keys)
         ),
         labels={

@@ -12,10 +12,11 @@ import re
 import typing
 
 import keras
-import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.models import backbone, formats, hdf5, stored_config
+from tf_finetune.models import backbone, formats, hdf5
+from tf_finetune.models.stored import stored_config
+from tf_finetune.models.weights import weights_only
 
 # Set by us: the old classifier is never built, and heads bring their own pooling.
 _OURS = (
@@ -103,18 +104,14 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
     """
     named = read_application(text)
     build = getattr(keras.applications, named.name)
-    path = None if named.weights in ("none", "imagenet") else named.weights
-    if path and not os.path.isfile(path):
-        shown = findings.one_line(path)
-        message = f"--model=keras:{named.name}: the weights file '{shown}' does not exist."
-        raise findings.RefusedError(findings.Problem(message, path=path))
+    path = _find_weights_file(text, named, spec)
     arguments = dict(named.arguments)
     if named.input_shape:
         arguments["input_shape"] = named.input_shape
     try:
         model = build(
             include_top=False,
-            weights="imagenet" if named.weights == "imagenet" else None,
+            weights="imagenet" if named.weights == "imagenet" and not path else None,
             **arguments,
         )
     except hdf5.KERAS_ERRORS as error:
@@ -129,16 +126,49 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
             f"{stored_config.one_reason(error)} Give weights=PATH, or weights=none."
         )
         raise findings.RefusedError(findings.Problem(message)) from error
+    notes: tuple[str, ...] = ()
+    digest = formats.check_sha256(path, spec.model_sha256) if path else None
     if path:
-        _load_weights(model, path, text=text)
+        architecture = weights_only.Architecture(
+            model,
+            shown=text.replace(f",weights={path}", ""),
+            advice="Set the arguments the weights were made with.",
+        )
+        notes = weights_only.load_weights(architecture, path)
     module = build.__module__.rpartition(".")[2]
     weights = f"from {findings.one_line(path)}" if path else named.weights
     return backbone.LoadedModel(
         model,
         f"keras.applications.{named.name}, weights {weights}",
         application=module,
-        sha256=formats.file_sha256(path) if path else None,
+        sha256=digest,
+        notes=notes,
     )
+
+
+def _find_weights_file(text: str, named: ApplicationSpec, spec: specs.ModelSpec) -> str | None:
+    inside = None if named.weights in ("none", "imagenet") else named.weights
+    if spec.weights and ",weights=" in text and named.weights != "none":
+        shown = findings.one_line(named.weights)
+        message = (
+            f"--model=keras:{named.name} has weights={shown} and --weights is given too. Leave one "
+            "of them out."
+        )
+        raise findings.RefusedError(findings.Problem(message, flag="--weights"))
+    path = spec.weights or inside
+    if inside and not os.path.isfile(inside):
+        shown = findings.one_line(inside)
+        message = f"--model=keras:{named.name}: the weights file '{shown}' does not exist."
+        raise findings.RefusedError(findings.Problem(message, path=inside))
+    if path and (problems := formats.find_weights_problems(path)):
+        raise findings.RefusedError(*problems)
+    if spec.model_sha256 and not path:
+        message = (
+            f"--model=keras:{named.name} reads no file of yours that --model_sha256 could be "
+            "compared with. Leave it out, or give --weights."
+        )
+        raise findings.RefusedError(findings.Problem(message, flag="--model_sha256"))
+    return path
 
 
 def _find_name(text: str) -> str:
@@ -185,60 +215,3 @@ def _read_value(key: str, value: str, default: typing.Any) -> typing.Any:
     except ValueError:
         kind = "a whole number" if isinstance(default, int) else "a number"
         raise ValueError(kind) from None
-
-
-def _load_weights(model: keras.Model, path: str, *, text: str) -> None:
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if head != formats.HDF5_SIGNATURE:
-        raise stored_config.refused(path, "is no HDF5 file. Expected weights in a .h5 file.")
-    hdf5.check_size(path)
-    if hdf5.is_keras3_weights(path):
-        try:
-            hdf5.load_weights_under_name(model, path)
-        except (OSError, *hdf5.KERAS_ERRORS) as error:
-            raise stored_config.refused(
-                path, f"does not fit {_shown(text, path)}: {stored_config.one_reason(error)}"
-            ) from error
-        return
-    stored = hdf5.read_weights(path)
-    layers = [layer for layer in model.layers if layer.weights]
-    names = {name for name, _ in stored}
-    if names.issuperset(layer.name for layer in layers):
-        # By name: the two Keras versions may order parallel branches differently.
-        by_name = dict(stored)
-        stored = [(layer.name, by_name[layer.name]) for layer in layers]
-    for (name, weights), layer in zip(stored, layers, strict=False):
-        _check_shapes(path, name, weights, layer, text=text)
-    if len(stored) < len(layers):
-        raise stored_config.refused(
-            path,
-            f"does not fit {_shown(text, path)}: it has weights of {len(stored)} layers, the "
-            f"architecture of {len(layers)}.",
-        )
-    # Further layers in the file are its old classifier, which stands last.
-    for (_, weights), layer in zip(stored, layers, strict=False):
-        layer.set_weights(weights)
-
-
-def _check_shapes(
-    path: str, name: str, weights: list[np.ndarray], layer: typing.Any, *, text: str
-) -> None:
-    given = [tuple(weight.shape) for weight in weights]
-    wanted = [tuple(weight.shape) for weight in layer.weights]
-    if given == wanted:
-        return
-    pairs = [pair for pair in zip(given, wanted, strict=False) if pair[0] != pair[1]]
-    if pairs:
-        difference = f"has the shape {pairs[0][0]} in the file and {pairs[0][1]}"
-    else:
-        difference = f"has {len(given)} weights in the file and {len(wanted)}"
-    raise stored_config.refused(
-        path,
-        f"does not fit {_shown(text, path)}: layer '{findings.one_line(name)}' {difference} in the "
-        f"architecture ('{layer.name}'). Set the arguments the weights were made with.",
-    )
-
-
-def _shown(text: str, path: str) -> str:
-    return findings.one_line(text.replace(f",weights={path}", ""))

@@ -4,13 +4,14 @@ One idea: walk back from the output over what follows a classifier (its activati
 Reshape), and look at the layer found there. A Dense layer, or the 1x1 convolution with which
 MobileNet ends, is a classifier if its values are scores or probabilities, and no classifier if
 they are features (a relu).
+
+No Keras here: the walk sees one `Step` at a time, made from the graph of a real model or from
+that of a stored configuration.
 """
 
 import dataclasses
 import math
 import typing
-
-import keras
 
 _CLASS_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax", "hard_sigmoid", "log_sigmoid")
 _SCORE_ACTIVATIONS = (*_CLASS_ACTIVATIONS, "linear")
@@ -19,8 +20,46 @@ _RESHAPES = ("Flatten", "Reshape")
 _POOLINGS = {"GlobalAveragePooling2D": "avg", "GlobalMaxPooling2D": "max"}
 
 
+class Tensor(typing.Protocol):
+    """What flows between layers, of a model or of a stored graph."""
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """With None for the batch and for free sizes."""
+        ...
+
+
+AnyTensor = typing.TypeVar("AnyTensor", bound=Tensor)
+
+
 @dataclasses.dataclass(frozen=True)
-class Classifier:
+class Step(typing.Generic[AnyTensor]):
+    """A layer of one input, seen from its output.
+
+    Attributes:
+      name: of the layer.
+      class_name: for example "Conv2D".
+      before: what the layer was given.
+      activation: name of its activation, "linear" where it has none.
+      units: number of outputs of a Dense layer or of filters of a convolution.
+      kernel_size: of a convolution.
+      channels_last: False for a layer with data_format="channels_first".
+    """
+
+    name: str
+    class_name: str
+    before: AnyTensor
+    activation: str = "linear"
+    units: int | None = None
+    kernel_size: tuple[int, ...] | None = None
+    channels_last: bool = True
+
+
+StepBack = typing.Callable[[AnyTensor], Step[AnyTensor] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier(typing.Generic[AnyTensor]):
     """An old classifier.
 
     Attributes:
@@ -33,14 +72,18 @@ class Classifier:
     layer: str
     class_name: str
     units: int
-    features: keras.KerasTensor
+    features: AnyTensor
 
 
-def find_classifier(output: keras.KerasTensor) -> Classifier | None:
+def find_classifier(
+    output: AnyTensor, step_back: StepBack[AnyTensor]
+) -> Classifier[AnyTensor] | None:
     """Finds the classifier that a model ends with.
 
     Args:
       output: the model's output.
+      step_back: gives the layer that made a tensor; None for an input, and for a layer of several
+        inputs.
 
     Returns:
       The classifier, or None where the model ends with features: a feature map, or a layer that
@@ -49,44 +92,43 @@ def find_classifier(output: keras.KerasTensor) -> Classifier | None:
     if len(output.shape) != 2:
         return None
     tensor, pooled, scored = output, False, False
-    while (step := _step_back(tensor)) is not None:
-        layer, before = step
-        name = type(layer).__name__
+    while (step := step_back(tensor)) is not None:
+        name = step.class_name
         if name == "Dense" or name == "Conv2D":
-            return _judge(layer, before, pooled=pooled, scored=scored)
-        if name == "Softmax" or (name == "Activation" and _activation(layer) in _SCORE_ACTIVATIONS):
+            return _judge(step, pooled=pooled, scored=scored)
+        if name == "Softmax" or (name == "Activation" and step.activation in _SCORE_ACTIVATIONS):
             scored = True
         elif name in _RESHAPES or name in _POOLINGS:
             pooled = True
         elif name not in _DROPOUTS and not (name == "BatchNormalization" and scored):
             return None
-        tensor = before
+        tensor = step.before
     return None
 
 
 def strip_tail(
-    features: keras.KerasTensor, *, keep_pooling: bool = False
-) -> tuple[keras.KerasTensor, str | None]:
+    features: AnyTensor, step_back: StepBack[AnyTensor], *, keep_pooling: bool = False
+) -> tuple[AnyTensor, str | None]:
     """Walks back over the Dropout and the pooling that features end with.
 
     The new heads bring their own of both.
 
     Args:
       features: [batch, h, w, c] or [batch, c].
+      step_back: as for `find_classifier`.
       keep_pooling: stop at the pooling layer.
 
     Returns:
       What went into them, and how they pooled: "avg", "max", "flatten", or None.
     """
     pooling = None
-    while (step := _step_back(features)) is not None:
-        layer, before = step
-        name = type(layer).__name__
+    while (step := step_back(features)) is not None:
+        name, before = step.class_name, step.before
         if name in _DROPOUTS or (name in _RESHAPES and before.shape == features.shape):
             features = before
         elif keep_pooling or pooling is not None:
             break
-        elif name in _POOLINGS and layer.data_format == "channels_last":
+        elif name in _POOLINGS and step.channels_last:
             pooling, features = _POOLINGS[name], before
         elif name in _RESHAPES and _flattens(features, before):
             # Flattening a 1x1 map pools nothing: what made the map may.
@@ -97,36 +139,21 @@ def strip_tail(
     return features, pooling
 
 
-def _step_back(tensor: keras.KerasTensor) -> tuple[typing.Any, keras.KerasTensor] | None:
-    layer, node_index, _ = tensor._keras_history
-    node = layer._inbound_nodes[node_index]
-    if node.is_input or len(node.input_tensors) != 1 or not isinstance(layer, keras.layers.Layer):
-        return None
-    return layer, node.input_tensors[0]
-
-
-def _judge(
-    layer: typing.Any, before: keras.KerasTensor, *, pooled: bool, scored: bool
-) -> Classifier | None:
-    activation = _activation(layer)
-    scores = activation in _SCORE_ACTIVATIONS
-    if type(layer).__name__ == "Dense":
-        return Classifier(layer.name, "Dense", layer.units, before) if scores else None
+def _judge(step: Step[AnyTensor], *, pooled: bool, scored: bool) -> Classifier[AnyTensor] | None:
+    found = Classifier(step.name, step.class_name, step.units or 0, step.before)
+    scores = step.activation in _SCORE_ACTIVATIONS
+    if step.class_name == "Dense":
+        return found if scores else None
     # A last convolution may as well make features: it needs an explicit activation of scores, or
     # to stand on a 1x1 map, where it is a Dense layer by another name.
-    dense = layer.kernel_size == (1, 1) and tuple(before.shape[1:3]) == (1, 1)
-    if pooled and scores and (scored or dense or activation in _CLASS_ACTIVATIONS):
-        return Classifier(layer.name, "Conv2D", layer.filters, before)
+    dense = step.kernel_size == (1, 1) and tuple(step.before.shape[1:3]) == (1, 1)
+    if pooled and scores and (scored or dense or step.activation in _CLASS_ACTIVATIONS):
+        return found
     return None
 
 
-def _activation(layer: typing.Any) -> str:
-    function = layer.activation
-    return "linear" if function is None else getattr(function, "__name__", type(function).__name__)
-
-
-def _flattens(features: keras.KerasTensor, before: keras.KerasTensor) -> bool:
-    sides = before.shape[1:]
-    if len(features.shape) != 2 or len(before.shape) != 4 or None in sides:
+def _flattens(features: Tensor, before: Tensor) -> bool:
+    if len(features.shape) != 2 or len(before.shape) != 4:
         return False
-    return features.shape[1] == math.prod(sides)
+    sides = [side for side in before.shape[1:] if side is not None]
+    return len(sides) == 3 and features.shape[1] == math.prod(sides)

@@ -24,7 +24,7 @@ class FlatGraph:
     """A graph without nested models.
 
     Attributes:
-      input: the fresh input, float32 [None, height, width, channels].
+      input: the fresh input, float32 [None, height, width, channels]; string [None] or [None, 1].
       outputs: what the model returned, in order.
       by_name: the last output of each layer and of each nested model that was opened.
       renamed: new name -> old name of each layer whose name was used twice.
@@ -62,9 +62,8 @@ def flatten_graph(model: keras.Model, *, precision: str = "float32") -> FlatGrap
         operation._outbound_nodes = []
         _set_precision(operation, precision)
     old = functional.inputs[0]
-    fresh = keras.Input(
-        shape=old.shape[1:], dtype="float32", name=old._keras_history.operation.name
-    )
+    dtype = "string" if old.dtype == "string" else "float32"
+    fresh = keras.Input(shape=old.shape[1:], dtype=dtype, name=old._keras_history.operation.name)
     walk = _Walk(names={old._keras_history.operation.name}, whole=whole)
     outputs = walk.run(functional, [fresh])
     return FlatGraph(fresh, tuple(outputs), walk.by_name, walk.renamed)

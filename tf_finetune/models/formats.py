@@ -9,19 +9,35 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 import difflib
 import hashlib
 import os
+import re
 
 from tf_finetune import findings
-from tf_finetune.models import stored_config
+from tf_finetune.models.origins import archives
+from tf_finetune.models.stored import stored_config
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK\x03\x04"
 APPLICATION_PREFIX = "keras:"
-_EXPECTED = "Expected a .h5, .hdf5 or .keras file, or keras:NAME."
+_EXPECTED = "Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME."
 
 HDF5, KERAS = "hdf5", "keras"
 APPLICATION = "application"
+SAVED_MODEL = "saved_model"
+# What `hub_handles.fetch` turns into a local path of another format.
+HANDLE, ARCHIVE = "handle", "archive"
+ARCHITECTURE = "architecture"
+HUGGING_FACE, KERAS_HUB = "hugging_face", "keras_hub"
 # By what a --model value starts with, where it is no path.
-_PREFIXES = {APPLICATION_PREFIX: APPLICATION}
+_PREFIXES = {
+    APPLICATION_PREFIX: APPLICATION,
+    "https://": HANDLE,
+    "http://": HANDLE,
+    "gs://": HANDLE,
+    "hf://": HANDLE,
+    # Behind the handle that starts alike.
+    "hf:": HUGGING_FACE,
+    "kerashub:": KERAS_HUB,
+}
 
 
 def find_problems(model: str) -> tuple[findings.Problem, ...]:
@@ -40,14 +56,15 @@ def find_problems(model: str) -> tuple[findings.Problem, ...]:
     return ()
 
 
-def detect_format(path: str) -> str:
+def detect_format(path: str, *, where: str = "") -> str:
     """The format of a model file.
 
     Args:
       path: value of --model.
+      where: what the file is called in error texts; default: the path.
 
     Returns:
-      One of this module's formats: HDF5, KERAS, APPLICATION.
+      One of this module's formats, for example HDF5, KERAS or APPLICATION.
 
     Raises:
       findings.RefusedError: nothing is there, or it has no format that can be opened.
@@ -65,8 +82,9 @@ def detect_format(path: str) -> str:
             )
         )
     if os.path.isdir(path):
-        kind = "SavedModel folder" if _is_saved_model(path) else "folder"
-        message = f"is a {kind}, which this version does not open. {_EXPECTED}"
+        if _is_saved_model(path):
+            return SAVED_MODEL
+        message = f"is a folder without saved_model.pb. {_EXPECTED}"
         raise stored_config.refused(path, message)
     if not os.path.isfile(path):
         raise stored_config.refused(path, f"is no regular file. {_EXPECTED}")
@@ -80,7 +98,11 @@ def detect_format(path: str) -> str:
         return HDF5
     if head.startswith(ZIP_SIGNATURE):
         return KERAS
-    raise stored_config.refused(path, f"{_what_it_is(head)} {_EXPECTED}")
+    if archives.is_archive(head):
+        return ARCHIVE
+    if head.lstrip().startswith(b"{") and b'"class_name"' in head:
+        return ARCHITECTURE
+    raise stored_config.refused(where or path, f"{_what_it_is(head)} {_EXPECTED}")
 
 
 def file_sha256(path: str) -> str:
@@ -97,6 +119,76 @@ def file_sha256(path: str) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_weights_problems(path: str) -> tuple[findings.Problem, ...]:
+    """What is wrong with a file of weights, as far as its first bytes tell.
+
+    Args:
+      path: a value of --weights.
+
+    Returns:
+      At most one error.
+    """
+    shown = findings.one_line(path)
+    if not os.path.isfile(path):
+        message = f"--weights: '{shown}' does not exist.{_near_name(path)} Expected a .h5 file."
+        return (findings.Problem(message, path=path, flag="--weights"),)
+    try:
+        kind = detect_format(path)
+    except findings.RefusedError:
+        kind = ""
+    if kind not in (HDF5, KERAS):
+        message = f"{shown}: is no HDF5 file. Expected weights in a .h5 file."
+        return (findings.Problem(message, path=path, flag="--weights"),)
+    return ()
+
+
+def read_sha256(text: str | None) -> str | None:
+    """Checks the form of --model_sha256.
+
+    Args:
+      text: its value.
+
+    Returns:
+      64 small hex digits, or None where it is not given.
+
+    Raises:
+      findings.RefusedError: it has another form.
+    """
+    if text is None:
+        return None
+    digest = text.strip().lower().removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        message = f"--model_sha256 expects 64 hex digits. Received '{findings.one_line(text)}'."
+        raise findings.RefusedError(findings.Problem(message, flag="--model_sha256"))
+    return digest
+
+
+def check_sha256(path: str, expected: str | None, *, where: str = "") -> str:
+    """Compares a file with --model_sha256.
+
+    Args:
+      path: an existing file.
+      expected: the expected digest, or None where any will do.
+      where: what the file is called in the error's text; default: the path.
+
+    Returns:
+      The SHA-256 of the file, 64 hex digits.
+
+    Raises:
+      findings.RefusedError: the digests differ, or the expected one is malformed.
+      OSError: the file cannot be read.
+    """
+    expected = read_sha256(expected)
+    digest = file_sha256(path)
+    if expected not in (None, digest):
+        raise stored_config.refused(
+            where or path,
+            f"its SHA-256 is {digest}, but --model_sha256 expects {expected}. It is another file "
+            "than the one you mean, or it was changed.",
+        )
+    return digest
 
 
 def _what_it_is(head: bytes) -> str:

@@ -1,12 +1,15 @@
 """.h5 and .hdf5 files: a whole model as Keras 1, 2 and 3 store it, or weights only.
 
+One idea: Keras reads what Keras 3 wrote. Of older files only the JSON and the arrays are used: the
+configuration is translated (`stored_model`), Keras builds the model from it, and each array goes to
+the layer that bears its name (`weight_assignment`).
+
 Reference: HDF5 file format specification, "Superblock",
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html.
 """
 
 import os
 import tempfile
-import typing
 import warnings
 
 import h5py
@@ -14,23 +17,17 @@ import keras
 import numpy as np
 
 from tf_finetune import specs
-from tf_finetune.models import backbone, formats, stored_config
+from tf_finetune.models import backbone, formats, model_building
+from tf_finetune.models.stored import stored_config, stored_model, stored_weights
+from tf_finetune.models.weights import weight_assignment
 
 # What Keras raises for files that it does not understand, by experience; an error of the machine
 # (out of memory, a failing disk) is not among them.
-KERAS_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+KERAS_ERRORS = model_building.KERAS_ERRORS
 
 
 def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
-    """Loads a whole model, uncompiled, in safe mode.
+    """Loads a whole model, uncompiled, in safe mode unless --trust_model.
 
     Args:
       path: a file that starts with the HDF5 signature.
@@ -41,27 +38,29 @@ def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
 
     Raises:
       findings.RefusedError: the file is truncated or damaged, holds weights only or no model,
-        has a Lambda or custom layer, or Keras does not open it.
+        has a Lambda or custom layer, weights that do not fit it, or Keras does not build it.
     """
     check_size(path)
-    config, version, backend = _read_header(path)
-    stored_config.check_config(config, where=path, version=version, backend=backend)
-    try:
-        model = load_under_name(path, "model.h5")
-    except OSError as error:
-        raise _damaged(path, error) from error
-    except KERAS_ERRORS as error:
-        raise stored_config.explain(error, config, where=path, version=version) from error
-    _check_order(path, model)
-    return backbone.LoadedModel(model, f"HDF5 of Keras {version}", sha256=formats.file_sha256(path))
+    stored = stored_model.read_stored_model(path, trust_model=spec.trust_model)
+    if stored.generation == 3:
+        model, notes = _load_keras3(path, stored, spec), stored.notes
+    else:
+        stored_layers = _read_layers(path)
+        model = model_building.build_model(stored, where=path, trust_model=spec.trust_model)
+        layers, notes = model_building.convert_layers(stored_layers, stored, where=path)
+        weight_assignment.assign_weights(
+            model, layers, stored.config, renamed=stored.renamed, where=path
+        )
+    return model_building.finish(model, stored, sha256=formats.file_sha256(path), notes=notes)
 
 
-def load_under_name(path: str, name: str) -> keras.Model:
+def load_under_name(path: str, name: str, *, safe_mode: bool = True) -> keras.Model:
     """Opens a model file whatever its name: Keras goes by the ending, we by the bytes.
 
     Args:
       path: the file.
       name: a name with the ending that Keras expects.
+      safe_mode: False runs code that the file carries.
 
     Returns:
       The model, uncompiled.
@@ -70,13 +69,16 @@ def load_under_name(path: str, name: str) -> keras.Model:
       OSError: the file cannot be read.
       ValueError: or another of KERAS_ERRORS, if Keras refuses it.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        model_building.private_classes(),
+    ):
+        # Advice for the author of the model ("Use `negative_slope` instead"), not for its user.
+        warnings.simplefilter("ignore")
         link = os.path.join(folder, name)
         os.symlink(os.path.abspath(path), link)
-        with warnings.catch_warnings():
-            # Advice for the author of the model ("Use `negative_slope` instead"), not for its user.
-            warnings.simplefilter("ignore")
-            return keras.models.load_model(link, compile=False, safe_mode=True)
+        return keras.models.load_model(link, compile=False, safe_mode=safe_mode)
 
 
 def load_weights_under_name(model: keras.Model, path: str) -> None:
@@ -131,9 +133,9 @@ def is_keras3_weights(path: str) -> bool:
     """
     try:
         with h5py.File(path, "r") as file:
-            return _has_keras3_weights(file)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+            return stored_weights.has_keras3_weights(file)
+    except stored_model.HDF5_ERRORS as error:
+        raise stored_model.damaged(path, error) from error
 
 
 def read_weights(path: str) -> list[tuple[str, list[np.ndarray]]]:
@@ -149,6 +151,14 @@ def read_weights(path: str) -> list[tuple[str, list[np.ndarray]]]:
       findings.RefusedError: the file is truncated, damaged, or holds no Keras weights.
     """
     check_size(path)
+    return [
+        (layer.name, [value for _, value in layer.weights])
+        for layer in _read_layers(path)
+        if layer.weights
+    ]
+
+
+def _read_layers(path: str) -> list[stored_weights.StoredLayer]:
     try:
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
@@ -156,44 +166,24 @@ def read_weights(path: str) -> list[tuple[str, list[np.ndarray]]]:
                 raise stored_config.refused(
                     path, "the HDF5 file holds no Keras weights (no layer_names attribute)."
                 )
-            layers = []
-            for name in _read_names(group, "layer_names"):
-                weights = [
-                    np.asarray(group[name][w]) for w in _read_names(group[name], "weight_names")
-                ]
-                if weights:
-                    layers.append((name, weights))
-            return layers
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+            return stored_weights.read_layers(file)
+    except stored_model.HDF5_ERRORS as error:
+        if isinstance(error, ValueError) and not isinstance(error, OSError | KeyError):
+            raise
+        raise stored_model.damaged(path, error) from error
 
 
-def _read_header(path: str) -> tuple[dict[str, typing.Any], str, str]:
+def _load_keras3(path: str, stored: stored_model.StoredModel, spec: specs.ModelSpec) -> keras.Model:
     try:
-        with h5py.File(path, "r") as file:
-            stored = file.attrs.get("model_config")
-            version = _text(file.attrs.get("keras_version", "1"))
-            backend = _text(file.attrs.get("backend", ""))
-            weights = "layer_names" in file.attrs or _has_keras3_weights(file)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _damaged(path, error) from error
-    if stored is None and weights:
-        raise stored_config.refused(
-            path,
-            "holds weights only, without the layers they belong to. Name the architecture: "
-            "--model=keras:NAME,weights=PATH.",
-        )
-    if stored is None:
-        raise stored_config.refused(
-            path,
-            "is an HDF5 file without a Keras model (no model_config attribute). Expected a file "
-            "written by model.save.",
-        )
-    return stored_config.read_config(_text(stored), where=path), version, backend
-
-
-def _has_keras3_weights(file: h5py.File) -> bool:
-    return "layers" in file or "_layer_checkpoint_dependencies" in file
+        model = load_under_name(path, "model.h5", safe_mode=not spec.trust_model)
+    except OSError as error:
+        raise stored_model.damaged(path, error) from error
+    except KERAS_ERRORS as error:
+        raise stored_config.explain(
+            error, stored.config, where=path, version=stored.keras_version
+        ) from error
+    _check_order(path, model)
+    return model
 
 
 def _check_order(path: str, model: keras.Model) -> None:
@@ -201,7 +191,8 @@ def _check_order(path: str, model: keras.Model) -> None:
     # writer did, equal shapes would hide that two layers swapped their weights.
     with h5py.File(path, "r") as file:
         group = file["model_weights"]
-        stored = [name for name in _read_names(group, "layer_names") if group[name].keys()]
+        names = stored_weights.read_names(group, "layer_names")
+        stored = [name for name in names if group[name].keys()]
     own = [layer.name for layer in model.layers if layer.weights]
     if set(stored) == set(own) and stored != own:
         first = next(name for name, other in zip(stored, own, strict=True) if name != other)
@@ -210,21 +201,6 @@ def _check_order(path: str, model: keras.Model) -> None:
             f"Keras {keras.__version__} orders its layers otherwise than the Keras that wrote it, "
             f"from '{first}' on: weights would be swapped. Save it again as .keras.",
         )
-
-
-def _read_names(group: typing.Any, attribute: str) -> list[str]:
-    # Attributes of more than 64 kB are stored in numbered pieces.
-    if attribute in group.attrs:
-        pieces = [group.attrs[attribute]]
-    else:
-        pieces = []
-        while f"{attribute}{len(pieces)}" in group.attrs:
-            pieces.append(group.attrs[f"{attribute}{len(pieces)}"])
-    return [_text(name) for piece in pieces for name in piece]
-
-
-def _text(value: typing.Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _stated_size(path: str) -> int | None:
@@ -241,10 +217,3 @@ def _stated_size(path: str) -> int | None:
     # Base address, one other address, then the end of the file.
     end = header[start + 2 * offset_size : start + 3 * offset_size]
     return int.from_bytes(end, "little") if offset_size in (2, 4, 8) else None
-
-
-def _damaged(path: str, error: BaseException) -> Exception:
-    return stored_config.refused(
-        path,
-        f"the HDF5 file is damaged: {stored_config.one_reason(error)} Copy or download it again.",
-    )

@@ -4,14 +4,28 @@ One idea: the bytes of a file tell its format, a table tells the loader, and wha
 is flattened and cut in the same way.
 """
 
+import contextlib
 import dataclasses
 import typing
+from collections.abc import Iterator
 
 import keras
 
 from tf_finetune import findings, layer_table, specs
-from tf_finetune.models import applications, formats, hdf5, keras_file, pixel_range, surgery
+from tf_finetune.models import (
+    applications,
+    architectures,
+    formats,
+    hdf5,
+    keras_file,
+    pixel_range,
+    surgery,
+)
 from tf_finetune.models import backbone as results
+from tf_finetune.models import custom_objects as objects
+from tf_finetune.models.encoders import hugging_face, keras_hub_presets
+from tf_finetune.models.origins import hub_handles
+from tf_finetune.models.saved import saved_model
 
 Backbone = results.Backbone
 
@@ -20,16 +34,32 @@ _MODEL_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec], results.Loaded
     formats.HDF5: hdf5.load_model,
     formats.KERAS: keras_file.load_model,
     formats.APPLICATION: applications.load_model,
+    formats.ARCHITECTURE: architectures.load_model,
+    formats.SAVED_MODEL: saved_model.load_model,
+    formats.HUGGING_FACE: hugging_face.load_model,
+    formats.KERAS_HUB: keras_hub_presets.load_model,
 }
 # Format -> what makes a backbone of a model that has no Keras layers to cut.
-_BACKBONE_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec, str], results.Backbone]] = {}
+_BACKBONE_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec, str], results.Backbone]] = {
+    formats.SAVED_MODEL: saved_model.load_backbone,
+    formats.HUGGING_FACE: hugging_face.load_backbone,
+    formats.KERAS_HUB: keras_hub_presets.load_backbone,
+}
 
 
-def load_pretrained(path: str, *, trust_model: bool = False) -> keras.Model:
+def load_pretrained(
+    path: str,
+    *,
+    weights: str | None = None,
+    custom_objects: str | None = None,
+    trust_model: bool = False,
+) -> keras.Model:
     """Loads a whole saved model, old classifier included, without running code from the file.
 
     Args:
       path: a value of --model; of a file its bytes count, not its name.
+      weights: a weights-only .h5 for a path that is an architecture.
+      custom_objects: module that registers the model's custom layers; it is imported.
       trust_model: runs the Python code that a model carries.
 
     Returns:
@@ -40,8 +70,14 @@ def load_pretrained(path: str, *, trust_model: bool = False) -> keras.Model:
         truncated or damaged; the file holds weights only, a Lambda or a custom layer; Keras does
         not open it.
     """
-    spec = specs.ModelSpec(model=path, trust_model=trust_model)
-    return _MODEL_LOADERS[formats.detect_format(path)](path, spec).model
+    spec = specs.ModelSpec(
+        model=path, weights=weights, custom_objects=custom_objects, trust_model=trust_model
+    )
+    local = hub_handles.fetch(path)
+    kind = formats.detect_format(local.path)
+    _check_weights_flag(spec, kind)
+    with objects.offered(custom_objects), _named_by_user(local.path, path):
+        return _MODEL_LOADERS[kind](local.path, spec).model
 
 
 def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backbone:
@@ -59,10 +95,45 @@ def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backb
       findings.RefusedError: as for `load_pretrained`, `applications.load_model` and
         `surgery.cut_model`; or --pixel_range needs three channels and the model has one.
     """
-    kind = formats.detect_format(spec.model)
-    if kind in _BACKBONE_LOADERS:
-        return _BACKBONE_LOADERS[kind](spec.model, spec, precision)
-    return _cut(_MODEL_LOADERS[kind](spec.model, spec), spec, precision=precision)
+    local = hub_handles.fetch(spec.model, sha256=spec.model_sha256)
+    kind = formats.detect_format(local.path)
+    _check_weights_flag(spec, kind)
+    with (
+        objects.offered(spec.custom_objects),
+        _named_by_user(local.path, spec.model),
+    ):
+        if kind in _BACKBONE_LOADERS:
+            loaded = _BACKBONE_LOADERS[kind](local.path, spec, precision)
+        else:
+            model = _MODEL_LOADERS[kind](local.path, spec)
+            loaded = _cut(model, spec, precision=precision)
+    return dataclasses.replace(loaded, sha256=local.sha256) if local.sha256 else loaded
+
+
+@contextlib.contextmanager
+def _named_by_user(path: str, model: str) -> Iterator[None]:
+    # Of a download or archive, the user knows the handle, not the folder in the cache.
+    try:
+        yield
+    except findings.RefusedError as error:
+        if path == model:
+            raise
+        there, here = findings.one_line(path), findings.one_line(model)
+        problems = [
+            dataclasses.replace(problem, message=problem.message.replace(there, here), path=model)
+            for problem in error.problems
+        ]
+        raise findings.RefusedError(*problems) from error
+
+
+def _check_weights_flag(spec: specs.ModelSpec, kind: str) -> None:
+    if spec.weights and kind not in (formats.APPLICATION, formats.ARCHITECTURE):
+        shown = findings.one_line(spec.model)
+        message = (
+            f"--weights needs an architecture: --model=keras:NAME, or a .json file of "
+            f"model.to_json(). Received --model={shown}, which has weights of its own."
+        )
+        raise findings.RefusedError(findings.Problem(message, flag="--weights"))
 
 
 def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) -> Backbone:
@@ -72,14 +143,20 @@ def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) 
         )
     except findings.RefusedError as error:
         raise _led_by_path(error, spec.model) from error
-    height, width, channels = cut.model.inputs[0].shape[1:]
+    is_text = cut.model.inputs[0].dtype == "string"
+    pixels = None
+    if not is_text:
+        pixels = pixel_range.find_pixel_range(
+            cut.model,
+            requested=spec.pixel_range,
+            application=loaded.application,
+            dropped=cut.dropped,
+        )
     return Backbone(
         model=cut.model,
-        input_shape=(height, width, channels),
+        input_shape=() if is_text else tuple(cut.model.inputs[0].shape[1:]),
         pooling=cut.pooling,
-        pixel_range=pixel_range.find_pixel_range(
-            cut.model, requested=spec.pixel_range, application=loaded.application
-        ),
+        pixel_range=pixels,
         table=layer_table.table_from_model(cut.model),
         dropped=cut.dropped,
         cut_reason=cut.reason,
@@ -87,6 +164,7 @@ def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) 
         sha256=loaded.sha256,
         requested_pixel_range=spec.pixel_range,
         outputs=cut.outputs,
+        input_kind=results.TEXT if is_text else results.IMAGE,
         notes=loaded.notes,
     )
 

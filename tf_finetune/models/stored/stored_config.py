@@ -1,12 +1,13 @@
 """What a stored Keras configuration says, read as plain JSON before Keras acts on it.
 
 One idea: a configuration is nested {"class_name": ..., "config": ...}. Walking it finds code that
-must not run (Lambda) and meanings that changed between Keras versions without an error.
+must not run (Lambda) and the layer that an error of Keras is about.
 
 Reference: Keras saving format, https://keras.io/api/models/model_saving_apis/.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import re
 import typing
@@ -69,39 +70,23 @@ def find_layers(config: typing.Any) -> Iterator[StoredLayer]:
     yield from _walk(config, "", depth=0)
 
 
-def check_config(config: dict[str, typing.Any], *, where: str, version: str, backend: str) -> None:
-    """Refuses what must not run and what would load with another meaning.
+def check_code(config: dict[str, typing.Any], *, where: str) -> None:
+    """Refuses a model that carries Python code.
 
     Args:
-      config: the configuration of the model.
+      config: the configuration of the model, as stored.
       where: the file, for the error's text.
-      version: the Keras version that wrote it, for example "2.4.0".
-      backend: "tensorflow", "theano" or "cntk"; "" where it is not stored.
 
     Raises:
-      findings.RefusedError: a Lambda layer; hard_sigmoid from before Keras 3, which is another
-        function there; a convolution saved under Theano, whose kernels are rotated.
+      findings.RefusedError: a Lambda layer.
     """
-    old = version.partition(".")[0] in ("1", "2")
     for layer in find_layers(config):
-        name = findings.one_line(layer.path)
         if layer.class_name == "Lambda":
             raise refused(
                 where,
-                f"layer '{name}' is a Lambda, which is stored Python code and is never run. "
-                "Build the model from plain layers (Rescaling, for example) and save it again.",
-            )
-        if old and "hard_sigmoid" in layer.config.values():
-            raise refused(
-                where,
-                f"layer '{name}' uses hard_sigmoid, which is another function in Keras 3 than in "
-                f"Keras {version}: its outputs would be wrong. This version cannot translate it.",
-            )
-        if old and backend == "theano" and "Conv" in layer.class_name:
-            raise refused(
-                where,
-                f"layer '{name}' was saved under Theano, whose convolution kernels are rotated by "
-                "180 degrees: its outputs would be wrong. This version cannot translate it.",
+                f"layer '{findings.one_line(layer.path)}' is a Lambda, which is stored Python code "
+                "and is never run. Build the model from plain layers (Rescaling, for example) and "
+                "save it again, or, only if you trust its author, give --trust_model.",
             )
 
 
@@ -122,12 +107,23 @@ def explain(
     text = str(error)
     match = re.search(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
     if match:
-        names = [layer.path for layer in find_layers(config) if layer.class_name == match[1]]
-        which = f"layer '{findings.one_line(names[0])}' is of" if names else "it needs"
+        kind = "function" if "function" in match[0] else "class"
+        name = _find_user(config, match[1])
+        which = "it needs"
+        if name is not None:
+            which = f"layer '{findings.one_line(name)}' " + ("is of" if kind == "class" else "uses")
         return refused(
             where,
-            f"{which} the custom class '{findings.one_line(match[1])}', which Keras "
-            f"{_keras_version()} does not have. Expected a model of Keras's own layers.",
+            f"{which} the custom {kind} '{findings.one_line(match[1])}', which Keras "
+            f"{_keras_version()} does not have. Name the Python module that defines it: "
+            "--custom_objects=MODULE.",
+        )
+    if _numbers(version) > _numbers(_keras_version()):
+        return refused(
+            where,
+            f"written by Keras {version}, which is newer than the installed {_keras_version()}, "
+            f"and it does not open: {one_reason(error)} Run pip install --upgrade keras, or save "
+            "it again with the older version.",
         )
     return refused(
         where,
@@ -170,6 +166,20 @@ def refused(where: str, message: str) -> findings.RefusedError:
     )
 
 
+def _find_user(config: dict[str, typing.Any], name: str) -> str | None:
+    """The path of the first layer of a class, or with an argument of that name."""
+    for layer in find_layers(config):
+        if layer.class_name.rpartition(">")[2] == name.rpartition(">")[2]:
+            return layer.path
+    for layer in reversed(list(find_layers(config))):
+        if name in layer.config.values() or any(
+            isinstance(value, dict) and name in (value.get("config"), value.get("class_name"))
+            for value in layer.config.values()
+        ):
+            return layer.path
+    return None
+
+
 def _walk(value: typing.Any, path: str, *, depth: int) -> Iterator[StoredLayer]:
     if depth > _MAX_DEPTH:
         return
@@ -193,7 +203,10 @@ def _walk(value: typing.Any, path: str, *, depth: int) -> Iterator[StoredLayer]:
         yield from _walk(element, path, depth=depth + 1)
 
 
-def _keras_version() -> str:
-    import keras
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
-    return keras.__version__
+
+def _keras_version() -> str:
+    # Asked for by --mode=inspect too, which does without importing Keras.
+    return importlib.metadata.version("keras")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tf_finetune import findings
-from tf_finetune.models import stored_config
+from tf_finetune.models.stored import stored_config
 
 CONFIG = {
     "class_name": "Functional",
@@ -89,36 +89,50 @@ def test_lambda_is_refused_with_its_path():
             ],
         },
     }
-    message = _refusal(
-        stored_config.check_config, config, where="old.h5", version="3.15.1", backend="tensorflow"
-    )
+    message = _refusal(stored_config.check_code, config, where="old.h5")
     assert message == (
         "old.h5: layer 'block/scale' is a Lambda, which is stored Python code and is never run. "
-        "Build the model from plain layers (Rescaling, for example) and save it again."
+        "Build the model from plain layers (Rescaling, for example) and save it again, or, only if "
+        "you trust its author, give --trust_model."
     )
+    stored_config.check_code(CONFIG, where="old.h5")
 
 
-def test_hard_sigmoid_of_old_keras_is_refused_and_of_keras_3_is_not():
-    check = stored_config.check_config
-    message = _refusal(check, CONFIG, where="old.h5", version="2.0.8", backend="tensorflow")
-    assert message == (
-        "old.h5: layer 'block/both/memory' uses hard_sigmoid, which is another function in Keras 3 "
-        "than in Keras 2.0.8: its outputs would be wrong. This version cannot translate it."
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        ("3.1.0", "Build the same model in Keras 3, load its weights and save it again."),
+        (
+            "3.99.0",
+            "Run pip install --upgrade keras, or save it again with the older version.",
+        ),
+    ],
+)
+def test_refusal_of_keras_says_which_of_the_two_is_old(version, hint):
+    error = stored_config.explain(
+        ValueError("no such thing"), CONFIG, where="m.h5", version=version
     )
-    check(CONFIG, where="new.h5", version="3.10.0", backend="tensorflow")
+    assert str(error).startswith(f"m.h5: written by Keras {version}, ")
+    assert str(error).endswith(f" no such thing. {hint}")
 
 
-def test_theano_convolutions_are_refused():
-    config = {"class_name": "Conv2D", "config": {"name": "conv"}}
-    config = {"class_name": "Sequential", "config": {"layers": [config]}}
-    message = _refusal(
-        stored_config.check_config, config, where="old.h5", version="2.1.3", backend="theano"
-    )
-    assert message == (
-        "old.h5: layer 'conv' was saved under Theano, whose convolution kernels are rotated by 180 "
-        "degrees: its outputs would be wrong. This version cannot translate it."
-    )
-    stored_config.check_config(config, where="old.h5", version="2.1.3", backend="tensorflow")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Could not locate class 'LSTM'. Make sure",
+            "layer 'block/both/memory' is of the custom class 'LSTM'",
+        ),
+        (
+            "Could not locate function 'hard_sigmoid'.",
+            "layer 'block/both/memory' uses the custom function 'hard_sigmoid'",
+        ),
+        ("Could not locate class 'Swirl'.", "it needs the custom class 'Swirl'"),
+    ],
+)
+def test_missing_objects_are_named_with_their_layer(text, expected):
+    error = stored_config.explain(TypeError(text), CONFIG, where="m.h5", version="2.4.0")
+    assert str(error).startswith(f"m.h5: {expected}, which Keras ")
 
 
 @pytest.mark.parametrize(

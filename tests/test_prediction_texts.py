@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from tf_finetune import findings, head_kinds, prediction, prediction_files, prediction_texts
+
+HEAD = head_kinds.HeadInfo("label", "multiclass", ("neg", "pos"))
+
+
+def listed(*paths, trained_column="review", text_column=None):
+    texts = prediction_texts.iterate_texts(
+        tuple(map(str, paths)), trained_column=trained_column, text_column=text_column
+    )
+    return [(given.line, given.text) for given in texts]
+
+
+def refusal(*paths, **options):
+    with pytest.raises(findings.RefusedError) as caught:
+        listed(*paths, **options)
+    return [problem.message for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "column"),
+    [
+        ("text,review", {}, 1),
+        ("text,id", {}, 0),
+        ("comment,review", {"text_column": "comment"}, 0),
+        ("id,Sentence", {"trained_column": None}, 1),
+        ("review", {}, 0),
+    ],
+)
+def test_the_column_of_a_table(tmp_path, header, options, column):
+    path = tmp_path / "t.csv"
+    path.write_text(f'{header}\n"a\n1","b"\nc,d\n\ne,f\n', "utf-8-sig")
+    expected = [["a\n1", "b"], ["c", "d"], ["e", "f"]]
+    assert listed(path, **options) == [
+        (line, row[column]) for line, row in zip((2, 4, 6), expected, strict=True)
+    ]
+
+
+def test_a_text_on_each_line(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "b.TXT"
+    first.write_bytes('\ufeffso good\r\n\r\nwith\u2028in, "it"\r\n'.encode())
+    second.write_bytes(b"last")
+    assert listed(first, second) == [
+        (1, "so good"), (2, ""), (3, 'with\u2028in, "it"'), (1, "last"),
+    ]  # fmt: skip
+
+
+def test_every_bad_input_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("id,comment\n1,good\n")
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.txt").write_bytes(b"fine\n\xe9\n")
+    (tmp_path / "d.jpg").write_bytes(b"")
+    (tmp_path / "e.csv").write_text("review\n")
+    names = ("a.csv", "b.txt", "c.txt", "d.jpg", "e.csv", "gone.txt")
+    a, b, c, d, e, gone = (str(tmp_path / name) for name in names)
+    expected = "a .csv with a column of texts, or a .txt with a text on each line"
+    assert refusal(a, b, c, d, e, gone) == [
+        f"{a}: expected a column of texts 'review', as in training. It has 'id', 'comment'. Name "
+        "one with --text_column.",
+        f"{b} is empty. Expected a text on each line.",
+        f"{c}: byte 0xe9 is not UTF-8. Save the file as UTF-8.",
+        f"--input={d}: the model takes texts. Expected {expected}.",
+        f"{e}: no row below the header.",
+        f"--input={gone} does not exist. The model takes texts: expected {expected}.",
+    ]
+    assert refusal() == [f"--input is needed: {expected}."]
+    assert refusal(a, text_column="coment") == [
+        f"--text_column=coment: {a} has no such column. Did you mean 'comment'? It has 'id', "
+        "'comment'."
+    ]
+
+
+def predict_batch(contents):
+    if b"broken" in contents:
+        raise prediction.BadInputError("graph node")
+    chances = np.array([[0.25, 0.75] if b"good" in text else [0.9, 0.1] for text in contents])
+    return {"label": prediction.HeadOutput(chances, chances > 0.5)}
+
+
+def predict(texts, batch_size=3):
+    given = [prediction_texts.TextInput(text, line) for line, text in enumerate(texts, start=5)]
+    predictor = prediction.Predictor(predict_batch, (HEAD,), "text")
+    return prediction.predict_texts(given, predictor=predictor, batch_size=batch_size, top_k=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_a_bad_text_costs_its_own_row(batch_size):
+    rows = list(predict(["good", " ", "bad", "broken", "so good"], batch_size))
+    assert [(row.line, row.text, row.error) for row in rows] == [
+        (5, "good", ""),
+        (6, " ", "the text is empty"),
+        (7, "bad", ""),
+        (8, "broken", "cannot be made tokens of"),
+        (9, "so good", ""),
+    ]
+    answers = [row.heads["label"].predicted for row in rows if not row.error]
+    assert answers == [("pos",), ("neg",), ("pos",)]
+
+
+def test_rows_of_texts_as_csv_and_jsonl(tmp_path):
+    texts = ["=good\n1", "", "bad"]
+    for name, expected in (
+        (
+            "p.csv",
+            "line,text,class,probability,error\n5,'=good\\n1,pos,0.75,\n6,,,,the text is empty\n"
+            "7,bad,neg,0.9,\n",
+        ),
+        (
+            "p.jsonl",
+            '{"line": 5, "text": "=good\\n1", "predictions": {"label": {"predicted": ["pos"], '
+            '"classes": ["pos"], "probabilities": [0.75]}}}\n'
+            '{"line": 6, "text": "", "error": "the text is empty"}\n'
+            '{"line": 7, "text": "bad", "predictions": {"label": {"predicted": ["neg"], '
+            '"classes": ["neg"], "probabilities": [0.9]}}}\n',
+        ),
+    ):
+        counts = prediction_files.write_predictions(
+            predict(texts), str(tmp_path / name), heads=(HEAD,), top_k=1, of_texts=True
+        )
+        assert (counts.num_predicted, counts.num_errors) == (2, 1)
+        assert (tmp_path / name).read_text("utf-8") == expected

@@ -1,0 +1,77 @@
+"""Makes the layers of this package known to Keras wherever both are imported.
+
+One idea: a model.keras may hold layers of ours (a SavedModel as a layer, a tokenizer), and Keras
+opens it only if their classes are registered. Importing them here at once would make
+`import tf_finetune` and `--help` wait for TensorFlow, so they are registered when Keras is.
+
+Reference: PEP 302 and 451, import hooks.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+
+# Modules that register layers or functions when they are imported.
+_MODULES = (
+    "models.encoders.encoder_layers",
+    "models.legacy.keras1_layers",
+    "models.legacy.locally_connected",
+    "models.legacy.private_layers",
+    "models.saved.saved_model",
+    "models.saved.saved_model_layer",
+    "models.legacy.tensor_operations",
+    "text.byte_pair_tokenizer",
+    "text.wordpiece",
+)
+
+
+def register_layers() -> None:
+    """Registers our layers: now where Keras is imported already, else right after it will be."""
+    if "keras" in sys.modules:
+        _import_modules()
+    elif not any(isinstance(finder, _KerasFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _KerasFinder())
+
+
+def _import_modules() -> None:
+    for name in _MODULES:
+        importlib.import_module(f"{__package__}.{name}")
+
+
+class _KerasFinder(importlib.abc.MetaPathFinder):
+    """Finds Keras as the other finders do, once, with a loader that calls us back."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if fullname != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """A loader that registers our layers behind another's work."""
+
+    def __init__(self, loader: importlib.abc.Loader):
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        """See `importlib.abc.Loader`."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """See `importlib.abc.Loader`."""
+        self._loader.exec_module(module)
+        if module.__spec__ is not None:
+            # As if we had never been here: `inspect.getsource` and others ask the loader.
+            module.__spec__.loader = self._loader
+        _import_modules()

@@ -1,0 +1,1 @@
+"""Text encoders: Hugging Face folders and KerasHub presets."""

@@ -1,0 +1,1 @@
+"""Where a model comes from when it is no local file: addresses, downloads, archives."""

@@ -1,0 +1,1 @@
+"""Stored models read as data: configuration, graph, shapes, layer table. No Keras here."""

@@ -1,0 +1,1 @@
+"""Stored arrays find their layers, by name and shape or in order."""

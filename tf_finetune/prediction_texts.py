@@ -1,0 +1,122 @@
+"""The texts that --input names in --mode=predict.
+
+One idea: every row of the output finds its way back to the line that it is about, so a text keeps
+its line, and an empty one its row.
+"""
+
+import dataclasses
+import os
+
+from tf_finetune import findings, specs
+from tf_finetune.data import csv_rows, text_tables
+
+_EXPECTED = "a .csv with a column of texts, or a .txt with a text on each line"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextInput:
+    """A text to predict.
+
+    Attributes:
+      text: as it stands in the file; may be empty.
+      line: 1-based line of the file on which it starts.
+    """
+
+    text: str
+    line: int
+
+
+def iterate_texts(
+    inputs: tuple[str, ...], *, trained_column: str | None, text_column: str | None
+) -> list[TextInput]:
+    """The texts that --input names.
+
+    A .txt has a text on each line. In a .csv, texts are in the column that --text_column names;
+    else in the one that the model was trained on, or in one whose name tells.
+
+    Args:
+      inputs: paths of .csv and .txt files in UTF-8, at least one.
+      trained_column: name of the column in the run's own data; None: not known.
+      text_column: value of --text_column, or None.
+
+    Returns:
+      Texts, in the order of `inputs`.
+
+    Raises:
+      RefusedError: with every input that does not exist, cannot be read, holds nothing, or is a
+        .csv without such a column.
+    """
+    if not inputs:
+        raise findings.RefusedError(
+            findings.Problem(f"--input is needed: {_EXPECTED}.", flag="--input")
+        )
+    texts: list[TextInput] = []
+    problems: list[findings.Problem] = []
+    for path in inputs:
+        try:
+            texts += _list_input(path, trained_column, text_column)
+        except findings.RefusedError as error:
+            problems += error.problems
+    if problems:
+        raise findings.RefusedError(*problems)
+    return texts
+
+
+def _list_input(path: str, trained_column: str | None, text_column: str | None) -> list[TextInput]:
+    shown = f"--input={findings.one_line(path)}"
+    if not os.path.exists(path):
+        raise _refuse(f"{shown} does not exist. The model takes texts: expected {_EXPECTED}.", path)
+    ending = os.path.splitext(path)[1].lower()
+    if not os.path.isfile(path) or ending not in (".csv", ".txt"):
+        raise _refuse(f"{shown}: the model takes texts. Expected {_EXPECTED}.", path)
+    try:
+        if ending == ".txt":
+            return _read_lines(path)
+        return _read_column(path, trained_column, text_column)
+    except OSError as error:
+        raise _refuse(f"{shown} cannot be opened: {error.strerror}.", path) from error
+
+
+def _refuse(message: str, path: str, *, flag: str = "--input") -> findings.RefusedError:
+    return findings.RefusedError(findings.Problem(message, path=path, flag=flag))
+
+
+def _read_lines(path: str) -> list[TextInput]:
+    # Only \n, \r\n and \r end a line: str.splitlines would also cut at U+2028 inside a text.
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.removesuffix("\n") for line in file]
+    except UnicodeDecodeError as error:
+        message = (
+            f"{findings.one_line(path)}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save "
+            "the file as UTF-8."
+        )
+        raise _refuse(message, path) from error
+    if not lines:
+        raise _refuse(f"{findings.one_line(path)} is empty. Expected a text on each line.", path)
+    return [TextInput(text, number) for number, text in enumerate(lines, start=1)]
+
+
+def _read_column(path: str, trained_column: str | None, text_column: str | None) -> list[TextInput]:
+    rows, lines = csv_rows.read_rows(path, expected="with a column of texts")
+    table = csv_rows.make_table(path, rows, lines)
+    column = text_column
+    if column is None and trained_column in table.columns:
+        column = trained_column
+    if column is None:
+        column = text_tables.find_text_column(table.columns, specs.DataSpec())
+    if column is None:
+        wanted = f" '{findings.one_line(trained_column)}', as in training" if trained_column else ""
+        raise _refuse(
+            f"{findings.one_line(path)}: expected a column of texts{wanted}. It has "
+            f"{findings.list_first(table.columns, limit=20)}. Name one with --text_column.",
+            path,
+            flag="--text_column",
+        )
+    place = csv_rows.find_column(table, column, flag="text_column")
+    if not table.rows:
+        raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
+    return [
+        TextInput(row[place] if place < len(row) else "", line)
+        for row, line in zip(table.rows, table.lines, strict=True)
+    ]

@@ -31,7 +31,7 @@ def test_flag_lines_parse():
 
 
 def test_every_flag_that_is_named_exists():
-    named = set(re.findall(r"`--([a-z_]+)", README))
+    named = set(re.findall(r"`--([a-z0-9_]+)", README))
     # Of TensorFlow's tools.
     assert named - set(spec_flags.define_flags()) <= {"flagfile", "help"}
 

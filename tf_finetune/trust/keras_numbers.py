@@ -1,0 +1,147 @@
+"""Numbers of a stored configuration that would ask for more memory or time than the file explains.
+
+One idea: a layer's weights are stored beside its configuration, so a layer of 2**31 units in a file
+of a kilobyte is a lie that building it would believe. Sizes without weights have plain bounds, far
+above what any model has.
+"""
+
+import math
+import typing
+from collections.abc import Iterator
+
+Config = dict[str, typing.Any]
+
+# A layer has at least these many weights: units of Dense and recurrent layers and so on.
+_SIZES = (
+    "units",
+    "filters",
+    "output_dim",
+    "input_dim",
+    "key_dim",
+    "value_dim",
+    "head_dim",
+    "nb_filter",
+)
+_SMALL_ELEMENTS = 2**16
+_SMALL_SUM = 2**20
+_SIDE = 2**16
+_COUNT = 2**24
+# Argument -> its largest value.
+_BOUNDS = {
+    "cropping": _COUNT,
+    "fft_length": 2**16,
+    "height": _SIDE,
+    "kernel_size": 2**12,
+    "max_tokens": 2**27,
+    "n": 2**20,
+    "num_bins": 2**40,
+    "num_chains": 100,
+    "num_heads": 2**12,
+    "num_mel_bins": 2**12,
+    "num_ops": 100,
+    "num_tokens": _COUNT,
+    "output_sequence_length": _COUNT,
+    "padding": _SIDE,
+    "pool_size": _COUNT,
+    "power_iterations": 1_000,
+    "sequence_length": _COUNT,
+    "sequence_stride": _COUNT,
+    "size": 2**12,
+    "width": _SIDE,
+    "max_bounding_boxes": _COUNT,
+}
+_SHAPES = (
+    "batch_input_shape",
+    "batch_shape",
+    "input_shape",
+    "shape",
+    "target_shape",
+    "output_shape",
+)
+_MAX_SHAPE_ELEMENTS = 2**31
+
+
+def find_excesses(config: Config, *, stored_size: int | None) -> Iterator[tuple[str, str]]:
+    """Finds numbers that are too large.
+
+    Args:
+      config: the parsed configuration of the whole model.
+      stored_size: number of elements of all stored weights; None: not known.
+
+    Yields:
+      (name of the layer, what is wrong as the end of a sentence).
+    """
+    total = 0
+    for name, class_name, values in _layers(config):
+        yield from ((name, message) for message in _bounded(values))
+        if stored_size is None:
+            continue
+        needed = _least_weights(class_name, values)
+        total += needed
+        if needed > max(stored_size, _SMALL_ELEMENTS):
+            yield (
+                name,
+                f"asks for {needed:,} weights or more, and the file stores {stored_size:,} in all: "
+                "building it would fill the memory. The file is damaged or hostile.",
+            )
+            return
+    if stored_size is not None and total > max(stored_size, _SMALL_SUM):
+        yield (
+            "",
+            f"and all others together ask for {total:,} weights or more, and the file stores "
+            f"{stored_size:,}: building them would fill the memory. The file is damaged or "
+            "hostile.",
+        )
+
+
+def _layers(config: Config) -> Iterator[tuple[str, str, Config]]:
+    waiting: list[typing.Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += [item for item in value if isinstance(item, dict | list)]
+        if not isinstance(value, dict):
+            continue
+        waiting += [item for item in value.values() if isinstance(item, dict | list)]
+        inner = value.get("config")
+        if isinstance(value.get("class_name"), str) and isinstance(inner, dict):
+            yield str(inner.get("name", "")), value["class_name"].rpartition(">")[2], inner
+
+
+def _least_weights(class_name: str, values: Config) -> int:
+    sizes = [size for key in _SIZES if (size := _integer(values.get(key))) is not None]
+    if class_name in ("Embedding", "ReversibleEmbedding"):
+        return math.prod(sizes) if sizes else 0
+    filters = _integer(values.get("filters"))
+    if filters is not None and not class_name.startswith("Separable"):
+        return filters * math.prod(_integers(values.get("kernel_size")))
+    return max(sizes, default=0)
+
+
+def _bounded(values: Config) -> Iterator[str]:
+    for key, bound in _BOUNDS.items():
+        largest = max((abs(number) for number in _integers(values.get(key))), default=0)
+        if largest > bound:
+            yield f"has {key} {largest:,}. Expected at most {bound:,}, which no model exceeds."
+    for key in _SHAPES:
+        size = math.prod(abs(number) or 1 for number in _integers(values.get(key)))
+        if size > _MAX_SHAPE_ELEMENTS:
+            yield (
+                f"has a {key} of {size:,} elements. Expected at most {_MAX_SHAPE_ELEMENTS:,}: an "
+                "example of that size fits no memory."
+            )
+
+
+def _integers(value: typing.Any) -> list[int]:
+    if isinstance(value, list):
+        return [number for item in value for number in _integers(item)]
+    number = _integer(value)
+    return [] if number is None else [number]
+
+
+def _integer(value: typing.Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None

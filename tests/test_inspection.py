@@ -6,7 +6,7 @@ import pytest
 
 from tests import tiny
 from tf_finetune import findings, inspection, specs
-from tf_finetune.models import formats
+from tf_finetune.models import formats, loading
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def test_text(path):
         f"SHA-256:        {formats.file_sha256(path)}",
         "Input:          pixels (12, 12, 3) float32",
         "Output:         classifier (5) float32",
+        "Examined:       no findings",
         "Old classifier: The old classifier 'classifier' (Dense, 5 units) and what follows it are "
         "cut off.",
         "Cut off:        'pool', 'drop', 'classifier'",
@@ -102,7 +103,9 @@ def test_json_holds_the_same_facts(path):
         "unit": "layers",
         "freeze": {"rule": "50%", "batch_norm": "frozen", "num_frozen": 3, "cut": "relu_a"},
         "weights": [],
+        "signatures": None,
         "notes": [],
+        "findings": [],
     }
     assert layers[4] == {
         "number": 5,
@@ -135,9 +138,11 @@ def test_a_model_that_cannot_be_fine_tuned_is_described(tmp_path):
         f"SHA-256:        {formats.file_sha256(path)}",
         "Input:          tokens (6) int32",
         "Output:         lstm (3) float32",
+        "Examined:       no findings",
         "Cannot be fine-tuned as it is: The model's input has the shape (None, 6). This version "
         "fine-tunes models of one image input, (batch, height, width, channels) with 1 or 3 "
-        "channels.",
+        "channels, or of one string input. If it takes token ids, put the tokenizer into the "
+        "model: a TextVectorization layer before its first layer.",
         "",
         "number  name   class      output shape  parameters",
         "     1  words  Embedding  (6, 4)                36",
@@ -163,15 +168,46 @@ def test_weights_only_are_listed(tmp_path):
     keras.Sequential(layers).save_weights(path)
     lines = inspection.describe_model(specs.ModelSpec(model=path)).splitlines()
     assert lines[1] == "Format:         HDF5, weights only, of Keras 3"
-    assert lines[3].startswith("Cannot be fine-tuned as it is: holds weights only, without the ")
-    assert "--model=keras:NAME" in lines[3]
-    assert lines[4:] == [
+    assert lines[3] == "Examined:       no findings"
+    assert lines[4].startswith("Cannot be fine-tuned as it is: holds weights only, without the ")
+    assert "--model=keras:NAME" in lines[4]
+    assert lines[5:] == [
         "",
         "number  layer         weight               shape   type",
         "     1  layers/dense  layers/dense/vars/0  (4, 3)  float32",
         "     1  layers/dense  layers/dense/vars/1  (3,)    float32",
         "Weights: 2. Parameters: 15.",
     ]
+
+
+def test_an_architecture_is_listed_without_weights(tmp_path):
+    path = tmp_path / "arch.json"
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3), name="pixels"), keras.layers.Conv2D(2, 3, name="conv")]
+    )
+    path.write_text(model.to_json())
+    lines = inspection.describe_model(specs.ModelSpec(model=str(path))).splitlines()
+    assert lines[2] == "Input:          pixels (8, 8, 3) float32"
+    assert lines[5:] == [
+        "Cannot be fine-tuned as it is: is an architecture without weights. Add --weights=FILE.h5.",
+        "",
+        "number  name  class   output shape  parameters",
+        "     1  conv  Conv2D  (6, 6, 2)             56",
+        "Layers: 1. Parameters: 56.",
+    ]
+    with pytest.raises(findings.RefusedError, match=r"without weights. Add --weights=FILE.h5."):
+        loading.load_backbone(specs.ModelSpec(model=str(path)))
+
+
+def test_a_preprocessor_for_another_kind_of_model_is_refused(path):
+    with pytest.raises(findings.RefusedError) as caught:
+        inspection.describe(specs.ModelSpec(model=path, preprocessor="nonsense"))
+    (problem,) = caught.value.problems
+    assert (problem.flag, problem.message) == (
+        "--preprocessor",
+        f"--preprocessor is for a SavedModel that takes tokens. --model={path} is none: leave "
+        "--preprocessor out.",
+    )
 
 
 def test_a_damaged_graph_is_one_line(tmp_path, path):

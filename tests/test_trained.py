@@ -50,3 +50,45 @@ def test_a_newer_format_is_told(outcome, tmp_path):
     assert str(caught.value) == (
         f"{path}: expected format 1. Received 2. Use the version of tf_finetune that wrote it."
     )
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 1}', '{"format": 1, "heads": [7]}'])
+def test_a_damaged_model_json_is_one_line(outcome, tmp_path, content):
+    trained.write_trained(str(tmp_path), outcome)
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(findings.RefusedError) as caught:
+        trained.load_run(str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(
+        f"{tmp_path}/model.json: is damaged, or was not written by this package ("
+    )
+    assert message.endswith("). Copy the run's folder again.")
+
+
+def test_a_model_with_code_is_not_opened_unasked(outcome, tmp_path, monkeypatch):
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("TRACE", str(ran))
+    trained.write_trained(str(tmp_path), outcome)
+    inputs = keras.Input((4,))
+    layer = keras.layers.Lambda(
+        lambda x: (open(__import__("os").environ["TRACE"], "w").close(), x)[1]
+    )
+    keras.Model(inputs, layer(inputs)).save(tmp_path / "model.keras")
+    ran.unlink()
+    with pytest.raises(findings.RefusedError, match="is a Lambda: it is stored Python code"):
+        trained.load_run(str(tmp_path))
+    assert not ran.exists()
+    trained.load_run(str(tmp_path), trust_model=True)
+    assert ran.exists()
+
+
+def test_trust_that_was_given_is_told_of_whatever_the_file_says():
+    assert trained.list_trust_notes({}) == ()
+    assert trained.list_trust_notes({"trust": {"trust_model": False, "findings": ["a"]}}) == ()
+    assert trained.list_trust_notes({"trust": 3}) == ()
+    notes = trained.list_trust_notes({"trust": {"trust_model": True, "findings": ["a", 3]}})
+    assert notes == (
+        "The pretrained model was opened with --trust_model, which runs code that it carries.",
+        "a",
+        "3",
+    )

@@ -23,6 +23,7 @@ _PUBLIC = {
     "predict": "verbs",
     "inspect": "verbs",
     "find_problems": "validation",
+    "trust": "trust",
     "load_run": "trained",
     "load_pretrained": "models.loading",
     "load_backbone": "models.loading",
@@ -61,7 +62,8 @@ layer_registration.register_layers()
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
+    value = module if _PUBLIC[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

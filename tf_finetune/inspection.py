@@ -1,17 +1,17 @@
 """What is in a model file, and what a --freeze rule would do to it, as text or JSON.
 
-One idea: everything is first collected as one `Description`, then printed. Of an .h5 or .keras file
-it is read from the file's header alone, without TensorFlow and without the weights; every other
-model is loaded as training would load it.
+One idea: everything is first collected as one `descriptions.Description`, then printed. Of an .h5
+or .keras file it is read from the file's header alone, of a SavedModel from its graph's
+description, without TensorFlow and without the weights; every other model is loaded as training
+would load it.
 """
 
 import dataclasses
-import json
-import typing
-from collections.abc import Callable
 
-from tf_finetune import distribution, findings, freezing, layer_table, specs
-from tf_finetune.models import formats
+from tf_finetune import descriptions, distribution, findings, freezing, layer_table, specs, trust
+from tf_finetune.models import admission, formats
+from tf_finetune.models.origins import hub_handles
+from tf_finetune.models.saved import saved_model_files, stored_module
 from tf_finetune.models.stored import (
     graph_reader,
     stored_classes,
@@ -21,67 +21,11 @@ from tf_finetune.models.stored import (
     stored_table,
     weight_sizes,
 )
+from tf_finetune.trust import refusals
 
 _BY_DATA = "settled with the data, by the statistics of the first BatchNormalization"
 _STORED_FORMATS = (formats.HDF5, formats.KERAS)
-_MAX_LABEL = 15
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """The pixel values that a model expects.
-
-    Attributes:
-      name: as in --pixel_range; None: not known before training.
-      reason: how it is known, or when it will be.
-      warning: the range is a fallback.
-    """
-
-    name: str | None
-    reason: str
-    warning: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """A pretrained model, described.
-
-    Attributes:
-      model: value of --model.
-      source: format and writer, for example "HDF5 of Keras 2.4.0".
-      keras_version: that wrote it; None where the format names none.
-      backend: of that Keras; None where the format names none.
-      sha256: of the file; None where there is no single file.
-      inputs: of the whole model.
-      outputs: of the whole model.
-      refusal: why it cannot be fine-tuned as it is; None where it can.
-      cut_reason: where it is cut and why; None where it is not.
-      dropped: names of the layers that are cut off.
-      features_shape: what new heads are given.
-      pooling: how features become a vector.
-      pixels: what the model expects; None where it takes none.
-      table: its numbered layers.
-      plan: what --freeze does to them; None where it cannot be fine-tuned.
-      notes: lines for the user.
-    """
-
-    model: str
-    source: str
-    inputs: tuple[stored_table.End, ...]
-    outputs: tuple[stored_table.End, ...]
-    table: layer_table.LayerTable
-    keras_version: str | None = None
-    backend: str | None = None
-    sha256: str | None = None
-    refusal: str | None = None
-    cut_reason: str | None = None
-    dropped: tuple[str, ...] = ()
-    features_shape: tuple[int | None, ...] | None = None
-    pooling: str | None = None
-    pixels: Pixels | None = None
-    plan: freezing.FreezePlan | None = None
-    notes: tuple[str, ...] = ()
-    weights: tuple[weight_sizes.StoredLayerWeights, ...] = ()
+_FOLDER_FORMATS = (formats.SAVED_MODEL, formats.HANDLE, formats.ARCHIVE)
 
 
 def describe_model(
@@ -97,7 +41,7 @@ def describe_model(
       spec: which model, and how it would be cut.
       freeze: a --freeze rule; None: all.
       batch_norm: value of --batch_norm.
-      style: "text" for people, "json" for scripts, see `format_json`.
+      style: "text" for people, "json" for scripts, see `descriptions.format_json`.
 
     Returns:
       Text: lines on the file, its inputs and outputs, the cut, pooling and pixel range, then the
@@ -109,12 +53,12 @@ def describe_model(
       specs.SpecError: the rule is malformed.
     """
     description = describe(spec, freeze=freeze, batch_norm=batch_norm)
-    return _STYLES[style](description)
+    return descriptions.STYLES[style](description)
 
 
 def describe(
     spec: specs.ModelSpec, *, freeze: str | None = None, batch_norm: str = "frozen"
-) -> Description:
+) -> descriptions.Description:
     """Collects what is known of a pretrained model.
 
     Args:
@@ -130,10 +74,17 @@ def describe(
       specs.SpecError: the rule is malformed.
     """
     kind = formats.detect_format(spec.model)
+    if spec.preprocessor:
+        formats.check_preprocessor(spec.preprocessor, model=spec.model)
+    admission.start(spec)
     # Code that the user trusts can only be asked by running it; --weights is refused there.
     from_header = not (spec.custom_objects or spec.trust_model or spec.weights)
     if kind in _STORED_FORMATS and from_header:
         found = _describe_stored(spec)
+    elif kind in _FOLDER_FORMATS and from_header:
+        found = _describe_folder(spec)
+    elif kind == formats.ARCHITECTURE and not spec.weights:
+        found = _describe_architecture(spec)
     else:
         found = _describe_loaded(spec)
     if found.refusal is not None:
@@ -142,110 +93,26 @@ def describe(
     return dataclasses.replace(found, plan=plan)
 
 
-def format_text(description: Description) -> str:
-    """A description for people.
-
-    Args:
-      description: of any model.
-
-    Returns:
-      Lines without a line end after the last.
-    """
-    lines = [f"{name + ':':<{_MAX_LABEL}} {value}" for name, value in _facts(description)]
-    lines += [f"Note: {note}" for note in description.notes]
-    if description.plan is not None:
-        return "\n".join([*lines, "", freezing.format_plan(description.plan)])
-    return "\n".join([*lines, "", *_format_rows(description)])
-
-
-def format_json(description: Description) -> str:
-    """A description for scripts.
-
-    Args:
-      description: of any model.
-
-    Returns:
-      One JSON object; every key is always there, null where it does not apply:
-      model (text), format (text, the line that people see), keras_version, backend, sha256 (text),
-      inputs and outputs (lists of {name, shape, dtype}; shapes with the batch and null for free
-      sizes, null alone where not known), can_be_fine_tuned (bool), refusal (text), cut_reason
-      (text), dropped (list of layer names), features_shape, pooling (text), pixel_range (text, null
-      where only the data tell), pixel_range_reason (text), pixel_range_warning (bool), unit (what
-      layers counts: "layers" or "weight groups"), freeze ({rule, batch_norm, num_frozen, cut: the
-      last layer of the frozen prefix}), layers (list of {number, name, class, output_shape,
-      parameters, is_batch_norm, state: "frozen", "trainable", "held" or null}), weights (of a file
-      of weights only: list of {layer, name, shape, dtype}), notes (list of lines).
-    """
-    pixels, plan = description.pixels, description.plan
-    states = {row.number: state for row, state in plan.rows} if plan else {}
-    document = {
-        "model": description.model,
-        "format": description.source,
-        "keras_version": description.keras_version,
-        "backend": description.backend,
-        "sha256": description.sha256,
-        "inputs": [dataclasses.asdict(end) for end in description.inputs],
-        "outputs": [dataclasses.asdict(end) for end in description.outputs],
-        "can_be_fine_tuned": description.refusal is None,
-        "refusal": description.refusal,
-        "cut_reason": description.cut_reason,
-        "dropped": description.dropped,
-        "features_shape": description.features_shape,
-        "pooling": description.pooling,
-        "pixel_range": pixels.name if pixels else None,
-        "pixel_range_reason": pixels.reason if pixels else None,
-        "pixel_range_warning": pixels.warning if pixels else None,
-        "unit": description.table.unit,
-        "freeze": _freeze_facts(plan) if plan else None,
-        "layers": [
-            {
-                "number": row.number,
-                "name": row.name,
-                "class": row.class_name,
-                "output_shape": row.output_shape,
-                "parameters": row.num_parameters,
-                "is_batch_norm": row.is_batch_norm,
-                "state": states.get(row.number),
-            }
-            for row in description.table.rows
-        ],
-        "weights": [
-            {"layer": name, "name": weight.name, "shape": weight.shape, "dtype": weight.dtype}
-            for name, weights in description.weights
-            for weight in weights
-        ],
-        "notes": description.notes,
-    }
-    return json.dumps(document, indent=1)
-
-
-_STYLES: dict[str, Callable[[Description], str]] = {"text": format_text, "json": format_json}
-
-
-def _freeze_facts(plan: freezing.FreezePlan) -> dict[str, typing.Any]:
-    return {
-        "rule": plan.rule,
-        "batch_norm": plan.batch_norm,
-        "num_frozen": plan.num_frozen,
-        "cut": plan.cut,
-    }
-
-
-def _describe_stored(spec: specs.ModelSpec) -> Description:
+def _describe_stored(spec: specs.ModelSpec) -> descriptions.Description:
     path = spec.model
-    sha256 = formats.check_sha256(path, spec.model_sha256)
+    sha256 = formats.check_sha256(path, spec.model_sha256)  # while the file is examined
     try:
-        stored = stored_model.read_stored_model(path)
-    except findings.RefusedError as error:
+        found = hub_handles.fetch(path).found
+    except trust.UntrustedModelError as error:
+        refusal = _text(error).removeprefix(f"{findings.one_line(path)}: ")
+        if not refusal.startswith(refusals.WEIGHTS_ONLY):
+            raise
+        admission.check(path, role=admission.WEIGHTS)
         weights_only = weight_sizes.read_weights_only(path)
         if weights_only is None:
             raise
-        refusal = _text(error).removeprefix(f"{findings.one_line(path)}: ")
         return _describe_weights(spec, weights_only, sha256=sha256, refusal=refusal)
+    stored = stored_model.read_stored_model(path)
     table = _read_table(spec, stored)
     if table is None:
         return _describe_loaded(spec)
-    return _from_table(spec, stored, table, sha256=sha256)
+    description = _from_table(spec, stored, table, sha256=sha256)
+    return dataclasses.replace(description, found=found)
 
 
 def _read_table(
@@ -266,6 +133,8 @@ def _read_table(
             return stored_table.describe_graph(graph, weights, spec)
     except stored_graph.GraphError as error:
         raise stored_config.refused(path, findings.one_line(str(error))) from error
+    except findings.RefusedError:
+        raise  # a ValueError too, but no damage
     except (AttributeError, IndexError, TypeError) as error:
         # Values of another kind than Keras writes.
         reason = findings.one_line(f"{type(error).__name__}: {error}")
@@ -282,8 +151,8 @@ def _from_table(
     found: stored_table.StoredTable,
     *,
     sha256: str,
-) -> Description:
-    description = Description(
+) -> descriptions.Description:
+    description = descriptions.Description(
         model=spec.model,
         source=f"{stored.format} of Keras {stored.keras_version}",
         keras_version=stored.keras_version,
@@ -299,14 +168,16 @@ def _from_table(
     if backbone is None:
         return description
     pixels = backbone.pixel_range
-    shown: Pixels | None = None
+    shown: descriptions.Pixels | None = None
     if backbone.unknown_scaling:
         layer = findings.one_line(backbone.unknown_scaling)
-        shown = Pixels(None, f"settled when the model is loaded, by running its layer '{layer}'")
+        shown = descriptions.Pixels(
+            None, f"settled when the model is loaded, by running its layer '{layer}'"
+        )
     elif pixels is not None:
-        shown = Pixels(pixels.name, pixels.reason, pixels.warning)
+        shown = descriptions.Pixels(pixels.name, pixels.reason, pixels.warning)
     elif found.inputs[0].dtype != "string":
-        shown = Pixels(None, _BY_DATA)
+        shown = descriptions.Pixels(None, _BY_DATA)
     return dataclasses.replace(
         description,
         cut_reason=backbone.reason,
@@ -323,19 +194,13 @@ def _describe_weights(
     *,
     sha256: str,
     refusal: str,
-) -> Description:
+) -> descriptions.Description:
     rows = tuple(
-        layer_table.LayerRow(
-            number=number,
-            name=name,
-            class_name="?",
-            output_shape=None,
-            num_parameters=sum(weight.size for weight in weights),
-            is_batch_norm=False,
-        )
+        layer_table.LayerRow(number, name, "?", None, sum(weight.size for weight in weights), False)
         for number, (name, weights) in enumerate(found.layers, start=1)
     )
-    return Description(
+    return descriptions.Description(
+        found=(),
         model=spec.model,
         source=f"HDF5, weights only, of {found.writer}",
         keras_version=found.keras_version,
@@ -349,7 +214,61 @@ def _describe_weights(
     )
 
 
-def _describe_loaded(spec: specs.ModelSpec) -> Description:
+def _describe_folder(spec: specs.ModelSpec) -> descriptions.Description:
+    local = hub_handles.fetch(spec.model, sha256=spec.model_sha256)
+    if formats.detect_format(local.path, where=spec.model) != formats.SAVED_MODEL:
+        return _describe_loaded(spec)
+    try:
+        found = stored_module.describe_module(local.path, spec)
+    except findings.RefusedError:
+        if local.path == spec.model:
+            raise
+        return _describe_loaded(spec)  # which calls the model what the user calls it
+    except stored_module.UnclearError:
+        signatures = saved_model_files.list_signatures(saved_model_files.read_module(local.path))
+        return dataclasses.replace(_describe_loaded(spec), signatures=signatures)
+    pixels = found.pixel_range
+    return descriptions.Description(
+        model=spec.model,
+        source=found.source,
+        sha256=local.sha256,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        table=found.table,
+        refusal=found.refusal,
+        cut_reason=found.cut_reason,
+        features_shape=found.features_shape,
+        pooling=found.pooling,
+        pixels=descriptions.Pixels(pixels.name, pixels.reason, pixels.warning) if pixels else None,
+        notes=found.notes,
+        signatures=found.signatures,
+        found=local.found,
+    )
+
+
+def _describe_architecture(spec: specs.ModelSpec) -> descriptions.Description:
+    distribution.import_quietly()
+    from tf_finetune.models import architectures, flattening, loading
+
+    loaded = loading.load_architecture(spec)
+    model = flattening.functional_of(loaded.model) or loaded.model
+    ends = [
+        tuple(stored_table.End(t.name, tuple(t.shape), str(t.dtype)) for t in tensors)
+        for tensors in (getattr(model, "inputs", ()), getattr(model, "outputs", ()))
+    ]
+    return descriptions.Description(
+        model=spec.model,
+        source=loaded.source,
+        inputs=ends[0],
+        outputs=ends[1],
+        table=layer_table.table_from_model(model),
+        refusal=architectures.NO_WEIGHTS,
+        notes=loaded.notes,
+        found=(),
+    )
+
+
+def _describe_loaded(spec: specs.ModelSpec) -> descriptions.Description:
     # TensorFlow takes seconds to import: only where a model is really opened.
     distribution.import_quietly()
     from tf_finetune.models import loading
@@ -357,11 +276,11 @@ def _describe_loaded(spec: specs.ModelSpec) -> Description:
     backbone = loading.load_backbone(spec)
     found, pixels = backbone.pixel_range, None
     if found is not None:
-        pixels = Pixels(found.name, found.reason, found.warning)
+        pixels = descriptions.Pixels(found.name, found.reason, found.warning)
     elif backbone.input_kind == "image":
-        pixels = Pixels(None, _BY_DATA)
+        pixels = descriptions.Pixels(None, _BY_DATA)
     model = backbone.model
-    return Description(
+    return descriptions.Description(
         model=spec.model,
         source=backbone.source,
         sha256=backbone.sha256,
@@ -377,64 +296,8 @@ def _describe_loaded(spec: specs.ModelSpec) -> Description:
         pooling=backbone.pooling,
         pixels=pixels,
         notes=backbone.notes,
+        found=backbone.found,
     )
-
-
-def _facts(description: Description) -> list[tuple[str, str]]:
-    facts = [("Model", findings.one_line(description.model)), ("Format", _source(description))]
-    if description.sha256:
-        facts.append(("SHA-256", description.sha256))
-    for label, ends in (("Input", description.inputs), ("Output", description.outputs)):
-        if ends:
-            shown = "; ".join(map(_show_end, ends))
-            facts.append((label if len(ends) == 1 else f"{label}s", shown))
-    if description.refusal is not None:
-        return [*facts, ("Cannot be fine-tuned as it is", findings.one_line(description.refusal))]
-    pixels = description.pixels
-    facts += [
-        ("Old classifier", description.cut_reason or ""),
-        ("Cut off", findings.list_first(list(description.dropped)) or "nothing"),
-        ("Features", freezing.format_shape(description.features_shape)),
-        ("Pooling", description.pooling or ""),
-    ]
-    if pixels:
-        named = f"{pixels.name}: " if pixels.name else ""
-        warning = " (WARNING)" if pixels.warning else ""
-        facts.append(("Pixel range", f"{named}{pixels.reason}{warning}"))
-    return facts
-
-
-def _source(description: Description) -> str:
-    backend = f", {description.backend} backend" if description.backend else ""
-    return findings.one_line(description.source + backend)
-
-
-def _show_end(end: stored_table.End) -> str:
-    free = " (? is any size)" if end.shape and None in end.shape[1:] else ""
-    dtype = f" {end.dtype}" if end.dtype else ""
-    return f"{findings.one_line(end.name)} {freezing.format_shape(end.shape)}{dtype}{free}"
-
-
-def _format_rows(description: Description) -> list[str]:
-    if description.weights:
-        cells: list[tuple[str, ...]] = [("number", "layer", "weight", "shape", "type")]
-        cells += [
-            (
-                str(number),
-                findings.one_line(name),
-                findings.one_line(weight.name),
-                str(weight.shape),
-                weight.dtype,
-            )
-            for number, (name, weights) in enumerate(description.weights, start=1)
-            for weight in weights
-        ]
-        total = f"Weights: {len(cells) - 1}"
-    else:
-        cells = freezing.describe_rows(description.table)
-        total = f"{description.table.unit.capitalize()}: {len(description.table)}"
-    parameters = sum(row.num_parameters for row in description.table.rows)
-    return [*freezing.format_columns(cells), f"{total}. Parameters: {parameters:,}."]
 
 
 def _text(error: findings.RefusedError) -> str:

@@ -20,6 +20,7 @@ _MODULES = (
     "models.encoders.encoder_layers",
     "models.legacy.keras1_layers",
     "models.legacy.locally_connected",
+    "models.legacy.masked_layers",
     "models.legacy.private_layers",
     "models.saved.saved_model",
     "models.saved.saved_model_layer",

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 
 from tf_finetune import findings, spec_flags, specs
+from tf_finetune.models import admission
 
+# The modes that open --model in any case.
+_EXAMINED_EARLY = ("train", "inspect")
 _HELP = ("--help", "-h", "-help", "--helpfull", "-?")
 
 
@@ -39,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not parsed.given:
             raise specs.SpecError("Nothing to do: give --model and --data. --help lists all flags.")
         _prepare_tensorflow()
+        if parsed.spec.mode in _EXAMINED_EARLY:
+            admission.start(parsed.spec.model)  # while the rest is imported
         with contextlib.suppress(ValueError):  # only the main thread may set it
             signal.signal(signal.SIGTERM, _terminate)
         # Imported late: a misspelt flag is answered before TensorFlow is.

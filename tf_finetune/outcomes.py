@@ -64,7 +64,10 @@ def load_run_splits(
             ),
         )
     splits, _, problems = pipeline.read_images(
-        splits, outcome.preprocessing, on_bad_example=spec.data.on_bad_example
+        splits,
+        outcome.preprocessing,
+        on_bad_example=spec.data.on_bad_example,
+        max_image_pixels=spec.data.max_image_pixels,
     )
     return splits, (*warnings, *problems)
 
@@ -103,6 +106,7 @@ def load_other_split(
         loading.Splits(split, nothing, nothing, outcome.heads, info),
         outcome.preprocessing,
         on_bad_example=spec.data.on_bad_example,
+        max_image_pixels=spec.data.max_image_pixels,
     )
     return splits.train, (*warnings, *problems, *_find_trained_on(split, spec, folder))
 
@@ -168,7 +172,8 @@ def evaluate_split(
             split=split.name,
             loss_weights=outcome.facts["loss_weights"],
         )
-    report.write_report(measured, os.path.join(folder, workdir.EVALUATION_DIR, split.name))
+    target = os.path.join(folder, workdir.EVALUATION_DIR, split.name)
+    report.write_report(measured, target, notes=trained.list_trust_notes(outcome.facts))
     return measured
 
 

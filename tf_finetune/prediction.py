@@ -20,6 +20,7 @@ from tf_finetune import (
     progress,
 )
 from tf_finetune.data import image_formats, input_stores, text_store
+from tf_finetune.models import admission
 
 SERVE_BYTES = "serve_bytes"
 SERVE_TEXT = "serving_default"
@@ -149,7 +150,7 @@ def run_predictor(
     return Predictor(model_predictor(model, heads, preprocessing), heads, kind)
 
 
-def export_predictor(path: str) -> Predictor:
+def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
     """An exported version as a function of encoded images, through its `serve_bytes` signature.
 
     One without it that takes texts is a function of texts, through `serving_default`.
@@ -159,17 +160,20 @@ def export_predictor(path: str) -> Predictor:
 
     Args:
       path: EXPORT_DIR/VERSION.
+      trust_model: runs operations that reach outside the graph.
 
     Returns:
       The function and what it is about.
 
     Raises:
+      trust.UntrustedModelError: the SavedModel must not be opened.
       RefusedError: the folder is no SavedModel, or not one of ours: it has no `serve_bytes` and
         takes no text, has no class names, or other outputs.
     """
     import tensorflow as tf
 
     _check_version_folder(path)
+    admission.check(path, trust_model=trust_model)
     try:
         loaded = tf.saved_model.load(path)
     except (OSError, ValueError, tf.errors.OpError) as error:

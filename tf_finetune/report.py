@@ -7,7 +7,7 @@ Nothing here depends on the clock: equal results give equal bytes.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tf_finetune import evaluation, findings, head_metrics, workdir
@@ -23,25 +23,28 @@ _MIN_LISTED_CLASSES = 11
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~&#!$])")
 
 
-def write_report(report: evaluation.EvalReport, folder: str) -> None:
+def write_report(report: evaluation.EvalReport, folder: str, *, notes: Sequence[str] = ()) -> None:
     """Writes report.json and report.md.
 
     Args:
       report: what was measured.
+      notes: what its readers should know of the model, sentences.
       folder: where they go; it is made if missing, and former reports are replaced.
 
     Raises:
       OSError: the folder cannot be written or the disk is full.
     """
-    workdir.write_json(os.path.join(folder, REPORT_JSON), to_json_dict(report))
-    workdir.write_atomic(os.path.join(folder, REPORT_MARKDOWN), format_markdown(report))
+    workdir.write_json(os.path.join(folder, REPORT_JSON), to_json_dict(report, notes=notes))
+    text = format_markdown(report, notes=notes)
+    workdir.write_atomic(os.path.join(folder, REPORT_MARKDOWN), text)
 
 
-def to_json_dict(report: evaluation.EvalReport) -> dict[str, Any]:
+def to_json_dict(report: evaluation.EvalReport, *, notes: Sequence[str] = ()) -> dict[str, Any]:
     """A report as plain values.
 
     Args:
       report: what was measured.
+      notes: of the model; the key is absent where there are none.
 
     Returns:
       Dictionaries, lists, strings and finite numbers. A metric that the split does not define is
@@ -52,6 +55,7 @@ def to_json_dict(report: evaluation.EvalReport) -> dict[str, Any]:
         "num_examples": report.num_examples,
         "loss": report.loss,
         "heads": {name: _to_head_dict(head) for name, head in report.heads.items()},
+        **({"notes": [findings.one_line(note) for note in notes]} if notes else {}),
     }
 
 
@@ -84,16 +88,18 @@ def format_report(report: evaluation.EvalReport) -> str:
     return "\n".join(lines)
 
 
-def format_markdown(report: evaluation.EvalReport) -> str:
+def format_markdown(report: evaluation.EvalReport, *, notes: Sequence[str] = ()) -> str:
     """A report as a Markdown page.
 
     Args:
       report: what was measured.
+      notes: of the model, shown first.
 
     Returns:
       The page, with a line end at its end.
     """
     blocks = [f"# Evaluation on the {_escape(report.split)} split"]
+    blocks += [f"**Note:** {_escape(note)}" for note in notes]
     for name, head in report.heads.items():
         if len(report.heads) > 1:
             blocks.append(f"## Head {_escape(name)}")

@@ -30,7 +30,36 @@ def describe_backbone(
         freezing.format_plan(plan),
         f"Model: {backbone.source}. {backbone.cut_reason} Pooling: {backbone.pooling}.{pixels}",
         *(f"Note: {note}" for note in backbone.notes),
+        *(
+            f"Note: {finding.message}"
+            for finding in backbone.found or ()
+            if finding.severity == findings.INFO
+        ),
     ]
+
+
+def list_trust_warnings(
+    found: Sequence[findings.Finding], model: specs.ModelSpec
+) -> tuple[findings.Problem, ...]:
+    """What a user should know who opens a model in spite of what is in it.
+
+    Args:
+      found: by the examination of the model.
+      model: its flags.
+
+    Returns:
+      A warning for each finding of that severity.
+    """
+    return tuple(
+        findings.Problem(
+            f"{findings.one_line(model.model)}: {finding.message}",
+            severity=findings.WARNING,
+            path=model.model,
+            flag="--trust_model",
+        )
+        for finding in found
+        if finding.severity == findings.WARNING
+    )
 
 
 def describe_heads(

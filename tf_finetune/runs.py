@@ -164,6 +164,7 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     monitors.check_monitor(spec.train.monitor or "cross_entropy", run.splits.heads)
     with run.strategy.scope():
         backbone = model_loading.load_backbone(spec.model, precision=run.precision)
+    run.warn(run_messages.list_trust_warnings(backbone.found or (), spec.model))
     run.clock.lap("model")
     prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
     phases = recipe.plan_phases(
@@ -175,7 +176,10 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
         can_train=recipe.can_train_backbone(backbone.model),
     )
     run.splits, prepared, problems = pipeline.read_images(
-        run.splits, prepared, on_bad_example=spec.data.on_bad_example
+        run.splits,
+        prepared,
+        on_bad_example=spec.data.on_bad_example,
+        max_image_pixels=spec.data.max_image_pixels,
     )
     run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
     backbone = _settle_pixels(run, backbone, prepared)
@@ -382,6 +386,10 @@ def _describe_origin(
             "pooling": backbone.pooling,
         },
         "custom_objects": custom_objects.describe(run.request.model.custom_objects),
+        "trust": {
+            "trust_model": run.spec.model.trust_model,
+            "findings": [finding.message for finding in backbone.found or ()],
+        },
         "freeze": {phase.name: phase.freeze for phase in phases},
         "batch_norm": run.spec.freeze.batch_norm,
         "loss_weights": {head.name: head.loss_weight for head in run.head_specs},

@@ -155,8 +155,9 @@ class DataSpec(options.CheckedSpec):
 
     data: str = option(
         "",
-        "Folder of class folders, .csv of path,label or text,label, tfds:NAME[:config] or "
-        "sklearn:NAME. A folder with train, validation and test folders inside keeps that split.",
+        "Folder of class folders, .csv of path,label or text,label, .tfrecord of tf.train.Example "
+        "(or a pattern of several), tfds:NAME[:config] or sklearn:NAME. A folder with train, "
+        "validation and test folders inside keeps that split.",
     )
     validation_data: str | None = option(None, "Validation examples, in a form of --data.")
     test_data: str | None = option(None, "Test examples, in a form of --data.")
@@ -178,13 +179,19 @@ class DataSpec(options.CheckedSpec):
         "to the test split.",
         lower_bound=1,
     )
-    image_column: str | None = option(None, "CSV column of image paths; default: the first.")
+    image_column: str | None = option(
+        None,
+        "CSV column of image paths, default: the first; or TFRecord feature of encoded images, "
+        "default: image.",
+    )
     text_column: str | None = option(
         None,
         "CSV column of texts, for models that take text; default: one named text, sentence or "
         "review.",
     )
-    label_column: str | None = option(None, "CSV or tfds label column; default: the second.")
+    label_column: str | None = option(
+        None, "Label column; default: the second of a CSV, label in a TFRecord."
+    )
     image_size: str | None = option(None, "N or HEIGHTxWIDTH, pixels; default: the model's.")
     resize: str = option(
         "squash",
@@ -200,6 +207,17 @@ class DataSpec(options.CheckedSpec):
     )
     on_bad_example: str = option(
         "error", "What an unreadable image or an empty text does.", choices=("error", "skip")
+    )
+    max_image_pixels: int = option(
+        2**30 // 4 // 3,
+        "An image whose header promises more pixels (all frames together) is refused before a "
+        "decoder makes room for them.",
+        lower_bound=1,
+    )
+    follow_links: bool = option(
+        False,
+        "Reads images also through symbolic links that lead out of the data folder. Only where you "
+        "made the links yourself.",
     )
     tfds_data_dir: str | None = option(None, "Where prepared tfds: data sets are.")
 

@@ -6,13 +6,16 @@ its numbers mean something. evaluate, export and predict start from the pair.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tf_finetune import findings, head_kinds, workdir
 from tf_finetune.data import preprocessing
-from tf_finetune.models import custom_objects
+from tf_finetune.models import admission, model_building
+from tf_finetune.models import custom_objects as objects
+from tf_finetune.models.stored import stored_config
 
 _FORMAT_VERSION = 1
 
@@ -58,40 +61,103 @@ def write_trained(folder: str, trained: TrainedModel) -> None:
     )
 
 
-def load_run(folder: str) -> TrainedModel:
-    """Reads what a run trained.
+def load_run(
+    folder: str, *, custom_objects: str | None = None, trust_model: bool = False
+) -> TrainedModel:
+    """Reads what a run trained. The folder may be a stranger's: it cannot make its own code run.
 
     Args:
       folder: the workdir of a finished run.
+      custom_objects: module that registers the model's custom layers; it is imported. The run
+        records its own, which is named in the error and never imported unasked.
+      trust_model: runs the Python code that the model carries.
 
     Returns:
       The model with its best weights, and what its numbers mean.
 
     Raises:
-      RefusedError: the folder holds no trained model, or one of a newer format; the module of its
-        --custom_objects cannot be imported any more.
+      trust.UntrustedModelError: its model.keras must not be opened.
+      RefusedError: the folder holds no trained model, or one of a newer format; it needs
+        custom_objects, or they cannot be imported.
     """
     facts = _read_facts(folder)
-    heads = tuple(
-        head_kinds.HeadInfo(
-            name=head["name"],
-            kind=head["kind"],
-            classes=tuple(head["classes"]),
-            thresholds=tuple(head["thresholds"]),
+    _check_custom_objects(facts, custom_objects, folder)
+    heads, inputs = _read_meaning(facts, folder)
+    path = os.path.join(folder, workdir.MODEL)
+    with admission.unchanged(path):
+        admission.check(
+            path,
+            trust_model=trust_model,
+            custom_objects=objects.offered_names(custom_objects),
         )
-        for head in facts.pop("heads")
-    )
-    own = facts.get("custom_objects") or {}
-    with custom_objects.offered(own.get("module"), folder=own.get("folder")):
-        model = keras.saving.load_model(
-            os.path.join(folder, workdir.MODEL), compile=False, safe_mode=True
+        with objects.offered(custom_objects):
+            model = _open_model(path, trust_model=trust_model)
+    return TrainedModel(model=model, heads=heads, preprocessing=inputs, facts=facts)
+
+
+def _open_model(path: str, *, trust_model: bool) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=not trust_model)
+    except model_building.KERAS_ERRORS as error:
+        reason = stored_config.one_reason(error)
+        raise stored_config.refused(path, f"Keras does not open it: {reason}") from error
+
+
+def _read_meaning(
+    facts: dict[str, Any], folder: str
+) -> tuple[tuple[head_kinds.HeadInfo, ...], preprocessing.InputSpec]:
+    try:
+        heads = tuple(
+            head_kinds.HeadInfo(
+                name=head["name"],
+                kind=head["kind"],
+                classes=tuple(head["classes"]),
+                thresholds=tuple(head["thresholds"]),
+            )
+            for head in facts.pop("heads")
         )
-    return TrainedModel(
-        model=model,
-        heads=heads,
-        preprocessing=preprocessing.read_input_spec(facts.pop("preprocessing")),
-        facts=facts,
+        return heads, preprocessing.read_input_spec(facts.pop("preprocessing"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(folder: str, reason: str) -> findings.RefusedError:
+    path = os.path.join(folder, workdir.MODEL_INFO)
+    reason = findings.one_line(reason)[:200].rstrip(".")
+    message = "is damaged, or was not written by this package"
+    return stored_config.refused(path, f"{message} ({reason}). Copy the run's folder again.")
+
+
+def _check_custom_objects(facts: dict[str, Any], given: str | None, folder: str) -> None:
+    own = facts.get("custom_objects")
+    if not own or given is not None:
+        return
+    module = findings.one_line(own.get("module") if isinstance(own, dict) else own)
+    raise findings.RefusedError(
+        findings.Problem(
+            f"The run in {findings.one_line(folder)} was trained with --custom_objects={module}. A "
+            "module is code and is imported only when you name it: give --custom_objects again.",
+            path=folder,
+            flag="--custom_objects",
+        )
     )
+
+
+def list_trust_notes(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a report's readers should know of how the pretrained model was opened.
+
+    Args:
+      facts: of a trained model; they may be a stranger's.
+
+    Returns:
+      A sentence for --trust_model and each finding that it lifted; none where it was not given.
+    """
+    trust = facts.get("trust")
+    if not isinstance(trust, dict) or not trust.get("trust_model"):
+        return ()
+    found = trust.get("findings")
+    lead = "The pretrained model was opened with --trust_model, which runs code that it carries."
+    return (lead, *map(str, found if isinstance(found, list) else ()))
 
 
 def read_input_spec(folder: str) -> preprocessing.InputSpec:
@@ -106,7 +172,7 @@ def read_input_spec(folder: str) -> preprocessing.InputSpec:
     Raises:
       RefusedError: as for `load_run`.
     """
-    return preprocessing.read_input_spec(_read_facts(folder)["preprocessing"])
+    return _read_meaning(_read_facts(folder), folder)[1]
 
 
 def _read_facts(folder: str) -> dict[str, Any]:
@@ -122,8 +188,11 @@ def _read_facts(folder: str) -> dict[str, Any]:
                 path=folder,
             )
         )
-    facts = workdir.read_json(path)
-    found = facts.pop("format", None)
+    try:
+        facts = workdir.read_json(path)
+        found = facts.pop("format", None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _damaged(folder, str(error)) from error
     if found != _FORMAT_VERSION:
         raise findings.RefusedError(
             findings.Problem(

@@ -197,7 +197,7 @@ class _Fitter:
         self._validation_data = None
         if len(task.splits.validation):
             self._validation_data = self._make_dataset(task.splits.validation, shuffle=False)
-        self._steps = math.ceil(len(task.splits.train) / task.train.batch_size)
+        self._steps = int(self._train_data.cardinality())
         monitor = task.train.monitor or objectives.CROSS_ENTROPY
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
@@ -349,6 +349,7 @@ class _Fitter:
             shuffle_seed=self._task.seed if shuffle else None,
             epoch=self._epoch if shuffle else None,
             with_weights=True,
+            num_replicas=self._strategy.num_replicas_in_sync,
         )
 
     def _make_writers(self) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def examine(
         problems += formats.find_problems(spec.model.model)
     if spec.model.weights:
         problems += formats.find_weights_problems(spec.model.weights)
+    if spec.model.preprocessor:
+        problems += formats.find_preprocessor_problems(
+            spec.model.preprocessor, model=spec.model.model
+        )
     if spec.data.data:
         try:
             splits = data_loading.load_data(spec.data, heads=spec.heads, seed=spec.seed)

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from tf_finetune import (
     distribution,
     findings,
     run_folder,
-    spec_flags,
+    same_run,
     spec_paths,
     specs,
     validation,
@@ -26,18 +27,12 @@ from tf_finetune import (
 if TYPE_CHECKING:
     from tf_finetune import evaluation, exporting, prediction, prediction_files
 
-# Flags that may differ from the run's own when a verb starts from its workdir.
-_MAY_DIFFER = {
-    "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
-    "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
-    "predict": {"input", "output", "top_k", "batch_size", "text_column"},
-}
-_ALWAYS = {"mode", "workdir"}
-# Of no run: where another verb is asked for them they are a mistake.
-_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k", "inspect_format"}
-# An .h5 or .keras file is inspected without: an answer in under a second.
-_MAY_NOT_NEED_TENSORFLOW = ("inspect",)
+# An .h5 or .keras file is inspected without: an answer in under a second. So is data that holds
+# texts, or nothing that may be decoded.
+_MAY_NOT_NEED_TENSORFLOW = ("inspect", "validate")
 _OTHER_DATA = "other_data"
+# Where a cell may begin, and what begins a formula there; also in the width of Asian scripts.
+_FORMULA = re.compile(r"""((?:^|[,;|])["'\s]*)([=+\-@＝＋－＠])""")
 _PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
 
 
@@ -48,6 +43,8 @@ def evaluate(
     batch_size: int | None = None,
     require_min: Sequence[str] = (),
     require_max: Sequence[str] = (),
+    custom_objects: str | None = None,
+    trust_model: bool = False,
     announce: Callable[[str], None] = print,
 ) -> dict[str, "evaluation.EvalReport"]:
     """Measures a finished run again, on its own splits or on other examples.
@@ -58,6 +55,8 @@ def evaluate(
       batch_size: examples at a time; default: the run's.
       require_min: SPLIT/METRIC:VALUE that must be reached.
       require_max: SPLIT/METRIC:VALUE that must not be passed.
+      custom_objects: module of the run's custom layers, see `trained.load_run`.
+      trust_model: see `trained.load_run`.
       announce: takes the report's text.
 
     Returns:
@@ -71,7 +70,7 @@ def evaluate(
     from tf_finetune import evaluation, outcomes, report, trained
 
     spec = run_folder.read_spec(workdir_path)
-    outcome = trained.load_run(workdir_path)
+    outcome = trained.load_run(workdir_path, custom_objects=custom_objects, trust_model=trust_model)
     if test_data is None:
         run_splits, warnings = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
@@ -106,6 +105,8 @@ def export(
     require_min: Sequence[str] = (),
     require_max: Sequence[str] = (),
     warmup_examples: int | None = None,
+    custom_objects: str | None = None,
+    trust_model: bool = False,
     announce: Callable[[str], None] = print,
 ) -> "exporting.ExportedModel":
     """Writes another version of a finished run's model for TF Serving.
@@ -117,6 +118,8 @@ def export(
       require_max: SPLIT/METRIC:VALUE that must not be passed.
       warmup_examples: requests that TF Serving replays, taken from the run's data; default: one,
         of a gray image, which needs no data.
+      custom_objects: module of the run's custom layers, see `trained.load_run`.
+      trust_model: see `trained.load_run`.
       announce: takes the lines that tell what happens.
 
     Returns:
@@ -129,9 +132,16 @@ def export(
     from tf_finetune import outcomes, trained
 
     spec = run_folder.read_spec(workdir_path)
-    outcome = trained.load_run(workdir_path)
+    outcome = trained.load_run(workdir_path, custom_objects=custom_objects, trust_model=trust_model)
     if require_min or require_max:
-        evaluate(workdir_path, require_min=require_min, require_max=require_max, announce=announce)
+        evaluate(
+            workdir_path,
+            require_min=require_min,
+            require_max=require_max,
+            custom_objects=custom_objects,
+            trust_model=trust_model,
+            announce=announce,
+        )
     else:
         _check_status(workdir_path)
     changes: dict[str, Any] = {"export_dir": export_dir, "warmup_examples": warmup_examples}
@@ -170,6 +180,8 @@ def predict(
     top_k: int = 1,
     batch_size: int = 32,
     text_column: str | None = None,
+    custom_objects: str | None = None,
+    trust_model: bool = False,
     announce: Callable[[str], None] = print,
 ) -> "prediction_files.WrittenPredictions":
     """Classifies images or texts and writes a table.
@@ -183,6 +195,8 @@ def predict(
       top_k: classes to write for each example.
       batch_size: examples at a time.
       text_column: column of texts in a .csv; default: the run's own.
+      custom_objects: module of the run's custom layers, see `trained.load_run`.
+      trust_model: see `trained.load_run`.
       announce: takes the line that tells what was written.
 
     Returns:
@@ -195,7 +209,9 @@ def predict(
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
-    predictor, column = _open_predictor(workdir_path, model)
+    predictor, column = _open_predictor(
+        workdir_path, model, custom_objects=custom_objects, trust_model=trust_model
+    )
     heads, of_texts = predictor.heads, predictor.input_kind == input_stores.TEXT
     options: dict[str, Any] = {
         "predictor": predictor,
@@ -217,15 +233,17 @@ def predict(
 
 
 def _open_predictor(
-    workdir_path: str | None, model: str | None
+    workdir_path: str | None, model: str | None, *, custom_objects: str | None, trust_model: bool
 ) -> tuple["prediction.Predictor", str | None]:
     """(the run or the export, the column of texts that it was trained on if it tells)."""
     from tf_finetune import prediction, trained
     from tf_finetune.data import text_store
 
     if model:
-        return prediction.export_predictor(model), None
-    outcome = trained.load_run(workdir_path or "")
+        return prediction.export_predictor(model, trust_model=trust_model), None
+    outcome = trained.load_run(
+        workdir_path or "", custom_objects=custom_objects, trust_model=trust_model
+    )
     column = None
     if isinstance(outcome.preprocessing, text_store.TextSpec):
         column = outcome.preprocessing.column
@@ -244,22 +262,25 @@ def inspect(
     Args:
       model: the model and how it would be cut.
       freeze: the freeze line; default: all.
-      style: "text", or "json" for scripts, see `inspection.format_json`.
+      style: "text", or "json" for scripts, see `descriptions.format_json`.
       announce: takes the text.
 
     Returns:
       The text.
 
     Raises:
-      RefusedError, SpecError: the model or the rule cannot be used.
+      RefusedError, SpecError: the model or the rule cannot be used; a file of weights alone is
+        described before.
     """
-    from tf_finetune import inspection
+    from tf_finetune import descriptions, inspection
 
     freeze = freeze or specs.FreezeSpec()
-    text = inspection.describe_model(
-        model, freeze=freeze.freeze or "all", batch_norm=freeze.batch_norm, style=style
-    )
+    found = inspection.describe(model, freeze=freeze.freeze, batch_norm=freeze.batch_norm)
+    text = descriptions.STYLES[style](found)
     announce(text)
+    if found.weights:
+        shown = findings.one_line(model.model)
+        raise findings.RefusedError(findings.Problem(f"{shown}: {found.refusal}", path=model.model))
     return text
 
 
@@ -297,8 +318,9 @@ def format_problems(problems: Sequence[findings.Problem]) -> str:
       problems: any number.
 
     Returns:
-      Text with the header severity,path,line,message,flag. Cells that a spreadsheet would run as a
-      formula begin with an apostrophe.
+      Text with the header severity,path,line,message,flag. What a spreadsheet would run as a
+      formula stands behind an apostrophe, also behind a comma or semicolon inside of a cell, where
+      a program that reads the file with other separators begins a new one.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -312,8 +334,7 @@ def format_problems(problems: Sequence[findings.Problem]) -> str:
 
 
 def _safe_cell(text: str) -> str:
-    text = findings.one_line(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return _FORMULA.sub(r"\1'\2", findings.one_line(text))
 
 
 def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
@@ -332,8 +353,7 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     missing = validation.find_missing_flags(spec)
     if missing:
         raise findings.RefusedError(*missing)
-    if spec.mode in _MAY_DIFFER and spec.workdir:
-        _check_same_run(spec, given)
+    same_run.check_flags(spec, given)
     if spec.mode == "train":
         _answer_at_once(spec)
     if spec.mode in _MAY_NOT_NEED_TENSORFLOW:
@@ -366,26 +386,6 @@ def _answer_at_once(spec: specs.RunSpec) -> None:
         raise findings.RefusedError(*errors)
 
 
-def _check_same_run(spec: specs.RunSpec, given: frozenset[str]) -> None:
-    """A flag with another value than the run's has no effect any more: a mistake."""
-    names = given - _ALWAYS - _MAY_DIFFER[spec.mode]
-    lines = spec_flags.write_flags(spec_paths.absolute_paths(spec)).splitlines()
-    stored = run_folder.read_flag_lines(spec.workdir or "")
-    wrong = [line for line in lines if line[2:].partition("=")[0] in names and line not in stored]
-    useless = sorted(names & _ONE_VERB_ONLY)
-    if spec.mode == "evaluate" and {"data", "test_data"} <= given:
-        useless.append("data")
-    if wrong or useless:
-        raise specs.SpecError(
-            *[f"--{name} has no effect with --mode={spec.mode}. Leave it out." for name in useless],
-            *[
-                f"{line} differs from the run in --workdir={spec.workdir}, and --mode={spec.mode} "
-                "starts from that run. Leave it out, or train a new run."
-                for line in wrong
-            ],
-        )
-
-
 def _run_train(spec: specs.RunSpec, given: frozenset[str]) -> int:
     from tf_finetune import runs
 
@@ -405,6 +405,8 @@ def _run_evaluate(spec: specs.RunSpec, given: frozenset[str]) -> int:
         batch_size=spec.train.batch_size if "batch_size" in given else None,
         require_min=spec.export.require_min,
         require_max=spec.export.require_max,
+        custom_objects=spec.model.custom_objects,
+        trust_model=spec.model.trust_model,
     )
     return 0
 
@@ -416,6 +418,8 @@ def _run_export(spec: specs.RunSpec, given: frozenset[str]) -> int:
         require_min=spec.export.require_min,
         require_max=spec.export.require_max,
         warmup_examples=spec.export.warmup_examples if "warmup_examples" in given else None,
+        custom_objects=spec.model.custom_objects,
+        trust_model=spec.model.trust_model,
     )
     return 0
 
@@ -429,6 +433,8 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         top_k=spec.predict.top_k,
         batch_size=spec.train.batch_size,
         text_column=spec.data.text_column if "text_column" in given else None,
+        custom_objects=spec.model.custom_objects,
+        trust_model=spec.model.trust_model,
     )
     return 0
 

@@ -167,8 +167,8 @@ def test_small_classes_of_every_kind(photos):
 
 def test_data_that_does_not_exist():
     assert errors(find("nowhere")) == [
-        "--data=nowhere does not exist. Expected a folder of class folders, a .csv, tfds:NAME or "
-        "sklearn:NAME."
+        "--data=nowhere does not exist. Expected a folder of class folders, a .csv, a .tfrecord, "
+        "tfds:NAME or sklearn:NAME."
     ]
 
 

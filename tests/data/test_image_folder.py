@@ -117,7 +117,7 @@ def test_links(tmp_path):
     (cat / "loop").symlink_to(cat)
     (cat / "up").symlink_to(tmp_path)
     (tmp_path / "photos" / "owl").symlink_to(tmp_path / "store" / "all")
-    part = load(tmp_path / "photos")
+    part = load(tmp_path / "photos", spec=specs.DataSpec(follow_links=True))
     assert part.keys.tolist() == [
         "cat/a.jpg",
         "cat/b.jpg",
@@ -131,6 +131,61 @@ def test_links(tmp_path):
         "left aside 2 hidden or repeated files and folders: 'cat/loop', 'cat/up'."
     )
     assert "'cat/leak.jpg'" in second
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    data_files.write_files(tmp_path / "store", all=3)
+    photos = data_files.write_files(tmp_path / "photos", cat=2, dog=2)
+    data_files.write_named(photos, "dog/inner/5.jpg")
+    (photos / "cat" / "a.jpg").symlink_to(tmp_path / "store" / "all" / "0.jpg")
+    (photos / "cat" / "here.jpg").symlink_to(photos / "dog" / "1.jpg")
+    (photos / "cat" / "more").symlink_to(tmp_path / "store")
+    (photos / "owl").symlink_to("../store/all")
+    # A folder beside that begins with the same letters is no part of this one.
+    (tmp_path / "photos2").mkdir()
+    (photos / "dog" / "2.jpg").symlink_to(tmp_path / "photos2" / "x.jpg")
+    (tmp_path / "link").symlink_to(photos)
+    for root in (photos, tmp_path / "link"):
+        part = load(root)
+        assert part.keys.tolist() == [
+            "cat/0.jpg",
+            "cat/1.jpg",
+            "cat/here.jpg",
+            "dog/0.jpg",
+            "dog/1.jpg",
+            "dog/inner/5.jpg",
+        ]
+        reason = (
+            "is a link that leads out of the data folder (--follow_links reads such images, if you "
+            "made the links yourself). Remove it, or give --on_bad_example=skip."
+        )
+        assert [(problem.severity, problem.message) for problem in part.problems] == [
+            (findings.ERROR, f"{root}/{name} {reason}")
+            for name in ("cat/a.jpg", "cat/more", "dog/2.jpg", "owl")
+        ]
+    skipped = load(photos, spec=specs.DataSpec(on_bad_example="skip"))
+    assert len(data_files.warnings_of(skipped.problems)) == 4
+
+
+def test_links_and_paths_without_end(tmp_path):
+    photos = data_files.write_files(tmp_path / "photos", cat=2, dog=2)
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    (photos / "cat" / "loop.jpg").symlink_to("loop.jpg")
+    here = os.open(photos / "dog", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("x" * 250, dir_fd=here)
+        inner = os.open("x" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    part = load(photos)
+    assert len(part) == 4
+    messages = [problem.message for problem in part.problems]
+    assert [message.split(" cannot be opened: ")[1] for message in messages] == [
+        "Too many levels of symbolic links. Remove it, or give --on_bad_example=skip.",
+        "Too many levels of symbolic links. Remove it, or give --on_bad_example=skip.",
+        "File name too long. Remove it, or give --on_bad_example=skip.",
+    ]
 
 
 def test_what_is_no_file_is_never_opened(tmp_path):

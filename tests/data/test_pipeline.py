@@ -65,6 +65,17 @@ def make_store(name, pixels, folder):
     return make_stream(pixels, encoded=name == "stream_bytes")
 
 
+def test_devices_share_the_last_batches():
+    pixels = make_pixels(9)
+    split = make_split(image_stores.DecodedImages(pixels), range(9))
+    dataset = pipeline.make_dataset(split, PRE, batch_size=4, num_replicas=2, with_weights=True)
+    sizes = [len(labels["label"]) for _, labels, _ in dataset]
+    assert sizes == [4, 5]
+    assert int(dataset.cardinality()) == 2
+    assert [float(weights["label"][0]) for *_, weights in dataset] == pytest.approx([0.25, 0.2])
+    np.testing.assert_array_equal(collect(dataset.map(lambda *row: row[:2]))[1], range(9))
+
+
 @pytest.mark.parametrize("name", ["decoded", "array", "stream_bytes"])
 def test_batches_hold_each_example_once_in_order(name, tmp_path):
     pixels = make_pixels(30)

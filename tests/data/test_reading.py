@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.data import image_bytes
 from tf_finetune import findings, head_kinds
-from tf_finetune.data import image_stores, loaders, loading, preprocessing, reading
+from tf_finetune.data import image_heads, image_stores, loaders, loading, preprocessing, reading
 
 PRE = preprocessing.PreprocessingSpec(8, 10, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3)).astype(np.uint8)
@@ -203,6 +203,47 @@ def test_an_emptied_class_of_other_kinds_is_refused(kind, encode, tmp_path):
         reading.read_images(splits, PRE, on_bad_example="skip")
 
 
+def test_no_decoder_sees_what_is_too_large(tmp_path):
+    paths = make_paths(tmp_path, PNGS[:4])
+    name = os.fsdecode(paths.paths[2])
+    with open(name, "r+b") as file:
+        file.seek(16)
+        file.write((30_000).to_bytes(4, "big") * 2)
+    splits = make_splits(paths, [0, 1, 2], [3], [])
+    with pytest.raises(findings.RefusedError) as caught:
+        reading.read_images(splits, PRE, on_bad_example="error")
+    assert str(caught.value) == (
+        f"{name} is too large: 30000 x 30000 = 900,000,000 pixels, more than "
+        "--max_image_pixels=89478485. Give a larger --max_image_pixels if it is real; "
+        "--on_bad_example=skip leaves it out."
+    )
+    kept, _, _ = reading.read_images(splits, PRE, on_bad_example="skip")
+    assert kept.train.keys.tolist() == ["key 0", "key 1"]
+    with pytest.raises(findings.RefusedError, match="10 x 8 = 80 pixels, more than"):
+        reading.read_images(splits, PRE, on_bad_example="error", max_image_pixels=79)
+    good = make_splits(paths, [0, 1], [3], [])
+    reading.read_images(good, PRE, on_bad_example="error", max_image_pixels=80)
+
+
+def test_a_file_without_anything_to_decode_is_left_aside(tmp_path):
+    paths = make_paths(tmp_path, [*PNGS[:3], b"RIFF0000WEBP"])
+    splits = make_splits(paths, [0, 1, 3], [2], [])
+    kept, _, problems = reading.read_images(splits, PRE, on_bad_example="error")
+    assert kept.train.keys.tolist() == ["key 0", "key 1"]
+    assert [(problem.severity, problem.message) for problem in problems] == [
+        (
+            findings.WARNING,
+            f"{tmp_path}/3.png holds no WebP image, or one of an unsupported kind. Left aside.",
+        )
+    ]
+
+
+def test_large_images_are_decoded_one_at_a_time():
+    assert reading._count_parallel(10_000) == tf.data.AUTOTUNE
+    assert reading._count_parallel(89_478_485) == 1
+    assert reading._count_parallel(10**12) == 1
+
+
 def test_an_empty_split_stays_empty(tmp_path):
     splits = make_splits(make_paths(tmp_path, PNGS), [0, 1], [], [])
     kept, _, problems = reading.read_images(splits, PRE, on_bad_example="skip")
@@ -212,6 +253,7 @@ def test_an_empty_split_stays_empty(tmp_path):
 
 def test_of_many_images_that_do_not_fit_only_first_bytes_are_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reading, "MAX_CHECKED_IMAGES", 3)
+    monkeypatch.setattr(image_heads, "MIN_SHOWN", 3)
     images, path = make_bad_files(tmp_path)
     good = make_splits(images, [1, 2, 4], [6], [])
     splits, _, _ = reading.read_images(good, PRE, on_bad_example="error", memory_bytes=0)

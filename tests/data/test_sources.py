@@ -7,7 +7,7 @@ from tests.data import data_files
 from tf_finetune import specs
 from tf_finetune.data import image_folder, sklearn_source, sources, tables, tfds_source
 
-EXPECTED = "Expected a folder of class folders, a .csv, tfds:NAME or sklearn:NAME."
+EXPECTED = "Expected a folder of class folders, a .csv, a .tfrecord, tfds:NAME or sklearn:NAME."
 
 
 def test_the_kind_is_told_from_the_text(tmp_path):
@@ -29,7 +29,10 @@ def test_the_kind_is_told_from_the_text(tmp_path):
             "sklaern:digits",
             "--test_data=sklaern:digits does not exist. Did you mean 'sklearn:digits'? " + EXPECTED,
         ),
-        ("a.txt", f"--test_data=a.txt is neither a folder nor a .csv file. {EXPECTED}"),
+        (
+            "a.txt",
+            f"--test_data=a.txt is neither a folder nor a .csv or .tfrecord file. {EXPECTED}",
+        ),
     ],
 )
 def test_what_is_no_source(tmp_path, monkeypatch, text, message):

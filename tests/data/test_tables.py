@@ -131,6 +131,31 @@ def test_each_bad_row_has_its_line(photos):
     assert [problem.line for problem in part.problems] == list(range(3, 16))
 
 
+def test_links_out_of_the_folder_are_not_followed(photos, tmp_path_factory):
+    outside = data_files.write_files(tmp_path_factory.mktemp("outside"), all=2)
+    (photos / "a.jpg").symlink_to(outside / "all" / "0.jpg")
+    (photos / "more").symlink_to(outside)
+    (photos / "b.jpg").symlink_to(photos / "dog" / "0.jpg")
+    text = "image,label\na.jpg,x\nmore/all/1.jpg,x\nb.jpg,x\ncat/0.jpg,y\n"
+    path = write_table(photos, text)
+    part = load(path)
+    assert part.keys.tolist() == ["b.jpg", "cat/0.jpg"]
+    reason = (
+        "is, or lies behind, a link that leads out of the data folder (--follow_links reads such "
+        "images, if you made the links yourself)."
+    )
+    assert messages(part) == [
+        f"{path}, line 2: 'a.jpg' {reason}",
+        f"{path}, line 3: 'more/all/1.jpg' {reason}",
+    ]
+    assert load(path, follow_links=True).keys.tolist() == [
+        "a.jpg",
+        "b.jpg",
+        "cat/0.jpg",
+        "more/all/1.jpg",
+    ]
+
+
 def test_missing_files_can_be_skipped_but_not_malformed_rows(photos):
     path = write_table(photos, "image,label\ncat/0.jpg,x\ncat/9.jpg,x\ncat/1.jpg\n")
     part = load(path, on_bad_example="skip")

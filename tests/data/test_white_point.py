@@ -17,22 +17,26 @@ def write_pngs(folder, images):
     return paths
 
 
+def measure(paths):
+    return white_point.measure_files(image_stores.PathImages(paths), np.arange(len(paths)))
+
+
 def test_hot_pixels_and_alpha_do_not_set_the_white(tmp_path):
     image = np.full((100, 100, 4), 1000, np.uint16)
     image[0, 0, :3] = 60000
     image[..., 3] = 65535
-    assert white_point.measure_paths(write_pngs(tmp_path, [image, image])) == 1000
+    assert measure(write_pngs(tmp_path, [image, image])) == 1000
 
 
 def test_white_is_a_percentile_over_all_images(tmp_path):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 65536, (5, 61, 60, 3)).astype(np.uint16)
-    white = white_point.measure_paths(write_pngs(tmp_path, images))
+    white = measure(write_pngs(tmp_path, images))
     assert white == np.percentile(images, 99.9, method="inverted_cdf")
 
 
 def test_black_images_have_a_white(tmp_path):
-    assert white_point.measure_paths(write_pngs(tmp_path, np.zeros((1, 4, 4, 1), np.uint16))) == 1
+    assert measure(write_pngs(tmp_path, np.zeros((1, 4, 4, 1), np.uint16))) == 1
 
 
 def test_at_most_500_images_are_read(tmp_path):
@@ -41,16 +45,16 @@ def test_at_most_500_images_are_read(tmp_path):
     paths = np.full(1000, dark, object)
     # The first and the last are read, and every second in between.
     paths[499] = bright
-    assert white_point.measure_paths(paths) == 7
+    assert measure(paths) == 7
     paths[0] = paths[999] = bright
-    assert white_point.measure_paths(paths) == 50000
+    assert measure(paths) == 50000
 
 
 def test_files_that_cannot_be_decoded_are_passed_over(tmp_path):
     paths = write_pngs(tmp_path, np.full((3, 4, 4, 1), 9, np.uint16))
     os.truncate(paths[0], 40)
-    assert white_point.measure_paths(paths) == 9
-    assert white_point.measure_paths(paths[:1]) is None
+    assert measure(paths) == 9
+    assert measure(paths[:1]) is None
 
 
 @pytest.mark.parametrize("encoded", [True, False])

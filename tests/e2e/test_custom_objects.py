@@ -67,7 +67,8 @@ def test_the_run_is_evaluated_predicted_and_exported_later(trained_run, colors, 
         ["--mode=predict", f"--input={image}", f"--output={tmp_path / 'p.csv'}"],
         ["--mode=export", f"--export_dir={tmp_path / 'export'}"],
     ):
-        done = run_in_new_process(tmp_path, f"--workdir={trained_run}", *flags)
+        module = f"--custom_objects={trained_run.parent / 'run_layers.py'}"
+        done = run_in_new_process(tmp_path, f"--workdir={trained_run}", module, *flags)
         assert done.returncode == 0, done.stderr
     assert "red" in (tmp_path / "p.csv").read_text()
     import tensorflow as tf
@@ -78,13 +79,34 @@ def test_the_run_is_evaluated_predicted_and_exported_later(trained_run, colors, 
     assert answer["probabilities"].shape == (1, 3)  # the export needs no module
 
 
-def test_a_run_whose_module_is_gone_says_so(trained_run, tmp_path):
+def test_a_module_that_only_the_run_names_is_never_imported(trained_run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained_run, copy)
+    (copy / "run_layers.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     facts = json.loads((copy / "model.json").read_text())
-    facts["custom_objects"]["folder"] = str(tmp_path)
+    facts["custom_objects"]["folder"] = str(copy)
     (copy / "model.json").write_text(json.dumps(facts))
-    done = run_in_new_process(tmp_path, f"--workdir={copy}", "--mode=evaluate")
+    done = run_in_new_process(copy, f"--workdir={copy}", "--mode=evaluate")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"error: The run in {copy} was trained with --custom_objects=run_layers. A module is code "
+        "and is imported only when you name it: give --custom_objects again."
+    )
+    # Nor is it where model.json says nothing.
+    del facts["custom_objects"]
+    (copy / "model.json").write_text(json.dumps(facts))
+    done = run_in_new_process(copy, f"--workdir={copy}", "--mode=evaluate")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {copy}/model.keras: layer 'functional")
+    assert "/shift' needs the custom class 'run_layers.Shift'." in last
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_that_is_gone_says_so(trained_run, tmp_path):
+    done = run_in_new_process(
+        tmp_path, f"--workdir={trained_run}", "--mode=evaluate", "--custom_objects=run_layers"
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: --custom_objects=run_layers: there is no such module in {tmp_path} or among the "

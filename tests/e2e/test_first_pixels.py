@@ -150,3 +150,50 @@ def test_saved_application_is_known_by_its_layers(tmp_path):
     path = tmp_path / "model.h5"
     keras.applications.MobileNet(weights=None, alpha=0.25, input_shape=(SIZE, SIZE, 3)).save(path)
     check(load_cut(path), scale_by_hand("-1..1"), tmp_path)
+
+
+class Convolution(tf.Module):
+    """A reusable module: a 1x1 convolution that hands its pixels on, and their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = tf.Variable(np.eye(3, dtype=np.float32)[None, None], name="conv/kernel")
+        self.trainable_variables_ = [self.kernel]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32)])
+    def __call__(self, images):
+        return tf.reduce_mean(tf.nn.conv2d(images, self.kernel, 1, "SAME"), axis=[1, 2])
+
+
+@pytest.mark.parametrize(("requested", "expected"), [("auto", "0..1"), ("-1..1", "-1..1")])
+def test_hub_module(requested, expected, tmp_path):
+    tf.saved_model.save(Convolution(), str(tmp_path / "module"))
+    spec = specs.ModelSpec(model=str(tmp_path / "module"), pixel_range=requested)
+    check(loading.load_backbone(spec), scale_by_hand(expected), tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["rescaling", "operations"])
+def test_keras_2_file_that_scales_inside(inside, tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    pixels = tf_keras.Input((SIZE, SIZE, 3))
+    if inside == "rescaling":
+        scaled = tf_keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)
+    else:
+        scaled = pixels / 127.5 - 1.0
+    features = tf_keras.layers.Conv2D(4, 3, padding="same")(scaled)
+    path = tmp_path / "model.h5"
+    tf_keras.Model(pixels, features).save(path)
+    check(load_cut(path), scale_by_hand("-1..1"), tmp_path)
+
+
+def test_channels_first(tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    layers = tf_keras.layers
+    pixels = tf_keras.Input((3, SIZE, SIZE))
+    first = {"data_format": "channels_first"}
+    x = layers.Conv2D(4, 3, padding="same", name="first", **first)(pixels)
+    x = layers.BatchNormalization(axis=1)(x)
+    x = layers.GlobalAveragePooling2D(**first)(x)
+    path = tmp_path / "model.h5"
+    tf_keras.Model(pixels, layers.Dense(2, activation="softmax")(x)).save(path)
+    check(load_cut(path, pixel_range="0..1"), scale_by_hand("0..1"), tmp_path)

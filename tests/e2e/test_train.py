@@ -186,6 +186,17 @@ def test_two_devices_give_the_history_of_one(colors, classifier, tmp_path):
     np.testing.assert_allclose(histories[1], histories[0], rtol=2e-4, atol=1e-6)
 
 
+def test_no_device_is_left_without_examples(colors, classifier, tmp_path):
+    # 72 training examples: a last batch of one would be empty on the second device.
+    flags = [
+        f"--model={classifier}", f"--data={colors}", f"--workdir={tmp_path / 'run'}",
+        "--strategy=mirrored", "--batch_size=71", "--freeze=none", "--epochs=2",
+    ]  # fmt: skip
+    assert main.main(flags) in (0, 3)
+    rows = list(csv.DictReader((tmp_path / "run" / "logs" / "history.csv").open()))
+    assert len(rows) == 2
+
+
 def test_a_dry_run_says_what_it_costs_and_leaves_nothing(colors, classifier, tmp_path, capsys):
     flags = [f"--model={classifier}", f"--data={colors}", f"--workdir={tmp_path / 'run'}"]
     assert main.main([*flags, "--dry_run"]) == 0

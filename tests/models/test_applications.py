@@ -27,6 +27,10 @@ FAMILIES = (
     "Xception",
 )
 WEIGHTS = "zoo/h5/k2.0.4_mobilenet_2_5_224_tf_no_top_weights.h5"
+ADVICE = (
+    "Set alpha, depth_multiplier and the channels of input_shape as they were for these weights, "
+    "for example keras:MobileNet,alpha=0.25; or name the application they are of."
+)
 
 
 def load(text: str):
@@ -154,8 +158,7 @@ def test_weights_that_do_not_fit_name_the_first_layer(shared):
     path = shared / WEIGHTS
     assert _refusal(f"keras:MobileNet,alpha=0.5,weights={path}") == (
         f"{path}: does not fit keras:MobileNet,alpha=0.5: layer 'conv1' has the shape (3, 3, 3, 8) "
-        "in the file and (3, 3, 3, 16) in the architecture ('conv1'). Set the arguments the "
-        "weights were made with."
+        f"in the file and (3, 3, 3, 16) in the architecture ('conv1'). {ADVICE}"
     )
 
 
@@ -218,7 +221,7 @@ def test_weights_of_keras_3(tmp_path):
     message = _refusal(f"{other},weights={path}")
     assert message == (
         f"{path}: does not fit {other}: layer 'conv1' has the shape (3, 3, 3, 8) in the file and "
-        "(3, 3, 3, 16) in the architecture ('conv1'). Set the arguments the weights were made with."
+        f"(3, 3, 3, 16) in the architecture ('conv1'). {ADVICE}"
     )
 
 

@@ -10,7 +10,10 @@ from tests import tiny
 from tf_finetune import findings, specs
 from tf_finetune.models import formats, loading
 
-EXPECTED = "Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME."
+EXPECTED = (
+    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an "
+    "address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
+)
 
 
 def _refusal(path, **options) -> str:
@@ -114,10 +117,7 @@ def test_folders(tmp_path):
     message = f"{tmp_path}: is a folder without saved_model.pb. {EXPECTED}"
     assert _refusal(tmp_path) == message
     (tmp_path / "saved_model.pb").touch()
-    message = (
-        f"{tmp_path}: its saved_model.pb is empty, truncated or damaged. Copy or download the "
-        "folder again."
-    )
+    message = f"{tmp_path}: saved_model.pb is empty. Copy or download it again."
     assert _refusal(tmp_path) == message
 
 
@@ -178,9 +178,9 @@ def test_lambda_is_never_run(tmp_path, name):
     model.save(path)
     ran.unlink()
     assert _refusal(path) == (
-        f"{path}: layer 'block/scale' is a Lambda, which is stored Python code and is never run. "
-        "Build the model from plain layers (Rescaling, for example) and save it again, or, only if "
-        "you trust its author, give --trust_model."
+        f"{path}: layer 'block/scale' is a Lambda: it is stored Python code, and is never run "
+        "unasked. Build the model from plain layers and save it again. --trust_model opens it all "
+        "the same, if you know who made it."
     )
     assert not ran.exists()
 
@@ -197,10 +197,10 @@ def test_custom_layer_is_named_with_its_class(tmp_path, name):
     )
     path = tmp_path / name
     model.save(path)
-    message = _refusal(path)
-    assert message == (
-        f"{path}: layer 'twist' is of the custom class 'Swirl', which Keras {keras.__version__} "
-        "does not have. Name the Python module that defines it: --custom_objects=MODULE."
+    module = f"{__name__}." if name == "model.keras" else ""
+    assert _refusal(path) == (
+        f"{path}: layer 'twist' needs the custom class '{module}Swirl'. --custom_objects=MODULE "
+        "names the Python module that defines it."
     )
 
 
@@ -255,28 +255,28 @@ def test_zip_that_is_no_keras_archive(tmp_path):
     )
 
 
+def _rewrite(path, changed) -> None:
+    """Saves a good .keras file with other content in some members."""
+    tiny.make_classifier().save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, **changed}.items():
+            archive.writestr(name, content)
+
+
 def test_keras_archive_without_a_version(tmp_path):
     path = tmp_path / "model.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("config.json", "metadata.json", "model.weights.h5"):
-            archive.writestr(name, "{}")
+    _rewrite(path, {"metadata.json": b"{}"})
     assert _refusal(path) == (
-        f"{path}: the .keras archive is truncated or damaged: its metadata.json names no "
-        "keras_version. Copy or download it again."
+        f"{path}: metadata.json names no keras_version. Copy or download it again."
     )
 
 
 def test_keras_archive_with_damaged_weights(tmp_path):
     path = tmp_path / "model.keras"
-    tiny.make_classifier().save(path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    parts["model.weights.h5"] = parts["model.weights.h5"][:4000]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    message = _refusal(path)
-    assert message.startswith(f"{path}: the .keras archive is truncated or damaged: ")
+    _rewrite(path, {"model.weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(4000)})
+    assert _refusal(path).startswith(f"{path}: model.weights.h5 is damaged: ")
 
 
 def test_what_is_wrong_with_the_model_is_said_of_its_file(tmp_path):
@@ -284,7 +284,9 @@ def test_what_is_wrong_with_the_model_is_said_of_its_file(tmp_path):
     keras.Sequential([keras.Input((7,)), keras.layers.Dense(2)]).save(path)
     assert _refusal(path) == (
         f"{path}: The model's input has the shape (None, 7). This version fine-tunes models of one "
-        "image input, (batch, height, width, channels) with 1 or 3 channels."
+        "image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
+        "input. If it takes token ids, put the tokenizer into the model: a TextVectorization layer "
+        "before its first layer."
     )
 
 
@@ -327,7 +329,7 @@ def test_zoo_backbones_equal_their_goldens(shared):
         assert backbone.pixel_range.name == "-1..1"
 
 
-def test_zoo_files_that_carry_code_or_no_model_are_refused_in_one_line(shared):
+def test_zoo_files_that_carry_code_or_no_model_are_refused_line_by_line(shared):
     refused = []
     for entry in _zoo(shared):
         if entry["kind"] == "savedmodel" or entry["expected"] == "loads":
@@ -335,8 +337,8 @@ def test_zoo_files_that_carry_code_or_no_model_are_refused_in_one_line(shared):
         path = str(shared / "zoo" / entry["file"])
         with pytest.raises(findings.RefusedError) as caught:
             loading.load_pretrained(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert "\n" not in str(caught.value)
+        for line in str(caught.value).splitlines():
+            assert line.startswith(f"{path}: ")
         refused.append(entry["file"])
     assert "h5/k2.0.9_dl4j_lambda_functional.h5" in refused
     assert len(refused) >= 3

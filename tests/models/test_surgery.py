@@ -169,8 +169,14 @@ def test_several_inputs_are_refused():
     inputs = [keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 3), name="right")]
     assert _refusal(keras.Model(inputs, L.Add()(inputs))) == (
         "The model has 2 inputs ('left', 'right'). This version fine-tunes models of one image "
-        "input."
+        "input or one string input."
     )
+
+
+TOKENS = (
+    " If it takes token ids, put the tokenizer into the model: a TextVectorization layer before "
+    "its first layer."
+)
 
 
 @pytest.mark.parametrize("shape", [(70,), (8, 8), (8, 8, 4), (8, 8, None)])
@@ -178,7 +184,8 @@ def test_input_that_is_no_image_is_refused(shape):
     inputs = keras.Input(shape)
     assert _refusal(keras.Model(inputs, L.Dropout(0.1)(inputs))) == (
         f"The model's input has the shape {(None, *shape)}. This version fine-tunes models of one "
-        "image input, (batch, height, width, channels) with 1 or 3 channels."
+        "image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
+        f"input.{TOKENS if len(shape) == 1 else ''}"
     )
 
 
@@ -197,7 +204,7 @@ def test_channels_first_explains_an_odd_shape():
     assert _refusal(keras.Model(inputs, layer(inputs))) == (
         "The model's input has the shape (None, 1, 28, 28). Its layer 'conv' is channels_first. "
         "This version fine-tunes models of one image input, (batch, height, width, channels) with "
-        "1 or 3 channels."
+        "1 or 3 channels, or of one string input."
     )
 
 

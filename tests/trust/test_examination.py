@@ -196,7 +196,7 @@ def test_the_child_reads_what_h5py_here_reads(tmp_path):
     with h5py.File(path, "w") as file:
         file["x"] = 1
     message = (
-        "is an HDF5 file without a Keras model (no model_config). Expected a file written by "
-        "model.save; weights alone go to --weights."
+        "is an HDF5 file without a Keras model (no model_config attribute). Expected a file "
+        "written by model.save."
     )
     assert [item.message for item in trust.examine(path)] == [message]

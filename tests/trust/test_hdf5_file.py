@@ -213,15 +213,22 @@ def test_parts_that_are_missing(tmp_path):
         file.attrs["layer_names"] = ["dense"]
 
     path = write(tmp_path / "b.h5", weights_only)
-    expected = "Expected a file written by model.save; weights alone go to --weights."
-    assert examine(path) == [("broken", f"holds weights only (no model_config). {expected}")]
+    expected = (
+        "holds weights only, without the layers they belong to. Give them as --weights, and name "
+        "the architecture: --model=keras:NAME, or a .json file of model.to_json()."
+    )
+    assert examine(path) == [("broken", expected)]
     assert examine(path, role=hdf5_file.WEIGHTS) == []
 
     def nothing(file, group):
         del file.attrs["model_config"], file["model_weights"]
 
     assert examine(write(tmp_path / "c.h5", nothing)) == [
-        ("broken", f"is an HDF5 file without a Keras model (no model_config). {expected}")
+        (
+            "broken",
+            "is an HDF5 file without a Keras model (no model_config attribute). Expected a file "
+            "written by model.save.",
+        )
     ]
 
 

@@ -172,11 +172,48 @@ def test_the_sequential_of_keras_2_0_is_a_list_of_layers():
     assert finding.where == "lambda"
 
 
+def test_the_vocabulary_of_our_tokenizers_is_a_text_and_no_path():
+    own = layer("WordPieceTokenizer", vocabulary="[PAD]\n[UNK]")
+    for entry in (
+        {**own, "registered_name": "tf_finetune>WordPieceTokenizer"},
+        {**own, "class_name": "tf_finetune>WordPieceTokenizer"},
+    ):
+        assert messages(model(entry)) == []
+    for entry in (
+        {**layer("StringLookup", vocabulary="/etc/passwd")},
+        {
+            **layer("StringLookup", vocabulary="/etc/passwd"),
+            "registered_name": "tf_finetune>WordPieceTokenizer",
+        },
+        {
+            **layer("TokenMask", inner=layer("StringLookup", vocabulary="/etc/passwd")),
+            "registered_name": "tf_finetune>TokenMask",
+        },
+    ):
+        ((kind, message),) = messages(model(entry))
+        assert kind == "file"
+        assert "would read the file '/etc/passwd' ('vocabulary')" in message
+
+
+def test_a_functional_subclass_is_a_functional_model():
+    inner = {"name": "m", "layers": [layer("Dense", units=1)], "input_layers": []}
+    mine = {"class_name": "Mine", "config": inner}
+    assert messages(mine) == []
+    assert messages({**mine, "module": "__main__"}) == []
+    for module, kind in (("shop", "custom"), ("os", "code"), ("keras.utils", "code")):
+        assert [found for found, _ in messages({**mine, "module": module})] == [kind]
+    inner["layers"].append(layer("Lambda"))
+    assert [kind for kind, _ in messages(mine)] == ["code"]
+
+
 def test_custom_objects_lift_the_users_classes_only():
     mine = {**layer("Mine"), "registered_name": "shop>Mine", "module": "shop.layers"}
     assert messages(model(mine), custom_objects=True) == []
     evil = {**layer("system"), "module": "os"}
     assert [kind for kind, _ in messages(model(evil), custom_objects=True)] == ["code"]
+    assert messages(model(mine), custom_objects=["shop>Mine"]) == []
+    for names in ([], ["shop>Other"]):
+        assert [kind for kind, _ in messages(model(mine), custom_objects=names)] == ["custom"]
 
 
 @pytest.mark.parametrize("registered", ["Custom>Dense", "tf_finetune>Highway", "shop>Mine"])
@@ -245,6 +282,16 @@ def test_every_public_layer_is_listed_or_excluded_with_a_reason():
         "TFSMLayer",
         "TorchModuleWrapper",
     }
+
+
+def test_what_this_package_registers_is_listed_and_nothing_else():
+    import tf_finetune  # noqa: F401  (registers them)
+
+    registered = keras.saving.get_custom_objects()
+    own = {name for name in registered if name.startswith("tf_finetune>")}
+    assert {name.removeprefix("tf_finetune>") for name in own} == keras_classes.OWN
+    entry = {**layer("main"), "module": "tf_finetune.main", "registered_name": "tf_finetune>main"}
+    assert [kind for kind, _ in messages(model(entry))] == ["custom"]
 
 
 def test_every_operation_is_listed_or_takes_a_function():

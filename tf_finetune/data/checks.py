@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, specs
+from tf_finetune import distribution, findings, head_kinds, specs
 from tf_finetune.data import (
     examples,
+    image_heads,
     image_stores,
     input_stores,
     label_encoding,
@@ -42,7 +43,9 @@ def find_data_problems(
       splits or with different labels, and classes with few examples (warnings).
     """
     parts, problems = loading.load_parts(spec)
-    splits, more = loading.examine_parts(parts, spec, heads=heads, seed=seed)
+    splits, more = loading.examine_parts(
+        parts, spec, heads=heads, seed=seed, odd_names=findings.WARNING
+    )
     problems += more + _find_unreadable(parts, spec)
     if splits is not None:
         problems += find_repeated(splits) + _find_small_classes(splits)
@@ -101,9 +104,9 @@ def _describe_group(group: list[tuple[loading.Split, int]], kind: str) -> list[s
 def _read_digests(split: loading.Split) -> Iterator[tuple[int, bytes]]:
     """(row, hash of the stored image or text) of each example that can be read."""
     store, indices = split.inputs, split.indices
-    if isinstance(store, image_stores.PathImages):
+    if isinstance(store, image_stores.EncodedImages):
         for row, index in enumerate(indices):
-            with contextlib.suppress(OSError), open(store.paths[index], "rb") as file:
+            with contextlib.suppress(OSError), image_heads.read_image(store, index) as file:
                 yield row, hashlib.file_digest(file, hashlib.sha256).digest()
     elif isinstance(store, image_stores.StreamImages):
         rows = {int(index): row for row, index in enumerate(indices)}
@@ -130,18 +133,29 @@ def _find_unreadable(
     }
     if not parts:
         return []
-    # Here, because listing and label errors need no TensorFlow.
-    from tf_finetune.data import preprocessing, reading
-
-    pre = preprocessing.make_preprocessing(spec, input_shape=(None, None, 3))
     splits = tuple(
         loading.Split(flag, part.keys, part.inputs, np.arange(len(part)), {})
         for flag, part in parts.items()
     )
-    problems = list(reading.find_bad_images(splits, pre))
+    groups = image_heads.group_by_store(splits)
+    heads = image_heads.check_heads(groups, max_pixels=spec.max_image_pixels)
+    problems = list(_decode_rest(splits, spec, heads))
     if spec.on_bad_example == "skip":
         return [dataclasses.replace(found, severity=findings.WARNING) for found in problems]
     return problems
+
+
+def _decode_rest(
+    splits: tuple[loading.Split, ...], spec: specs.DataSpec, heads: image_heads.Heads
+) -> tuple[findings.Problem, ...]:
+    if len(heads.rule_out()) == sum(map(len, splits)):
+        return image_heads.describe(splits, heads)
+    # Here, because everything before needs no TensorFlow.
+    distribution.import_quietly()
+    from tf_finetune.data import preprocessing, reading
+
+    pre = preprocessing.make_preprocessing(spec, input_shape=(None, None, 3))
+    return reading.find_bad_images(splits, pre, heads=heads)
 
 
 def _find_small_classes(splits: loading.Splits) -> list[findings.Problem]:

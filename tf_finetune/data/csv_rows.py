@@ -4,16 +4,21 @@ Reference: Y. Shafranovich, RFC 4180, Common Format and MIME Type for CSV Files,
 https://www.rfc-editor.org/rfc/rfc4180.
 """
 
+import codecs
 import csv
 import dataclasses
 import io
+from collections.abc import Iterator
 
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import examples
+from tf_finetune.data import examples, regular_files
 
 SEPARATOR = "|"
+# Several times what `csv` takes as one cell, 131,072.
+_MAX_ROW_CHARACTERS = 2**22
+_CHUNK_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +49,68 @@ def read_rows(path: str, *, expected: str) -> tuple[list[list[str]], list[int]]:
       (cells of each row, 1-based line on which each starts), at least one row.
 
     Raises:
-      findings.RefusedError: the file is empty, not UTF-8 or no CSV.
+      findings.RefusedError: the file is empty, not UTF-8, no CSV, or has a cell of more than
+        131,072 characters or a row of more than 4,194,304.
     """
-    with open(path, "rb") as file:
-        content = file.read()
+    rows: list[list[str]] = []
+    lines, start = [], 1
     try:
-        text = content.decode("utf-8-sig")
+        with regular_files.open_regular(path) as binary:
+            text = _BoundedLines(io.TextIOWrapper(binary, "utf-8-sig", newline=""))
+            reader = csv.reader(text, strict=True)
+            for row in reader:
+                text.num_characters = 0
+                if row:
+                    rows.append(row)
+                    lines.append(start)
+                start = reader.line_num + 1
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise refusal(
-            path,
-            f"byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8.",
-            line=line,
-        ) from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, lines, start = [], [], 1
-    try:
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(start)
-            start = reader.line_num + 1
+        byte, line = _find_bad_byte(path)
+        message = f"byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
+        raise refusal(path, message, line=line) from error
     except csv.Error as error:
         raise refusal(
             path, f"no valid CSV: {error}. Is a quotation mark missing?", line=start
         ) from error
+    except OSError as error:
+        raise refusal(path, f"it cannot be read: {error.strerror}.") from error
     if not rows:
         raise refusal(path, f"the file is empty. Expected rows {expected}.")
     return rows, lines
+
+
+class _BoundedLines:
+    """The lines of a file, as long as no row of them is made to fill the memory.
+
+    Attributes:
+      num_characters: of the row so far; set to 0 where one ends.
+    """
+
+    def __init__(self, file: io.TextIOWrapper):
+        self._file = file
+        self.num_characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(_MAX_ROW_CHARACTERS + 1):
+            self.num_characters += len(line)
+            if self.num_characters > _MAX_ROW_CHARACTERS:
+                raise csv.Error(f"a row is longer than {_MAX_ROW_CHARACTERS:,} characters")
+            yield line
+
+
+def _find_bad_byte(path: str) -> tuple[int, int]:
+    """(the first byte that is not UTF-8, its line)."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with regular_files.open_regular(path) as file:
+        while True:
+            chunk = file.read(_CHUNK_BYTES)
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return error.object[error.start], line + error.object.count(b"\n", 0, error.start)
+            if not chunk:
+                return 0, line  # the file has changed meanwhile
+            line += chunk.count(b"\n")
 
 
 def check_separator(path: str, first: list[str], *, line: int, expected: str) -> None:

@@ -14,7 +14,7 @@ import unicodedata
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_stores
+from tf_finetune.data import examples, image_stores, regular_files
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
 SPLIT_FOLDERS = {
@@ -38,7 +38,8 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     validation and test (also val, valid, training, testing), and nothing else, that split is kept.
 
     Args:
-      spec: the data options; `on_bad_example` decides what a link that leads nowhere does.
+      spec: the data options; `on_bad_example` decides what a link that leads nowhere, or out of the
+        folder without `follow_links`, does.
       text: path of the folder.
       flag: name of the flag that `text` stands in, for messages.
 
@@ -51,7 +52,8 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
       findings.RefusedError: the folder cannot be listed or holds no class folder with an image.
     """
     text = text.rstrip("/") or "/"
-    listing = _Listing(root=os.fsencode(text), source=findings.one_line(text))
+    root = os.fsencode(text)
+    listing = _Listing(root, findings.one_line(text), follow_links=spec.follow_links)
     folders, num_loose = _list_top(listing)
     splits = find_split_folders([_decode(folder) for folder in folders])
     if splits is None:
@@ -91,6 +93,7 @@ class _Listing:
 
     root: bytes
     source: str
+    follow_links: bool
     keys: list[str] = dataclasses.field(default_factory=list)
     paths: list[bytes] = dataclasses.field(default_factory=list)
     labels: list[str] = dataclasses.field(default_factory=list)
@@ -102,6 +105,28 @@ class _Listing:
     empty: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     num_not_utf8: int = 0
     problems: list[findings.Problem] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.real_root = os.path.realpath(self.root)
+
+    def is_folder(self, entry: os.DirEntry[bytes], name: bytes) -> bool | None:
+        """Whether an entry is a folder; None of a link out or without end, noted as bad."""
+        if self.leads_out(entry, name):
+            return None
+        try:
+            return entry.is_dir()
+        except OSError as error:
+            self.bad.append((_to_key(name), f"cannot be opened: {error.strerror}"))
+            return None
+
+    def leads_out(self, entry: os.DirEntry[bytes], name: bytes) -> bool:
+        """Whether an entry is a link out of the folder, which is noted as bad and not followed."""
+        if self.follow_links or not entry.is_symlink():
+            return False
+        if not regular_files.leads_outside(entry.path, self.real_root):
+            return False
+        self.bad.append((_to_key(name), f"is {regular_files.LINK_OUT}"))
+        return True
 
     def warn(self, message: str) -> None:
         self.problems.append(findings.Problem(message, severity=findings.WARNING, path=self.source))
@@ -136,7 +161,9 @@ def _list_top(listing: _Listing) -> tuple[list[bytes], int]:
     for entry in _scan(listing, listing.root):
         if _is_hidden(entry.name):
             listing.hidden.append(_decode(entry.name))
-        elif entry.is_dir():
+        elif (is_folder := listing.is_folder(entry, entry.name)) is None:
+            continue
+        elif is_folder:
             folders.append(entry.name)
         elif entry.name.lower().endswith(_BINARY_ENDINGS):
             num_loose += 1
@@ -162,7 +189,9 @@ def _list_split_folders(listing: _Listing, folders: list[bytes], splits: dict[st
         for entry in sorted(_scan(listing, os.path.join(listing.root, folder)), key=_entry_name):
             if _is_hidden(entry.name):
                 listing.hidden.append(_decode(folder + b"/" + entry.name))
-            elif entry.is_dir():
+            elif (is_folder := listing.is_folder(entry, folder + b"/" + entry.name)) is None:
+                continue
+            elif is_folder:
                 _list_class(listing, (folder, entry.name), split=split)
             else:
                 listing.unsupported.append(_decode(folder + b"/" + entry.name))
@@ -182,7 +211,11 @@ def _list_class(listing: _Listing, parts: tuple[bytes, ...], *, split: int) -> N
     while pending:
         folder = pending.pop()
         path = os.path.join(listing.root, folder)
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:  # such as a path that is longer than the system takes
+            listing.bad.append((_to_key(folder[-80:]), f"cannot be opened: {error.strerror}"))
+            continue
         # A link to a folder above, or to one already listed, would never end or count twice.
         if (status.st_dev, status.st_ino) in visited:
             listing.hidden.append(_decode(folder))
@@ -216,6 +249,8 @@ def _list_one_folder(listing: _Listing, folder: bytes, path: bytes) -> list[byte
         name = entry.name
         if _is_hidden(name):
             listing.hidden.append(prefix + _to_key(name))
+            continue
+        if listing.leads_out(entry, folder + b"/" + name):
             continue
         reason = ""
         try:

@@ -5,10 +5,9 @@ or a TIFF is named without a decoder; after, to say why a decoder gave up.
 """
 
 import errno
-import os
-import stat
 
 from tf_finetune import findings
+from tf_finetune.data import regular_files
 
 HEAD_BYTES = 160
 EXPECTED = "JPEG, PNG, BMP, GIF or WebP"
@@ -37,13 +36,6 @@ _OTHERS = (
     ("a zip archive, not an image", 0, b"PK\x03\x04"),
     ("a git-lfs pointer; fetch the file with git lfs pull", 0, b"version https://git-lfs"),
 )
-_FILE_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def read_head(path: bytes) -> tuple[bytes, str]:
@@ -59,11 +51,7 @@ def read_head(path: bytes) -> tuple[bytes, str]:
       sentence that begins with the file's name.
     """
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            kind = next((name for test, name in _FILE_KINDS if test(mode)), "no file")
-            return b"", f"is {kind}, not a file"
-        with open(path, "rb", buffering=0) as file:
+        with regular_files.open_regular(path) as file:
             return file.read(HEAD_BYTES), ""
     except OSError as error:
         return b"", describe_os_error(error)
@@ -78,6 +66,8 @@ def describe_os_error(error: OSError) -> str:
     Returns:
       A reason that continues a sentence that begins with the file's name.
     """
+    if isinstance(error, regular_files.NotRegularError):
+        return str(error.strerror)
     if error.errno == errno.ENOENT:
         return "does not exist (a broken link, or removed meanwhile)"
     return f"cannot be read: {findings.one_line(error.strerror or error)}"

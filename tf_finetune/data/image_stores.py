@@ -1,4 +1,4 @@
-"""Where the pixels of examples are before they are read: files, an array, or a stream.
+"""Where the pixels of examples are before they are read: files, their parts, arrays, a stream.
 
 One idea: a split is a list of indices into a store, so that splits of one data set share their
 images and a million of them are shuffled by permuting numbers. The decoding of what a store
@@ -27,6 +27,30 @@ class PathImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SliceImages:
+    """Encoded images inside of larger files, each in one stretch.
+
+    Attributes:
+      paths: object [f] of bytes, the files.
+      files: int64 [n], each image's place in `paths`.
+      numbers: int64 [n], which record of its file holds it, from 1.
+      offsets: int64 [n], where it begins, bytes.
+      sizes: int64 [n], its length, bytes.
+      footers: int64 [n], how many bytes of the file follow it.
+    """
+
+    paths: np.ndarray
+    files: np.ndarray
+    numbers: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    footers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,4 +100,5 @@ class DecodedImages:
         return len(self.pixels)
 
 
-ImageStore = PathImages | ArrayImages | StreamImages | DecodedImages
+EncodedImages = PathImages | SliceImages
+ImageStore = PathImages | SliceImages | ArrayImages | StreamImages | DecodedImages

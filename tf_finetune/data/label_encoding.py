@@ -12,7 +12,7 @@ import unicodedata
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import csv_rows, examples
+from tf_finetune.data import csv_rows, examples, regular_files
 
 # Fewer cannot be in training, validation and test.
 MIN_EXAMPLES = 3
@@ -36,7 +36,11 @@ class HeadLabels:
 
 
 def read_heads(
-    parts: list[examples.Examples], spec: specs.DataSpec, *, heads: tuple[specs.HeadSpec, ...]
+    parts: list[examples.Examples],
+    spec: specs.DataSpec,
+    *,
+    heads: tuple[specs.HeadSpec, ...],
+    odd_names: str = findings.ERROR,
 ) -> tuple[list[HeadLabels], list[findings.Problem]]:
     """Settles column, kind and classes of every head.
 
@@ -44,6 +48,7 @@ def read_heads(
       parts: the sources; --data first, then --validation_data and --test_data where given.
       spec: the data options: `label_column`, `classes`.
       heads: the tasks, at least one.
+      odd_names: severity of class names that no run can write, such as one with a comma.
 
     Returns:
       (the heads, problems). A head whose errors leave no classes is missing from the first.
@@ -65,7 +70,9 @@ def read_heads(
         columns, column_problems = _find_columns(parts, spec, head=head, single=len(heads) == 1)
         problems += column_problems
         if columns:
-            labels, head_problems = _read_head(parts, head, columns=columns, wanted=wanted)
+            labels, head_problems = _read_head(
+                parts, head, columns=columns, wanted=wanted, odd_names=odd_names
+            )
             problems += head_problems
             found += [] if labels is None else [labels]
     return found, list(dict.fromkeys(problems))
@@ -88,8 +95,8 @@ def read_classes(text: str | None) -> tuple[str, ...] | None:
         return None
     if text.startswith("@"):
         try:
-            with open(text[1:], encoding="utf-8-sig") as file:
-                names = [line.strip() for line in file.read().split("\n")]
+            with regular_files.open_regular(text[1:]) as file:
+                names = [line.strip() for line in file.read().decode("utf-8-sig").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             shown = findings.one_line(text)
@@ -157,6 +164,7 @@ def _read_head(
     *,
     columns: tuple[str, ...],
     wanted: tuple[str, ...] | None,
+    odd_names: str,
 ) -> tuple[HeadLabels | None, list[findings.Problem]]:
     raw = [part.labels[column] for part, column in zip(parts, columns, strict=True)]
     kind = head.kind or ("multilabel" if _is_multiple(raw[0]) else "multiclass")
@@ -171,6 +179,7 @@ def _read_head(
     classes = wanted or tuple(sorted(counts))
     for part, converted in zip(parts, labels, strict=True):
         problems += _find_unknown_labels(part, converted, classes, wanted=wanted, first=parts[0])
+    problems += _find_odd_names(parts[0], classes, severity=odd_names)
     problems += _find_class_problems(parts[0], counts, classes=classes, wanted=wanted)
     problems += _find_number_problems(head, kind, classes)
     if any(problem.severity == findings.ERROR for problem in problems):
@@ -273,12 +282,6 @@ def _find_class_problems(
     source = findings.one_line(first.source)
     flag = "--classes" if wanted else ""
     errors, warnings = [], []
-    for name in classes:
-        reason = _find_name_fault(name)
-        if reason:
-            errors.append(
-                f"{source}: class name '{findings.one_line(name)}' {reason}. Rename the class."
-            )
     empty = [name for name in classes if name not in counts]
     if empty and wanted:
         errors.append(f"--classes names {findings.list_first(empty)}, with no example in {source}.")
@@ -303,6 +306,21 @@ def _find_class_problems(
         )
     return [findings.Problem(text, path=first.source, flag=flag) for text in errors] + [
         findings.Problem(text, severity=findings.WARNING, path=first.source) for text in warnings
+    ]
+
+
+def _find_odd_names(
+    first: examples.Examples, classes: tuple[str, ...], *, severity: str
+) -> list[findings.Problem]:
+    return [
+        findings.Problem(
+            f"{findings.one_line(first.source)}: class name '{findings.one_line(name)}' {reason}. "
+            f"{'Training refuses it. ' if severity == findings.WARNING else ''}Rename the class.",
+            severity=severity,
+            path=first.source,
+        )
+        for name in classes
+        if (reason := _find_name_fault(name))
     ]
 
 

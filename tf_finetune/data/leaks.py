@@ -129,9 +129,14 @@ def _all(splits: loading.Splits) -> tuple[loading.Split, ...]:
 
 
 def _real_paths(split: loading.Split) -> set[bytes]:
-    if not isinstance(split.inputs, image_stores.PathImages):
+    images, indices = split.inputs, split.indices
+    if isinstance(images, image_stores.SliceImages):
+        files = [os.path.realpath(path) for path in images.paths]
+        places = zip(images.files[indices], images.numbers[indices], strict=True)
+        return {b"%b, record %d" % (files[file], number) for file, number in places}
+    if not isinstance(images, image_stores.PathImages):
         return set()
-    return {os.path.realpath(path) for path in split.inputs.paths[split.indices]}
+    return {os.path.realpath(path) for path in images.paths[indices]}
 
 
 def _digests(split: loading.Split, images: image_stores.DecodedImages) -> list[bytes]:

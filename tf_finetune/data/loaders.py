@@ -50,7 +50,7 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def make_loader(
-    images: image_stores.PathImages | image_stores.ArrayImages | image_stores.DecodedImages,
+    images: image_stores.EncodedImages | image_stores.ArrayImages | image_stores.DecodedImages,
     indices: np.ndarray,
     spec: preprocessing.PreprocessingSpec,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -65,12 +65,45 @@ def make_loader(
       Function of a position (int64 scalar, 0 to n - 1) to float32 [height, width, channels],
       values 0 to 255. It raises tf.errors.OpError where the file cannot be read or decoded.
     """
+    if isinstance(images, image_stores.EncodedImages):
+        read = make_reader(images, indices)
+        return lambda position: preprocessing.decode_image(read(position), spec)
+    pixels, places = as_tensor(images.pixels), tf.constant(indices, tf.int64)
+    return lambda position: preprocessing.resize_pixels(pixels[places[position]], spec)
+
+
+def make_reader(
+    images: image_stores.EncodedImages, indices: np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A graph function that reads one encoded image.
+
+    Args:
+      images: files, or stretches of files.
+      indices: int64 [n], places in the store.
+
+    Returns:
+      Function of a position (int64 scalar, 0 to n - 1) to a string scalar. It raises
+      tf.errors.OpError where the file cannot be read.
+    """
     if isinstance(images, image_stores.PathImages):
         # Only this split's paths: as TensorFlow strings once, not once per split and epoch.
         paths = tf.constant(images.paths[indices], tf.string, shape=(len(indices),))
-        return lambda position: preprocessing.decode_image(tf.io.read_file(paths[position]), spec)
-    pixels, places = as_tensor(images.pixels), tf.constant(indices, tf.int64)
-    return lambda position: preprocessing.resize_pixels(pixels[places[position]], spec)
+        return lambda position: tf.io.read_file(paths[position])
+    paths = tf.constant(images.paths, tf.string, shape=(len(images.paths),))
+    files = tf.constant(images.files[indices], tf.int64)
+    places = tf.constant(
+        np.stack([images.sizes, images.offsets, images.footers])[:, indices], tf.int64
+    )
+
+    def read_slice(position: tf.Tensor) -> tf.Tensor:
+        # tf.io reads whole files only. What follows the header and precedes the footer is one
+        # record, and a file that has changed its length meanwhile is refused.
+        size, header, footer = tf.unstack(places[:, position])
+        path = tf.gather(paths, files[position])
+        stretch = tf.data.FixedLengthRecordDataset(path, size, header, footer)
+        return stretch.get_single_element()
+
+    return read_slice
 
 
 def load_element(element: tf.Tensor, spec: preprocessing.PreprocessingSpec) -> tf.Tensor:

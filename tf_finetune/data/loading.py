@@ -149,6 +149,7 @@ def examine_parts(
     *,
     heads: tuple[specs.HeadSpec, ...] = (),
     seed: int = 0,
+    odd_names: str = findings.ERROR,
 ) -> tuple[Splits | None, list[findings.Problem]]:
     """Encodes the labels of listed examples and splits them.
 
@@ -157,6 +158,7 @@ def examine_parts(
       spec: the data options.
       heads: the tasks; none: one named "label".
       seed: of the split.
+      odd_names: severity of class names that no run can write, such as one with a comma.
 
     Returns:
       (the splits, further errors and warnings); the splits are None where there is an error.
@@ -164,7 +166,9 @@ def examine_parts(
     if "data" not in parts:
         return None, []
     heads = heads or (specs.HeadSpec(),)
-    columns, problems = label_encoding.read_heads(list(parts.values()), spec, heads=heads)
+    columns, problems = label_encoding.read_heads(
+        list(parts.values()), spec, heads=heads, odd_names=odd_names
+    )
     problems += _find_conflicts(parts)
     try:
         assignments = splitting.read_split_file(spec.split_file) if spec.split_file else {}

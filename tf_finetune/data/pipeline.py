@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune.data import (
+    batching,
     image_stores,
     input_stores,
     loaders,
@@ -39,6 +40,7 @@ def make_dataset(
     shuffle_seed: int | None = None,
     epoch: tf.Variable | None = None,
     with_weights: bool = False,
+    num_replicas: int = 1,
 ) -> tf.data.Dataset:
     """One epoch of batches; finite, deterministic, the last partial batch kept.
 
@@ -55,6 +57,7 @@ def make_dataset(
         a window of 1,024.
       epoch: int64 scalar, not negative; read once when an iterator gives its first batch. None: 0.
       with_weights: adds the weights under which a sum over examples is the mean of the batch.
+      num_replicas: devices that share each batch; the last batches are such that all get examples.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
@@ -63,9 +66,12 @@ def make_dataset(
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse.
+      SpecError: a device would get no example.
     """
-    num_batches = -(-len(split) // batch_size)
+    sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     batches = _make_batches(split, pre, _make_seeds(shuffle_seed, epoch), batch_size=batch_size)
+    if sizes != batching.plan_batches(len(split), batch_size=batch_size):
+        batches = batches.rebatch(tf.constant(sizes, tf.int64))
     labels = {head: tf.constant(values) for head, values in split.labels.items()}
     name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
     if isinstance(pre, preprocessing.PreprocessingSpec):
@@ -80,7 +86,7 @@ def make_dataset(
         return inputs, targets, dict.fromkeys(labels, weights)
 
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
 
 

@@ -150,6 +150,26 @@ def decode_image(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
     return _make_decoder(spec)(contents)
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def find_maximum(contents: tf.Tensor) -> tf.Tensor:
+    """The largest value of an encoded image, to see whether it can be decoded.
+
+    Args:
+      contents: string scalar, the bytes of the file.
+
+    Returns:
+      int32 scalar.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the bytes are no image that `decode_image` takes.
+    """
+    return tf.cond(
+        decoding.has_16_bits(contents),
+        lambda: tf.reduce_max(tf.cast(decoding.decode_16_bits(contents)[:1], tf.int32)),
+        lambda: tf.reduce_max(tf.cast(decoding.decode_8_bits(contents)[:1], tf.int32)),
+    )
+
+
 @tf.autograph.experimental.do_not_convert
 def resize_pixels(image: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
     """One decoded image as the model takes it; the second half of `decode_image`.

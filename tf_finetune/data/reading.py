@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +16,8 @@ import tensorflow as tf
 from tf_finetune import findings, head_kinds, progress
 from tf_finetune.data import (
     image_formats,
+    image_heads,
+    image_sizes,
     image_stores,
     loaders,
     loading,
@@ -30,18 +31,10 @@ from tf_finetune.data import (
 # pixels are not kept anyway.
 MAX_CHECKED_IMAGES = 20_000
 _MAX_CACHE_BYTES = 2 * 2**30
-_HEADS_PER_TASK = 512
+# Pixels that are decoded at a time: 3 to 8 bytes each, and as much again to turn an image.
+_MAX_PIXELS_IN_FLIGHT = 100_000_000
 _PREFETCHED_IMAGES = 16
 _SKIP_FLAG = "--on_bad_example=skip"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Group:
-    """Examples of one store. Rows count through train, validation and test."""
-
-    images: image_stores.ImageStore
-    rows: np.ndarray
-    indices: np.ndarray
 
 
 def read_images(
@@ -50,6 +43,7 @@ def read_images(
     *,
     on_bad_example: str,
     memory_bytes: int | None = None,
+    max_image_pixels: int | None = image_sizes.MAX_PIXELS,
 ) -> tuple[loading.Splits, preprocessing.InputSpec, tuple[findings.Problem, ...]]:
     """Checks every image, settles `pixel_max`, and keeps decoded pixels if they fit.
 
@@ -64,6 +58,8 @@ def read_images(
       on_bad_example: "error" or "skip".
       memory_bytes: the most that pixels may take; default: 2 GiB or a quarter of the available
         memory, whichever is less.
+      max_image_pixels: an image whose header promises more is bad, and no decoder sees it; None:
+        any number.
 
     Returns:
       (splits, preprocessing, warnings): the splits without skipped examples; their `images` are
@@ -76,42 +72,52 @@ def read_images(
     if isinstance(pre, text_store.TextSpec):
         return splits, pre, ()
     parts = (splits.train, splits.validation, splits.test)
-    groups = _group_by_store(parts)
-    bad, wide = _check_heads(groups)
+    groups = image_heads.group_by_store(parts)
+    heads = image_heads.check_heads(groups, max_pixels=max_image_pixels)
     if pre.pixel_max is None:
-        white = _settle_pixel_max(groups, wide, num_train=len(splits.train))
+        white = _settle_pixel_max(
+            groups, np.array(heads.wide, np.int64), num_train=len(splits.train)
+        )
         pre = dataclasses.replace(pre, pixel_max=white)
     num_rows = sum(map(len, parts))
     pixels = _make_cache(num_rows, pre, memory_bytes=memory_bytes)
     if pixels is not None or num_rows <= MAX_CHECKED_IMAGES or on_bad_example == "skip":
-        bad |= _decode(groups, pre, bad=bad, pixels=pixels)
-    if bad and on_bad_example != "skip":
-        raise findings.RefusedError(*_describe_bad(parts, bad))
-    kept = _keep(parts, bad=bad, pixels=pixels)
-    _check_not_emptied(splits, kept, bad=bad)
+        heads.bad |= _decode(groups, pre, heads=heads, pixels=pixels)
+    if heads.bad and on_bad_example != "skip":
+        raise findings.RefusedError(*image_heads.describe_errors(parts, heads))
+    out = heads.rule_out()
+    kept = _keep(parts, bad=out, pixels=pixels)
+    _check_not_emptied(splits, kept, bad=out)
     train, validation, test = kept
     splits = dataclasses.replace(splits, train=train, validation=validation, test=test)
-    return splits, pre, _warn_skipped(parts, bad)
+    return splits, pre, _warn_skipped(parts, heads)
 
 
 def find_bad_images(
-    parts: tuple[loading.Split, ...], pre: preprocessing.InputSpec
+    parts: tuple[loading.Split, ...],
+    pre: preprocessing.InputSpec,
+    *,
+    heads: image_heads.Heads | None = None,
 ) -> tuple[findings.Problem, ...]:
     """Decodes everything and keeps nothing but the complaints.
 
     Args:
       parts: splits, decoded ones cost nothing.
       pre: what the model takes.
+      heads: what `image_heads.check_heads` found in them; default: it is asked here, about images
+        of any size.
 
     Returns:
-      A problem for each image that cannot be read or decoded, in the splits' order; none of texts.
+      A problem for each image that cannot be read or decoded, in the splits' order (a warning
+      where it is left aside in training too); none of texts.
     """
     if isinstance(pre, text_store.TextSpec):
         return ()
-    groups = _group_by_store(parts)
-    bad, _ = _check_heads(groups)
-    bad |= _decode(groups, pre, bad=bad, pixels=None)
-    return _describe_bad(parts, bad)
+    groups = image_heads.group_by_store(parts)
+    if heads is None:
+        heads = image_heads.check_heads(groups, max_pixels=None)
+    heads.bad |= _decode(groups, pre, heads=heads, pixels=None)
+    return image_heads.describe(parts, heads)
 
 
 @contextlib.contextmanager
@@ -140,71 +146,19 @@ def naming_bad_images(*parts: loading.Split, pre: preprocessing.InputSpec) -> It
         raise findings.RefusedError(*problems) from error
 
 
-def _group_by_store(parts: tuple[loading.Split, ...]) -> list[_Group]:
-    stores: dict[int, image_stores.ImageStore] = {}
-    rows: dict[int, list[np.ndarray]] = {}
-    indices: dict[int, list[np.ndarray]] = {}
-    start = 0
-    for part in parts:
-        if isinstance(part.inputs, text_store.Texts):
-            raise ValueError("Texts are not decoded: give a TextSpec, not a PreprocessingSpec.")
-        stores[id(part.inputs)] = part.inputs
-        rows.setdefault(id(part.inputs), []).append(np.arange(start, start + len(part)))
-        indices.setdefault(id(part.inputs), []).append(part.indices)
-        start += len(part)
-    return [
-        _Group(images, np.concatenate(rows[name]), np.concatenate(indices[name]))
-        for name, images in stores.items()
-    ]
-
-
-def _check_heads(groups: list[_Group]) -> tuple[dict[int, str], np.ndarray]:
-    """Looks at the first bytes of files: ({bad row: reason}, int64 rows of 16-bit images)."""
-    bad: dict[int, str] = {}
-    wide: list[int] = []
-    for group in groups:
-        if not isinstance(group.images, image_stores.PathImages):
-            continue
-        paths = group.images.paths[group.indices]
-        tasks = [paths[i : i + _HEADS_PER_TASK] for i in range(0, len(paths), _HEADS_PER_TASK)]
-        with contextlib.ExitStack() as stack:
-            pool = stack.enter_context(futures.ThreadPoolExecutor())
-            bar = None
-            if len(paths) > MAX_CHECKED_IMAGES:
-                bar = stack.enter_context(progress.ProgressBar("Checking files", len(paths)))
-            for number, (reasons, found) in enumerate(pool.map(_check_paths, tasks)):
-                first = number * _HEADS_PER_TASK
-                bad |= {int(group.rows[first + i]): reason for i, reason in reasons}
-                wide += [int(group.rows[first + i]) for i in found]
-                if bar:
-                    bar.update(min(first + _HEADS_PER_TASK, len(paths)))
-    return bad, np.array(sorted(wide), np.int64)
-
-
-def _check_paths(paths: np.ndarray) -> tuple[list[tuple[int, str]], list[int]]:
-    bad, wide = [], []
-    for i, path in enumerate(paths):
-        head, reason = image_formats.read_head(path)
-        if not reason and image_formats.find_format(head) is None:
-            reason = image_formats.describe_bad_image(head)
-        if reason:
-            bad.append((i, reason))
-        elif image_formats.has_16_bits(head):
-            wide.append(i)
-    return bad, wide
-
-
-def _settle_pixel_max(groups: list[_Group], wide: np.ndarray, *, num_train: int) -> float | None:
+def _settle_pixel_max(
+    groups: list[image_heads.Group], wide: np.ndarray, *, num_train: int
+) -> float | None:
     """The white point of the training images; None without 16-bit images."""
     values = []
     for group in groups:
         in_train = group.rows < num_train
         if isinstance(group.images, image_stores.StreamImages) and in_train.any():
             values.append(white_point.measure_stream(group.images, group.indices[in_train]))
-        if isinstance(group.images, image_stores.PathImages):
+        if isinstance(group.images, image_stores.EncodedImages):
             chosen = group.indices[in_train & np.isin(group.rows, wide)]
             if len(chosen):
-                values.append(white_point.measure_paths(group.images.paths[chosen]))
+                values.append(white_point.measure_files(group.images, chosen))
     measured = [value for value in values if value is not None]
     if measured:
         return max(measured)
@@ -213,27 +167,30 @@ def _settle_pixel_max(groups: list[_Group], wide: np.ndarray, *, num_train: int)
 
 
 def _decode(
-    groups: list[_Group],
+    groups: list[image_heads.Group],
     pre: preprocessing.PreprocessingSpec,
     *,
-    bad: dict[int, str],
+    heads: image_heads.Heads,
     pixels: np.ndarray | None,
 ) -> dict[int, str]:
     """Decodes what is not known as bad, into `pixels` if given; {bad row: reason}."""
+    known = list(heads.rule_out())
+    parallel = _count_parallel(heads.max_pixels)
     groups = [group for group in groups if _needs_decoding(group, keep=pixels is not None)]
     failed: dict[int, str] = {}
     total = sum(len(group.rows) for group in groups)
     done = 0
     with progress.ProgressBar("Reading images", total) as bar:
         for group in groups:
-            good = ~np.isin(group.rows, list(bad))
+            good = ~np.isin(group.rows, known)
             rows, indices = group.rows[good], group.indices[good]
             done += len(group.rows) - len(rows)
             if isinstance(group.images, image_stores.StreamImages):
                 # A stream gives its elements in its own order.
                 in_order = np.argsort(indices, kind="stable")
                 rows, indices = rows[in_order], indices[in_order]
-            iterator = iter(_make_pixels(group.images, indices, pre))
+            make = _make_pixels if pixels is not None else _make_maxima
+            iterator = iter(make(group.images, indices, pre, parallel=parallel))
             for row, index in zip(rows, indices, strict=True):
                 try:
                     image = next(iterator, None)
@@ -249,27 +206,54 @@ def _decode(
     return failed
 
 
-def _needs_decoding(group: _Group, *, keep: bool) -> bool:
-    if isinstance(group.images, image_stores.PathImages | image_stores.StreamImages):
+def _needs_decoding(group: image_heads.Group, *, keep: bool) -> bool:
+    if isinstance(group.images, image_stores.EncodedImages | image_stores.StreamImages):
         return True
     return keep
 
 
+def _count_parallel(max_pixels: int) -> int:
+    """How many images are decoded at a time, so that large ones do not fill the memory."""
+    most = _MAX_PIXELS_IN_FLIGHT // max(max_pixels, 1)
+    return tf.data.AUTOTUNE if most >= (os.cpu_count() or 1) else max(most, 1)
+
+
 def _make_pixels(
-    images: image_stores.ImageStore, indices: np.ndarray, pre: preprocessing.PreprocessingSpec
+    images: image_stores.ImageStore,
+    indices: np.ndarray,
+    pre: preprocessing.PreprocessingSpec,
+    *,
+    parallel: int,
 ) -> tf.data.Dataset:
     """Dataset of decoded images, in the order of `indices`; errors come in their place."""
     if isinstance(images, image_stores.StreamImages):
         elements = loaders.select_elements(images, indices)
         dataset = elements.map(
             lambda element, position: _round(loaders.load_element(element, pre), pre),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=parallel,
         )
     else:
         load = loaders.make_loader(images, indices, pre)
         dataset = tf.data.Dataset.range(len(indices)).map(
-            lambda position: _round(load(position), pre), num_parallel_calls=tf.data.AUTOTUNE
+            lambda position: _round(load(position), pre), num_parallel_calls=parallel
         )
+    return dataset.prefetch(_PREFETCHED_IMAGES)
+
+
+def _make_maxima(
+    images: image_stores.ImageStore,
+    indices: np.ndarray,
+    pre: preprocessing.PreprocessingSpec,
+    *,
+    parallel: int,
+) -> tf.data.Dataset:
+    """As `_make_pixels`, but a number of each image: what fails is all that is asked."""
+    if not isinstance(images, image_stores.EncodedImages):
+        return _make_pixels(images, indices, pre, parallel=parallel)
+    read = loaders.make_reader(images, indices)
+    dataset = tf.data.Dataset.range(len(indices)).map(
+        lambda position: preprocessing.find_maximum(read(position)), num_parallel_calls=parallel
+    )
     return dataset.prefetch(_PREFETCHED_IMAGES)
 
 
@@ -279,42 +263,13 @@ def _round(image: tf.Tensor, pre: preprocessing.PreprocessingSpec) -> tf.Tensor:
 
 def _describe_failure(images: image_stores.ImageStore, index: int, error: tf.errors.OpError) -> str:
     """Why an image failed; TensorFlow's text names graph nodes and no file."""
-    if isinstance(images, image_stores.PathImages):
-        head, reason = image_formats.read_head(images.paths[index])
-        if reason:
-            return reason
-        if isinstance(error, tf.errors.InvalidArgumentError):
-            return image_formats.describe_bad_image(head)
-    if isinstance(error, tf.errors.InvalidArgumentError):
-        return image_formats.BAD_DATA
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return "is too large to be decoded in the memory there is"
+    if isinstance(images, image_stores.EncodedImages):
+        return image_heads.describe_failure(images, index)
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        return image_formats.BAD_DATA
     return f"cannot be read: {findings.one_line(error.message.splitlines()[0])}"
-
-
-def _describe_bad(
-    parts: tuple[loading.Split, ...], bad: dict[int, str]
-) -> tuple[findings.Problem, ...]:
-    problems = []
-    for row in sorted(bad):
-        path, name = _find_name(parts, row)
-        message = (
-            f"{name} {bad[row]}. Expected {image_formats.EXPECTED}; {_SKIP_FLAG} leaves it out."
-        )
-        problems.append(findings.Problem(message, path=path, flag=_SKIP_FLAG))
-    return tuple(problems)
-
-
-def _find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
-    """(path or "", what a message calls the image) of a row."""
-    for part in parts:
-        if row < len(part):
-            break
-        row -= len(part)
-    if isinstance(part.inputs, image_stores.PathImages):
-        path = os.fsdecode(part.inputs.paths[part.indices[row]])
-        return path, findings.one_line(path)
-    return "", f"Example {findings.one_line(part.keys[row])}"
 
 
 def _make_cache(
@@ -387,17 +342,18 @@ def _count_classes(labels: np.ndarray, head: head_kinds.HeadInfo) -> list[int]:
 
 
 def _list_names(parts: tuple[loading.Split, ...], bad: dict[int, str]) -> str:
-    return findings.list_first([_find_name(parts, row)[1] for row in sorted(bad)])
+    return findings.list_first([image_heads.find_name(parts, row)[1] for row in sorted(bad)])
 
 
 def _warn_skipped(
-    parts: tuple[loading.Split, ...], bad: dict[int, str]
+    parts: tuple[loading.Split, ...], heads: image_heads.Heads
 ) -> tuple[findings.Problem, ...]:
-    if not bad:
-        return ()
     total = sum(map(len, parts))
-    message = (
-        f"{len(bad)} of {total} images are left out because they cannot be read or decoded: "
-        f"{_list_names(parts, bad)}."
-    )
-    return (findings.Problem(message, severity=findings.WARNING, flag=_SKIP_FLAG),)
+    problems = image_heads.describe_stubs(parts, heads)
+    if heads.bad:
+        message = (
+            f"{len(heads.bad)} of {total} images are left out because they cannot be read or "
+            f"decoded: {_list_names(parts, heads.bad)}."
+        )
+        problems.append(findings.Problem(message, severity=findings.WARNING, flag=_SKIP_FLAG))
+    return tuple(problems)

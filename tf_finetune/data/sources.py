@@ -7,11 +7,18 @@ import os
 from collections.abc import Callable
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_folder, sklearn_source, tables, tfds_source
+from tf_finetune.data import (
+    examples,
+    image_folder,
+    sklearn_source,
+    tables,
+    tfds_source,
+    tfrecord_source,
+)
 
 Loader = Callable[..., examples.Examples]
 
-EXPECTED = "a folder of class folders, a .csv, tfds:NAME or sklearn:NAME"
+EXPECTED = "a folder of class folders, a .csv, a .tfrecord, tfds:NAME or sklearn:NAME"
 TEXT_LOADERS = (tables.load,)
 PREFIXES: dict[str, Loader] = {
     tfds_source.PREFIX: tfds_source.load,
@@ -24,7 +31,7 @@ def find_source(text: str, *, flag: str) -> Loader:
     """The loader of a value of --data.
 
     Args:
-      text: a path, or a prefix of PREFIXES and a name.
+      text: a path, a pattern of TFRecord files, or a prefix of PREFIXES and a name.
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
@@ -42,6 +49,8 @@ def find_source(text: str, *, flag: str) -> Loader:
     ending = os.path.splitext(text)[1].lower()
     if os.path.isfile(text) and ending in ENDINGS:
         return ENDINGS[ending]
+    if tfrecord_source.is_record_path(text) and tfrecord_source.find_files(text):
+        return tfrecord_source.load
     raise findings.RefusedError(
         findings.Problem(_describe_unknown(text, flag), path=text, flag=f"--{flag}")
     )
@@ -77,7 +86,7 @@ def _describe_unknown(text: str, flag: str) -> str:
     if not text:
         return f"--{flag} is missing. Expected {EXPECTED}."
     if os.path.lexists(text):
-        return f"{shown} is neither a folder nor a .csv file. Expected {EXPECTED}."
+        return f"{shown} is neither a folder nor a .csv or .tfrecord file. Expected {EXPECTED}."
     head, colon, name = text.partition(":")
     hint = ""
     if colon and not os.path.isdir(os.path.dirname(text)):

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import examples
+from tf_finetune.data import examples, regular_files
 
 TRAIN, VALIDATION, TEST = range(3)
 LEFT_OUT = -1
@@ -188,8 +188,8 @@ def read_split_file(path: str) -> dict[str, int]:
     """
     shown = f"--split_file={findings.one_line(path)}"
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+        with regular_files.open_regular(path) as file:
+            reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
             rows = [(row, reader.line_num) for row in reader if row]
     except OSError as error:
         message = f"{shown} cannot be read: {error.strerror}. Expected a split.csv."

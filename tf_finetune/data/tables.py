@@ -12,7 +12,14 @@ import unicodedata
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, examples, image_folder, image_stores, text_tables
+from tf_finetune.data import (
+    csv_rows,
+    examples,
+    image_folder,
+    image_stores,
+    regular_files,
+    text_tables,
+)
 
 IMAGE_COLUMN = "image"
 _EXPECTED = "path,label"
@@ -66,7 +73,9 @@ def read_table(spec: specs.DataSpec, path: str) -> csv_rows.Table:
 def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:
     place = csv_rows.find_column(table, spec.image_column, flag="image_column")
     names = [name for number, name in enumerate(table.columns) if number != place]
-    rows = _Rows(table=table, place=place, skip_bad=spec.on_bad_example == "skip")
+    rows = _Rows(
+        table, place, skip_bad=spec.on_bad_example == "skip", follow_links=spec.follow_links
+    )
     rows.read()
     if not rows.keys and not rows.problems:
         raise csv_rows.refusal(
@@ -132,6 +141,7 @@ class _Rows:
     table: csv_rows.Table
     place: int
     skip_bad: bool
+    follow_links: bool
     keys: list[str] = dataclasses.field(default_factory=list)
     paths: list[bytes] = dataclasses.field(default_factory=list)
     cells: list[list[str]] = dataclasses.field(default_factory=list)
@@ -139,11 +149,14 @@ class _Rows:
     stamps: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     problems: list[findings.Problem] = dataclasses.field(default_factory=list)
     num_absent: int = 0
+    # Whether a folder lies outside of the table's, by a link.
+    leaving: dict[bytes, bool] = dataclasses.field(default_factory=dict)
 
     def read(self) -> None:
         columns = self.table.columns
         shown = findings.one_line(", ".join(columns))
         folder = os.path.dirname(os.path.abspath(self.table.path))
+        root = os.path.realpath(os.fsencode(folder))
         for row, line in zip(self.table.rows, self.table.lines, strict=True):
             if len(row) != len(columns):
                 self._report(
@@ -155,12 +168,16 @@ class _Rows:
             cell = row[self.place]
             key, complaint = resolve_cell(cell, folder)
             if complaint:
-                self._report(complaint, line, skip=False)
+                self._report(complaint, line)
                 continue
             path, status, complaint = find_file(folder, key)
             if status is None:
                 self.num_absent += 1
                 self._report(complaint, line, skip=self.skip_bad)
+                continue
+            if not self.follow_links and self._leads_out(path, root):
+                shown = f"'{findings.one_line(key)}'"
+                self._report(f"{shown} is, or lies behind, {regular_files.LINK_OUT}.", line)
                 continue
             self.keys.append(unicodedata.normalize("NFC", key))
             self.paths.append(path)
@@ -168,7 +185,15 @@ class _Rows:
             self.lines.append(line)
             self.stamps.append((status.st_size, status.st_mtime_ns))
 
-    def _report(self, message: str, line: int, *, skip: bool) -> None:
+    def _leads_out(self, path: bytes, root: bytes) -> bool:
+        folder = os.path.dirname(path)
+        if folder not in self.leaving:
+            self.leaving[folder] = regular_files.leads_outside(folder, root)
+        if self.leaving[folder]:
+            return True
+        return os.path.islink(path) and regular_files.leads_outside(path, root)
+
+    def _report(self, message: str, line: int, *, skip: bool = False) -> None:
         path = self.table.path
         text = f"{findings.one_line(path)}, line {line}: {message}{' Skipped.' if skip else ''}"
         severity = findings.WARNING if skip else findings.ERROR

@@ -17,21 +17,22 @@ _FRACTION = 0.999
 _NUM_VALUES = 2**16
 
 
-def measure_paths(paths: np.ndarray) -> float | None:
+def measure_files(images: image_stores.EncodedImages, indices: np.ndarray) -> float | None:
     """White point of 16-bit PNG files.
 
     Args:
-      paths: object [n] of bytes; at most MAX_IMAGES of them, evenly spaced, are read. Files that
-        cannot be decoded are passed over here: the reading pass names them.
+      images: the store.
+      indices: int64 [n], places in it; at most MAX_IMAGES of them, evenly spaced, are read. What
+        cannot be decoded is passed over here: the reading pass names it.
 
     Returns:
       The value, 1 to 65535, that 99.9 % of the colour values do not exceed; None if no file could
       be decoded.
     """
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), MAX_IMAGES)).round().astype(np.int64)
-    dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths[chosen], tf.string))
-    dataset = dataset.map(
-        lambda path: decoding.decode_16_bits(tf.io.read_file(path)),
+    chosen = np.linspace(0, len(indices) - 1, min(len(indices), MAX_IMAGES)).round()
+    read = loaders.make_reader(images, indices[chosen.astype(np.int64)])
+    dataset = tf.data.Dataset.range(len(chosen)).map(
+        lambda position: decoding.decode_16_bits(read(position)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return _find_percentile(dataset.ignore_errors().prefetch(2).as_numpy_iterator())
@@ -45,7 +46,7 @@ def measure_stream(images: image_stores.StreamImages, indices: np.ndarray) -> fl
       indices: int64 [n], the training examples' places in it; the first MAX_IMAGES are read.
 
     Returns:
-      As `measure_paths`; None also if those images have 8 bits.
+      As `measure_files`; None also if those images have 8 bits.
     """
     dataset = loaders.select_elements(images, indices).take(MAX_IMAGES)
     dataset = dataset.map(lambda element, position: element)

@@ -132,7 +132,7 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
         architecture = weights_only.Architecture(
             model,
             shown=text.replace(f",weights={path}", ""),
-            advice="Set the arguments the weights were made with.",
+            advice=_advise(named),
         )
         notes = weights_only.load_weights(architecture, path)
     module = build.__module__.rpartition(".")[2]
@@ -143,6 +143,19 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
         application=module,
         sha256=digest,
         notes=notes,
+    )
+
+
+def _advise(named: ApplicationSpec) -> str:
+    # Of weights that do not fit.
+    keys = [key for key in ("alpha", "depth_multiplier") if key in _arguments_of(named.name)]
+    shape = "the channels of input_shape"
+    if not keys:
+        return f"Set {shape} as they were for these weights, or name the application they are of."
+    known = {"alpha": "0.25", "depth_multiplier": "2"}
+    return (
+        f"Set {', '.join(keys)} and {shape} as they were for these weights, for example "
+        f"keras:{named.name},{keys[0]}={known[keys[0]]}; or name the application they are of."
     )
 
 

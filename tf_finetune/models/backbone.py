@@ -9,7 +9,7 @@ import typing
 
 import keras
 
-from tf_finetune import layer_table
+from tf_finetune import findings, layer_table
 
 if typing.TYPE_CHECKING:
     from tf_finetune.models import pixel_range
@@ -56,9 +56,10 @@ class Backbone:
       source: format and writer, for example "HDF5 of Keras 3.15.1".
       sha256: of the file; None for an application without one.
       requested_pixel_range: value of --pixel_range.
-      outputs: (layer name, shape) of each output of the whole model.
+      outputs: (layer name, shape) of each output of the whole model; shape None: any rank.
       input_kind: "image" or "text".
       notes: lines for the user, see `LoadedModel`.
+      found: what the examination of its files found, see `trust.examine`; None: it has none.
     """
 
     model: keras.Model
@@ -71,6 +72,7 @@ class Backbone:
     source: str
     sha256: str | None
     requested_pixel_range: str = "auto"
-    outputs: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    outputs: tuple[tuple[str, tuple[int | None, ...] | None], ...] = ()
     input_kind: str = IMAGE
     notes: tuple[str, ...] = ()
+    found: tuple[findings.Finding, ...] | None = None

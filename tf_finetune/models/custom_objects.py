@@ -108,6 +108,23 @@ def find_objects(module: types.ModuleType) -> dict[str, typing.Any]:
     }
 
 
+def offered_names(module: str | None) -> bool | tuple[str, ...]:
+    """What an examination is told of the user's classes, without importing anything.
+
+    Args:
+      module: value of --custom_objects.
+
+    Returns:
+      True where a module is named, which may define any; else the names that this process has
+      registered with Keras beside this package's own.
+    """
+    if module is not None:
+        return True
+    own = f"{__package__.partition('.')[0]}>"
+    names = keras.saving.get_custom_objects()
+    return tuple(sorted(name for name in names if not name.startswith(own)))
+
+
 def describe(module: str | None) -> dict[str, str] | None:
     """What model.json records, so that a run can be opened from another folder.
 

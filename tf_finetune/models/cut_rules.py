@@ -13,6 +13,11 @@ from tf_finetune.models import classifier
 
 _OTHER_DTYPES = ("float16", "bfloat16", "float64", "int8", "uint8", "float8_e4m3fn")
 
+_TOKENS = (
+    " If it takes token ids, put the tokenizer into the model: a TextVectorization layer before "
+    "its first layer."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Cut(typing.Generic[classifier.AnyTensor]):
@@ -55,7 +60,7 @@ def check_inputs(
         names = findings.list_first([name for name, _ in inputs])
         raise refused(
             f"The model has {len(inputs)} inputs ({names}). This version fine-tunes models of one "
-            "image input."
+            "image input or one string input."
         )
     ((_, shape),) = inputs
     if takes_text and shape[1:] not in ((), (1,)):
@@ -71,7 +76,8 @@ def check_inputs(
         )
         raise refused(
             f"The model's input has the shape {shape}.{why} This version fine-tunes models of one "
-            "image input, (batch, height, width, channels) with 1 or 3 channels."
+            "image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
+            f"input.{_TOKENS if len(shape) == 2 else ''}"
         )
     if channels_first and not takes_text:
         raise refused(

@@ -6,19 +6,23 @@ Reference: HDF5 File Format Specification 3.0, section II.A (signature and where
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
 
-import difflib
 import hashlib
 import os
 import re
 
 from tf_finetune import findings
+from tf_finetune.models import path_hints
 from tf_finetune.models.origins import archives
 from tf_finetune.models.stored import stored_config
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK\x03\x04"
 APPLICATION_PREFIX = "keras:"
-_EXPECTED = "Expected a .h5, .hdf5 or .keras file, a SavedModel folder, or keras:NAME."
+_ADDRESSES = ("https://", "http://", "gs://", "hf://")
+_EXPECTED = (
+    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an "
+    f"address ({', '.join(_ADDRESSES)}), keras:NAME, hf:FOLDER or kerashub:NAME."
+)
 
 HDF5, KERAS = "hdf5", "keras"
 APPLICATION = "application"
@@ -30,10 +34,7 @@ HUGGING_FACE, KERAS_HUB = "hugging_face", "keras_hub"
 # By what a --model value starts with, where it is no path.
 _PREFIXES = {
     APPLICATION_PREFIX: APPLICATION,
-    "https://": HANDLE,
-    "http://": HANDLE,
-    "gs://": HANDLE,
-    "hf://": HANDLE,
+    **dict.fromkeys(_ADDRESSES, HANDLE),
     # Behind the handle that starts alike.
     "hf:": HUGGING_FACE,
     "kerashub:": KERAS_HUB,
@@ -76,16 +77,18 @@ def detect_format(path: str, *, where: str = "") -> str:
         if path.startswith(prefix):
             return kind
     if not os.path.exists(path):
-        raise findings.RefusedError(
-            findings.Problem(
-                f"--model: '{shown}' does not exist.{_near_name(path)} {_EXPECTED}", path=path
-            )
-        )
+        if re.match(r"[a-z][a-z0-9+.-]*://", path, re.IGNORECASE):
+            message = f"--model: '{shown}' is an address of a kind that cannot be fetched."
+            message += f" Expected {', '.join(_ADDRESSES[:-1])} or {_ADDRESSES[-1]}."
+        else:
+            hint = path_hints.explain_missing(path)
+            message = f"--model: '{shown}' does not exist.{hint} {_EXPECTED}"
+        raise findings.RefusedError(findings.Problem(message, path=path))
     if os.path.isdir(path):
         if _is_saved_model(path):
             return SAVED_MODEL
-        message = f"is a folder without saved_model.pb. {_EXPECTED}"
-        raise stored_config.refused(path, message)
+        hint = path_hints.explain_folder(path)
+        raise stored_config.refused(path, f"is a folder without saved_model.pb.{hint} {_EXPECTED}")
     if not os.path.isfile(path):
         raise stored_config.refused(path, f"is no regular file. {_EXPECTED}")
     try:
@@ -132,7 +135,8 @@ def find_weights_problems(path: str) -> tuple[findings.Problem, ...]:
     """
     shown = findings.one_line(path)
     if not os.path.isfile(path):
-        message = f"--weights: '{shown}' does not exist.{_near_name(path)} Expected a .h5 file."
+        hint = path_hints.near_name(path)
+        message = f"--weights: '{shown}' does not exist.{hint} Expected a .h5 file."
         return (findings.Problem(message, path=path, flag="--weights"),)
     try:
         kind = detect_format(path)
@@ -142,6 +146,57 @@ def find_weights_problems(path: str) -> tuple[findings.Problem, ...]:
         message = f"{shown}: is no HDF5 file. Expected weights in a .h5 file."
         return (findings.Problem(message, path=path, flag="--weights"),)
     return ()
+
+
+def find_preprocessor_problems(path: str, *, model: str) -> tuple[findings.Problem, ...]:
+    """What is wrong with --preprocessor, as far as the first bytes tell.
+
+    Args:
+      path: its value.
+      model: the value of --model.
+
+    Returns:
+      At most one error.
+    """
+    flag = "--preprocessor"
+    modules = (SAVED_MODEL, HANDLE, ARCHIVE)
+    try:
+        kind = detect_format(model)
+    except findings.RefusedError:
+        return ()  # which is said of --model
+    if kind not in modules:
+        message = (
+            f"{flag} is for a SavedModel that takes tokens. --model={findings.one_line(model)} is "
+            f"none: leave {flag} out."
+        )
+        return (findings.Problem(message, path=model, flag=flag),)
+    shown, expected = findings.one_line(path), "Expected a SavedModel folder, an archive or address"
+    if not path.startswith(_ADDRESSES) and not os.path.exists(path):
+        message = f"{flag}: '{shown}' does not exist.{path_hints.near_name(path)} {expected}."
+        return (findings.Problem(message, path=path, flag=flag),)
+    try:
+        kind = detect_format(path)
+    except findings.RefusedError:
+        kind = ""
+    if kind not in modules:
+        message = f"{flag}={shown}: is no SavedModel. {expected} of one."
+        return (findings.Problem(message, path=path, flag=flag),)
+    return ()
+
+
+def check_preprocessor(path: str, *, model: str) -> None:
+    """Refuses what `find_preprocessor_problems` finds.
+
+    Args:
+      path: value of --preprocessor.
+      model: the value of --model.
+
+    Raises:
+      findings.RefusedError: the preprocessor is no SavedModel, or --model is none.
+    """
+    problems = find_preprocessor_problems(path, model=model)
+    if problems:
+        raise findings.RefusedError(*problems)
 
 
 def read_sha256(text: str | None) -> str | None:
@@ -206,13 +261,3 @@ def _what_it_is(head: bytes) -> str:
 
 def _is_saved_model(path: str) -> bool:
     return any(os.path.exists(os.path.join(path, f"saved_model.{end}")) for end in ("pb", "pbtxt"))
-
-
-def _near_name(path: str) -> str:
-    folder, name = os.path.split(path)
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-    return f" Did you mean '{findings.one_line(os.path.join(folder, near[0]))}'?" if near else ""

@@ -18,7 +18,12 @@ import numpy as np
 
 from tf_finetune import specs
 from tf_finetune.models import backbone, formats, model_building
-from tf_finetune.models.stored import stored_config, stored_model, stored_weights
+from tf_finetune.models.stored import (
+    keras3_config,
+    stored_config,
+    stored_model,
+    stored_weights,
+)
 from tf_finetune.models.weights import weight_assignment
 
 # What Keras raises for files that it does not understand, by experience; an error of the machine
@@ -48,9 +53,7 @@ def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
         stored_layers = _read_layers(path)
         model = model_building.build_model(stored, where=path, trust_model=spec.trust_model)
         layers, notes = model_building.convert_layers(stored_layers, stored, where=path)
-        weight_assignment.assign_weights(
-            model, layers, stored.config, renamed=stored.renamed, where=path
-        )
+        weight_assignment.assign_weights(model, layers, stored, where=path)
     return model_building.finish(model, stored, sha256=formats.file_sha256(path), notes=notes)
 
 
@@ -174,6 +177,12 @@ def _read_layers(path: str) -> list[stored_weights.StoredLayer]:
 
 
 def _load_keras3(path: str, stored: stored_model.StoredModel, spec: specs.ModelSpec) -> keras.Model:
+    if keras3_config.has_operations(stored.stored_config):
+        layers = _read_layers(path)
+        with model_building.private_classes():
+            model = model_building.build_model(stored, where=path, trust_model=spec.trust_model)
+        weight_assignment.assign_weights(model, layers, stored, where=path)
+        return model
     try:
         model = load_under_name(path, "model.h5", safe_mode=not spec.trust_model)
     except OSError as error:

@@ -1,18 +1,20 @@
 """A pretrained model of any kind becomes a Backbone.
 
 One idea: the bytes of a file tell its format, a table tells the loader, and whatever was loaded
-is flattened and cut in the same way.
+is flattened and cut in the same way. Nothing is opened that was not examined (`hub_handles.fetch`).
 """
 
 import contextlib
 import dataclasses
 import typing
+import warnings
 from collections.abc import Iterator
 
 import keras
 
 from tf_finetune import findings, layer_table, specs
 from tf_finetune.models import (
+    admission,
     applications,
     architectures,
     formats,
@@ -66,18 +68,22 @@ def load_pretrained(
       The model, uncompiled.
 
     Raises:
-      findings.RefusedError: the path does not exist, is a folder, a text file, of another format,
-        truncated or damaged; the file holds weights only, a Lambda or a custom layer; Keras does
-        not open it.
+      trust.UntrustedModelError: it could run code or reach outside itself, is truncated, damaged
+        or no whole model; it has a custom layer.
+      findings.RefusedError: the path does not exist, is a folder, a text file, of another format;
+        Keras does not open it.
     """
     spec = specs.ModelSpec(
         model=path, weights=weights, custom_objects=custom_objects, trust_model=trust_model
     )
-    local = hub_handles.fetch(path)
-    kind = formats.detect_format(local.path)
-    _check_weights_flag(spec, kind)
-    with objects.offered(custom_objects), _named_by_user(local.path, path):
-        return _MODEL_LOADERS[kind](local.path, spec).model
+    with _examined(spec) as local:
+        kind = formats.detect_format(local.path)
+        _check_weights_flag(spec, kind)
+        for finding in local.found or ():
+            if finding.severity == findings.WARNING:
+                warnings.warn(f"{findings.one_line(path)}: {finding.message}", stacklevel=2)
+        with objects.offered(custom_objects), _named_by_user(local.path, path):
+            return _MODEL_LOADERS[kind](local.path, spec).model
 
 
 def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backbone:
@@ -92,22 +98,53 @@ def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backb
       The backbone.
 
     Raises:
+      trust.UntrustedModelError: as for `load_pretrained`.
       findings.RefusedError: as for `load_pretrained`, `applications.load_model` and
         `surgery.cut_model`; or --pixel_range needs three channels and the model has one.
     """
-    local = hub_handles.fetch(spec.model, sha256=spec.model_sha256)
-    kind = formats.detect_format(local.path)
-    _check_weights_flag(spec, kind)
-    with (
-        objects.offered(spec.custom_objects),
-        _named_by_user(local.path, spec.model),
-    ):
-        if kind in _BACKBONE_LOADERS:
-            loaded = _BACKBONE_LOADERS[kind](local.path, spec, precision)
-        else:
-            model = _MODEL_LOADERS[kind](local.path, spec)
-            loaded = _cut(model, spec, precision=precision)
-    return dataclasses.replace(loaded, sha256=local.sha256) if local.sha256 else loaded
+    with _examined(spec) as local:
+        kind = formats.detect_format(local.path)
+        _check_weights_flag(spec, kind)
+        if spec.preprocessor:
+            formats.check_preprocessor(spec.preprocessor, model=spec.model)
+        with objects.offered(spec.custom_objects), _named_by_user(local.path, spec.model):
+            if kind in _BACKBONE_LOADERS:
+                loaded = _BACKBONE_LOADERS[kind](local.path, spec, precision)
+            else:
+                model = _MODEL_LOADERS[kind](local.path, spec)
+                loaded = _cut(model, spec, precision=precision)
+    found = loaded.found if local.found is None else local.found
+    return dataclasses.replace(loaded, sha256=local.sha256 or loaded.sha256, found=found)
+
+
+def load_architecture(spec: specs.ModelSpec) -> results.LoadedModel:
+    """Builds the architecture of a .json file without weights, to describe it.
+
+    Args:
+      spec: which model; without weights.
+
+    Returns:
+      The model, its weights fresh.
+
+    Raises:
+      trust.UntrustedModelError: as for `load_pretrained`.
+      findings.RefusedError: as for `architectures.load_without_weights`.
+    """
+    with _examined(spec) as local, objects.offered(spec.custom_objects):
+        return architectures.load_without_weights(local.path, spec)
+
+
+@contextlib.contextmanager
+def _examined(spec: specs.ModelSpec) -> Iterator[hub_handles.LocalModel]:
+    # The user's own code is imported only for a file that may be opened. In Python, classes may
+    # have been registered without a flag.
+    with admission.unchanged(admission.locate(spec.model)[0], spec.weights, spec.preprocessor):
+        yield hub_handles.fetch(
+            spec.model,
+            sha256=spec.model_sha256,
+            trust_model=spec.trust_model,
+            custom_objects=objects.offered_names(spec.custom_objects),
+        )
 
 
 @contextlib.contextmanager

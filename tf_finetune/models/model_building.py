@@ -17,7 +17,9 @@ from tf_finetune.models.legacy import (
     keras1_config,
     keras1_layers,
     keras1_weights,
+    keras2_values,
     locally_connected,
+    masked_layers,
     private_layers,
     tensor_operations,
     theano_kernels,
@@ -37,7 +39,13 @@ KERAS_ERRORS = (
     ValueError,
 )
 # Imported because importing registers their layers with Keras.
-LAYER_MODULES = (keras1_layers, locally_connected, private_layers, tensor_operations)
+LAYER_MODULES = (
+    keras1_layers,
+    locally_connected,
+    masked_layers,
+    private_layers,
+    tensor_operations,
+)
 
 # Layers that keras.applications of Keras 3 does not export, by the names that its files use.
 _PRIVATE = {
@@ -163,10 +171,22 @@ def finish(
     )
 
 
+def _users_own(key: str, value: typing.Any) -> typing.Any:
+    # An activation named "sin" is TensorFlow's, unless the user offers a function of that name.
+    if not key.endswith("activation") or not isinstance(value, dict):
+        return value
+    if value.get("class_name") != "TensorOperation":
+        return value
+    name = value["config"]["name"]
+    if keras.saving.get_registered_object(name) is None:
+        return value
+    return keras2_values.builtin("builtins", "function", name) | {"registered_name": "function"}
+
+
 def _copied(value: typing.Any) -> typing.Any:
     # Keras empties configurations while it reads them.
     if isinstance(value, dict):
-        return {key: _copied(element) for key, element in value.items()}
+        return {key: _copied(_users_own(key, element)) for key, element in value.items()}
     if isinstance(value, list):
         return [_copied(element) for element in value]
     return value

@@ -6,6 +6,6 @@ for finding in trust.examine("model.keras"):
     print(finding.severity, finding.message)
 """
 
-from tf_finetune.trust.examination import UntrustedModelError, check, examine
+from tf_finetune.trust.examination import UntrustedModelError, check, examine, refuse
 
-__all__ = ["UntrustedModelError", "check", "examine"]
+__all__ = ["UntrustedModelError", "check", "examine", "refuse"]

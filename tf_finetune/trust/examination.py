@@ -7,11 +7,13 @@ not a broken file, not one that reaches for others.
 
 import dataclasses
 import os
+from collections.abc import Iterable, Sequence
 
 from tf_finetune import findings
 from tf_finetune.trust import path_kinds, refusals, sandbox
 
-MODEL, WEIGHTS = "model", "weights"
+MODEL, WEIGHTS, PRESET = "model", "weights", "preset"
+_MAX_TOLD = 5
 _TRUSTED = "--trust_model is given, so it is opened all the same, and its code runs: "
 _ENDINGS = {
     ".h5": path_kinds.HDF5,
@@ -46,7 +48,7 @@ def examine(
     path: str,
     *,
     trust_model: bool = False,
-    custom_objects: bool = False,
+    custom_objects: bool | Sequence[str] = False,
     role: str = MODEL,
 ) -> tuple[findings.Finding, ...]:
     """Finds out what a model file could do, without opening it in this process.
@@ -56,13 +58,15 @@ def examine(
         preset. Its bytes count, not its name.
       trust_model: the user vouches for the code in it: what is refused for that alone becomes a
         warning.
-      custom_objects: the user has named a module that defines further classes.
-      role: "model", or "weights" where an HDF5 file without an architecture is wanted.
+      custom_objects: the user has named a module that defines further classes; or the names of
+        those that are registered with Keras.
+      role: "model"; "weights" where an HDF5 file without an architecture is wanted; "preset" where
+        a folder is opened as that, whatever else is in it.
 
     Returns:
       The findings, in the file's order; a model without any of the severity "refuse" may be opened.
     """
-    kind = path_kinds.find_kind(path)
+    kind = path_kinds.find_kind(path, is_preset=role == PRESET)
     if kind.finding is not None:
         return (kind.finding,)
     misnamed = _check_ending(path, kind.kind)
@@ -89,7 +93,7 @@ def check(
     path: str,
     *,
     trust_model: bool = False,
-    custom_objects: bool = False,
+    custom_objects: bool | Sequence[str] = False,
     role: str = MODEL,
     where: str = "",
 ) -> tuple[findings.Finding, ...]:
@@ -110,6 +114,21 @@ def check(
         each, led by the file's name.
     """
     found = examine(path, trust_model=trust_model, custom_objects=custom_objects, role=role)
+    refuse(found, path=path, where=where)
+    return found
+
+
+def refuse(found: Iterable[findings.Finding], *, path: str, where: str = "") -> None:
+    """Raises an error if a finding forbids opening a file.
+
+    Args:
+      found: see `examine`.
+      path: of the file.
+      where: see `check`.
+
+    Raises:
+      UntrustedModelError: see `check`.
+    """
     shown = findings.one_line(where or path)
     problems = [
         findings.Problem(f"{shown}: {finding.message}", path=path)
@@ -117,8 +136,7 @@ def check(
         if finding.severity == findings.REFUSE
     ]
     if problems:
-        raise UntrustedModelError(*problems[:5])
-    return found
+        raise UntrustedModelError(*problems[:_MAX_TOLD])
 
 
 def _check_ending(path: str, kind: str) -> findings.Finding | None:

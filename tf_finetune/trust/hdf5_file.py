@@ -11,8 +11,9 @@ external files); keras/src/legacy/saving/legacy_h5_format.py of Keras 3.15.
 
 import dataclasses
 import math
+import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
@@ -31,6 +32,8 @@ _MAX_CHUNK_BYTES = 64 * 2**20
 # Weights shrink by a factor below 2, zeros by one of 1,000.
 _MAX_RATIO, _RATIO_FROM_BYTES = 100, 64 * 2**20
 _VALUE_KINDS = "fiubc"
+# How libhdf5 says it.
+_TRUNCATED = re.compile(r"truncated file: eof = (\d+),.* stored_eof = (\d+)")
 _OPTIMIZER = ("optimizer_weights", "optimizer", "_optimizer")
 
 
@@ -55,14 +58,15 @@ class StoredArray:
 
 
 def examine(
-    path: str, *, role: str = MODEL, custom_objects: bool = False
+    path: str, *, role: str = MODEL, custom_objects: bool | Sequence[str] = False
 ) -> Iterator[findings.Finding]:
     """Examines an HDF5 file.
 
     Args:
       path: of the file.
       role: "model", or "weights" where a file without an architecture is wanted.
-      custom_objects: the user has named a module that defines further classes.
+      custom_objects: the user has named a module that defines further classes; or the names of
+        those that are registered with Keras.
 
     Yields:
       Findings.
@@ -288,14 +292,20 @@ def _pieces(dataset: h5py.Dataset, raw: typing.BinaryIO, dtype: np.dtype) -> Ite
 
 
 def _examine_model(
-    file: h5py.File, arrays: list[StoredArray], *, custom_objects: bool
+    file: h5py.File, arrays: list[StoredArray], *, custom_objects: bool | Sequence[str]
 ) -> Iterator[findings.Finding]:
     if "model_config" not in file.attrs:
         only = "layer_names" in file.attrs or any("vars" in file[name] for name in _groups(file))
         only = only or "layers" in file or "_layer_checkpoint_dependencies" in file
-        what = "holds weights only" if only else "is an HDF5 file without a Keras model"
-        advice = "Expected a file written by model.save; weights alone go to --weights."
-        yield refusals.broken("", f"{what} (no model_config).", advice=advice)
+        message = "is an HDF5 file without a Keras model (no model_config attribute)."
+        advice = "Expected a file written by model.save."
+        if only:
+            message = f"{refusals.WEIGHTS_ONLY}, without the layers they belong to."
+            advice = (
+                "Give them as --weights, and name the architecture: --model=keras:NAME, or a .json "
+                "file of model.to_json()."
+            )
+        yield refusals.broken("", message, advice=advice)
         return
     if not isinstance(file.get("model_weights"), h5py.Group):
         yield refusals.broken(
@@ -357,4 +367,9 @@ def _too_many() -> findings.Finding:
 
 def _damaged(error: Exception) -> refusals.BrokenFileError:
     text = findings.one_line(str(error).split("\n", 1)[0])[:200].strip("'\". ")
+    sizes = _TRUNCATED.search(text)
+    if sizes:
+        size, stated = (int(number) for number in sizes.groups())
+        message = f"the HDF5 file is truncated: its header says {stated:,} bytes, it has {size:,}."
+        return refusals.BrokenFileError(refusals.broken("", message))
     return refusals.BrokenFileError(refusals.broken("", f"the HDF5 file is damaged: {text}."))

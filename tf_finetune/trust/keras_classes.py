@@ -67,6 +67,20 @@ LEGACY_LAYERS = _names(
     UnifiedGRU UnifiedLSTM"""
 )
 
+# What this package registers; nothing else of it is for stored models.
+OWN = _names(
+    """Add Average Bidirectional BytePairTokenizer CausalSeparableConv1D Concatenate CosineMerge
+    CurrentBatchNormalization Embedding Highway Identity LayerScale LocallyConnected1D
+    LocallyConnected2D MaskOf Masking Maximum MaxoutDense Minimum ModuleModel
+    MultiHeadAttention Multiply Normalization ParametricSoftplus Rescaling SReLU
+    SampleNormalization SavedModelLayer ScaledAdd Softmax StochasticDepth Subtract
+    TensorOperation ThresholdedReLU TimeDistributed TimeMajor TokenEmbeddings TokenMask TokenPooling
+    TransformerBlock WordPieceTokenizer hard_sigmoid"""
+)
+
+# Of these a vocabulary is the text itself and never a path.
+INLINE_TEXTS = frozenset({"BytePairTokenizer", "WordPieceTokenizer"})
+
 CONTAINERS = _names("""Container Functional Graph Model Pipeline Sequential""")
 
 INITIALIZERS = _names(
@@ -96,6 +110,12 @@ ACTIVATIONS = _names(
     log_softmax mish relu relu6 relu_v2 selu sigmoid silu soft_shrink softmax softmax_v2
     softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
     threshold"""
+)
+
+# Functions of TensorFlow as activations of Keras 2.
+TENSORFLOW_ACTIVATIONS = _names(
+    """abs acos acosh asin asinh atan atanh ceil cos cosh crelu_v2 erf erfc exp expm1 floor identity
+    log log1p log_softmax_v2 negative reciprocal round rsqrt sign sin sinh sqrt square tan"""
 )
 
 DTYPE_POLICIES = _names(
@@ -166,7 +186,15 @@ OBJECTS = (
     | OTHERS
 )
 # What an entry of class "function" may name.
-FUNCTIONS = ACTIVATIONS | INITIALIZERS | REGULARIZERS | CONSTRAINTS | LOSSES | METRICS
+FUNCTIONS = (
+    ACTIVATIONS
+    | TENSORFLOW_ACTIVATIONS
+    | INITIALIZERS
+    | REGULARIZERS
+    | CONSTRAINTS
+    | LOSSES
+    | METRICS
+)
 
 # Modules of Keras where these live, in all versions; "keras.src.layers" stands for all below it.
 MODULES = tuple(

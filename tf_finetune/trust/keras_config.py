@@ -14,7 +14,7 @@ import dataclasses
 import re
 import sys
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tf_finetune import findings
 from tf_finetune.trust import keras_classes, keras_numbers, keras_operations, refusals
@@ -68,6 +68,8 @@ class _Place:
     key: str
     path: str
     outermost: bool = False
+    # The class of this package whose argument it is.
+    owner: str = ""
 
     @property
     def shown(self) -> str:
@@ -77,13 +79,17 @@ class _Place:
 
 
 def examine(
-    config: typing.Any, *, custom_objects: bool = False, stored_size: int | None = None
+    config: typing.Any,
+    *,
+    custom_objects: bool | Sequence[str] = False,
+    stored_size: int | None = None,
 ) -> Iterator[findings.Finding]:
     """Finds what a model's configuration must not do.
 
     Args:
       config: the parsed configuration of the whole model, of Keras 1, 2 or 3.
-      custom_objects: the user has named a module that defines further classes.
+      custom_objects: the user has named a module that defines further classes; or the names of
+        those that are registered with Keras.
       stored_size: number of elements of all stored weights; None: not known.
 
     Yields:
@@ -98,7 +104,7 @@ def examine(
 
 
 def _examine_places(
-    config: dict[str, typing.Any], *, custom_objects: bool
+    config: dict[str, typing.Any], *, custom_objects: bool | Sequence[str]
 ) -> Iterator[findings.Finding]:
     layers = 0
     for place in _walk(config):
@@ -153,7 +159,8 @@ def _walk(config: dict[str, typing.Any]) -> Iterator[_Place]:
         if isinstance(value, dict):
             place = dataclasses.replace(place, path=_path_of(place))
             yield place
-            inner = [_Place(item, str(key), place.path) for key, item in value.items()]
+            owner = _owner_of(place)
+            inner = [_Place(item, str(key), place.path, owner=owner) for key, item in value.items()]
         elif isinstance(value, list):
             if _is_code(value):
                 yield place
@@ -168,6 +175,14 @@ def _walk(config: dict[str, typing.Any]) -> Iterator[_Place]:
                 yield place
             continue
         waiting += reversed(inner)
+
+
+def _owner_of(place: _Place) -> str:
+    name, registered = place.value.get("class_name"), place.value.get("registered_name")
+    if not isinstance(name, str):
+        return place.owner if place.key == "config" else ""
+    package, classes = _names_of(name, registered if isinstance(registered, str) else None)
+    return classes[0] if package == _OWN and len(classes) == 1 else ""
 
 
 def _path_of(place: _Place) -> str:
@@ -201,7 +216,7 @@ def _check_text(place: _Place) -> Iterator[findings.Finding]:
         return
     if _URL.match(value):
         message = f"{place.shown} names the address '{_short(value)}' in '{_short(key)}'"
-    elif key in _PATH_ARGUMENTS and value:
+    elif key in _PATH_ARGUMENTS and value and place.owner not in keras_classes.INLINE_TEXTS:
         message = f"{place.shown} would read the file '{_short(value)}' ('{_short(key)}')"
     elif len(value) >= _MIN_CODE_LENGTH and _is_marshalled(value):
         yield refusals.code(place.path, f"{place.shown} holds marshalled Python code in '{key}'.")
@@ -215,7 +230,9 @@ def _check_text(place: _Place) -> Iterator[findings.Finding]:
     )
 
 
-def _check_object(place: _Place, *, custom_objects: bool) -> Iterator[findings.Finding]:
+def _check_object(
+    place: _Place, *, custom_objects: bool | Sequence[str]
+) -> Iterator[findings.Finding]:
     value = place.value
     name = value["class_name"]
     module, registered = value.get("module"), value.get("registered_name")
@@ -259,7 +276,9 @@ def _check_marker(place: _Place, name: str) -> Iterator[findings.Finding]:
     )
 
 
-def _check_function(place: _Place, *, custom_objects: bool) -> Iterator[findings.Finding]:
+def _check_function(
+    place: _Place, *, custom_objects: bool | Sequence[str]
+) -> Iterator[findings.Finding]:
     module = place.value.get("module") or "builtins"
     name = place.value.get("config")
     known = name in keras_classes.FUNCTIONS if isinstance(name, str) else False
@@ -272,12 +291,12 @@ def _check_function(place: _Place, *, custom_objects: bool) -> Iterator[findings
             place.path,
             f"{place.shown} would call the function {shown}, which is no part of a layer.",
         )
-    elif not custom_objects:
+    elif not _is_offered(place, custom_objects):
         yield refusals.custom(place.path, f"{place.shown} needs the custom function {shown}.")
 
 
 def _check_class(
-    place: _Place, names: tuple[str, tuple[str, ...]], *, custom_objects: bool
+    place: _Place, names: tuple[str, tuple[str, ...]], *, custom_objects: bool | Sequence[str]
 ) -> Iterator[findings.Finding]:
     package, classes = names
     module = place.value.get("module") or ""
@@ -299,15 +318,32 @@ def _check_class(
             f"{place.shown} would call '{_short(module)}.{_short(classes[0])}', which is no layer "
             "and no part of one.",
         )
-    elif not custom_objects:
+    elif not _is_offered(place, custom_objects) and not _is_functional(place.value, root):
         where = f"{package}>" if package else f"{module}." if module else ""
         shown = f"'{_short(where)}{_short(classes[-1])}'"
         yield refusals.custom(place.path, f"{place.shown} needs the custom class {shown}.")
 
 
+def _is_functional(value: dict[str, typing.Any], root: str) -> bool:
+    # A user's subclass of Model that was built functionally lists its layers like any other; it is
+    # loaded as a Functional (`models.legacy.keras2_config`), without the class.
+    config = value.get("config")
+    if root not in ("", "__main__") or not isinstance(config, dict):
+        return False
+    return all(isinstance(config.get(key), list) for key in ("layers", "input_layers"))
+
+
+def _is_offered(place: _Place, custom_objects: bool | Sequence[str]) -> bool:
+    if isinstance(custom_objects, bool):
+        return custom_objects
+    names = [place.value.get(key) for key in ("registered_name", "class_name", "config")]
+    return any(name in custom_objects for name in names if isinstance(name, str))
+
+
 def _is_known(package: str, classes: tuple[str, ...], module: str) -> bool:
     if package == _OWN or (not package and module.partition(".")[0] == _OWN):
-        return not module or module.partition(".")[0] == _OWN
+        known = all(name in keras_classes.OWN | keras_classes.OBJECTS for name in classes)
+        return known and (not module or module.partition(".")[0] == _OWN)
     if package and package not in _KERAS_PACKAGES:
         return False
     known = all(name in keras_classes.OBJECTS for name in classes)

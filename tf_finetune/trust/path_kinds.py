@@ -73,11 +73,12 @@ class PathKind:
     finding: findings.Finding | None = None
 
 
-def find_kind(path: str) -> PathKind:
+def find_kind(path: str, *, is_preset: bool = False) -> PathKind:
     """Tells what lies at a path. Reads at most 8 KiB, and only of a regular file.
 
     Args:
       path: any path.
+      is_preset: a folder is taken for one, complete or not.
 
     Returns:
       What it is.
@@ -91,7 +92,7 @@ def find_kind(path: str) -> PathKind:
         if is_type(status.st_mode):
             return _nothing(f"is {name}. It is not opened.", advice=_EXPECTED)
     if stat.S_ISDIR(status.st_mode):
-        return _find_folder(path)
+        return _find_folder(path, is_preset=is_preset)
     if status.st_size == 0:
         return _nothing("is empty.")
     try:
@@ -127,7 +128,7 @@ def _find_file(head: bytes, size: int) -> PathKind:
     return _nothing("is neither HDF5 nor a .keras archive.", advice=_EXPECTED)
 
 
-def _find_folder(path: str) -> PathKind:
+def _find_folder(path: str, *, is_preset: bool) -> PathKind:
     try:
         names = set(os.listdir(path))
     except OSError as error:
@@ -135,6 +136,8 @@ def _find_folder(path: str) -> PathKind:
     size = _folder_size(path)
     if size is None:
         return _nothing(f"holds more than {_MAX_FILES:,} files.", advice=_EXPECTED)
+    if is_preset:
+        return PathKind(PRESET, size)
     if names & _SAVED_MODEL_NAMES:
         return PathKind(SAVED_MODEL, size)
     if "config.json" in names and any(name.endswith(_PRESET_ENDINGS) for name in names):

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -65,12 +65,15 @@ def examine(path: str) -> Iterator[findings.Finding]:
             yield findings.Finding(message, findings.INFO, refusals.CODE, name)
 
 
-def examine_architecture(path: str, *, custom_objects: bool = False) -> Iterator[findings.Finding]:
+def examine_architecture(
+    path: str, *, custom_objects: bool | Sequence[str] = False
+) -> Iterator[findings.Finding]:
     """Examines a file of model.to_json().
 
     Args:
       path: of the file.
-      custom_objects: the user has named a module that defines further classes.
+      custom_objects: the user has named a module that defines further classes; or the names of
+        those that are registered with Keras.
 
     Yields:
       Findings.

@@ -10,6 +10,8 @@ from tf_finetune import findings
 
 CODE, FILE, BROKEN, CUSTOM = "code", "file", "broken", "custom"
 TRUST_ADVICE = "--trust_model opens it all the same, if you know who made it."
+# What inspection goes by: such a file is refused as a model, and listed all the same.
+WEIGHTS_ONLY = "holds weights only"
 _AGAIN = "Copy or download it again."
 
 

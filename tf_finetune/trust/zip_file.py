@@ -14,7 +14,7 @@ import struct
 import typing
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import h5py
 
@@ -40,12 +40,15 @@ _PIECE_BYTES = 2**20
 _MAX_IN_MEMORY_BYTES = 4 * 2**30
 
 
-def examine(path: str, *, custom_objects: bool = False) -> Iterator[findings.Finding]:
+def examine(
+    path: str, *, custom_objects: bool | Sequence[str] = False
+) -> Iterator[findings.Finding]:
     """Examines a .keras archive.
 
     Args:
       path: of the file.
-      custom_objects: the user has named a module that defines further classes.
+      custom_objects: the user has named a module that defines further classes; or the names of
+        those that are registered with Keras.
 
     Yields:
       Findings.
@@ -159,7 +162,7 @@ def _directory_bytes(info: zipfile.ZipInfo) -> int:
 
 
 def _examine_parts(
-    archive: zipfile.ZipFile, file: typing.BinaryIO, *, custom_objects: bool
+    archive: zipfile.ZipFile, file: typing.BinaryIO, *, custom_objects: bool | Sequence[str]
 ) -> Iterator[findings.Finding]:
     config = json_text.parse(_read(archive, CONFIG), what=CONFIG)
     metadata = json_text.parse(_read(archive, METADATA), what=METADATA)

@@ -377,7 +377,7 @@ def test_tokenizers_that_are_refused(tmp_path, weights):
         f"{tmp_path}/c/tokenizer.json: its vocabulary is not numbered from 0 without gaps."
     )
     (tmp_path / "c" / "tokenizer.json").write_text("{")
-    assert refusal(path) == f"{tmp_path}/c/tokenizer.json: is not JSON. The file is damaged."
+    assert refusal(path) == (f"{path}: 'tokenizer.json' is not JSON. Copy or download it again.")
     (tmp_path / "c" / "tokenizer.json").write_text("[]")
     assert refusal(path) == (
         f"{tmp_path}/c/tokenizer.json: expects a JSON object. The file is damaged."

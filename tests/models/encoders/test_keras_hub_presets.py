@@ -169,6 +169,12 @@ def test_presets_that_are_refused(presets, tmp_path):
     )
     stored = {"module": "os", "class_name": "system", "registered_name": "keras_hub>system"}
     path.write_text(json.dumps(stored))
+    assert refusal(f"kerashub:{tmp_path}") == (
+        f"kerashub:{tmp_path}: the model would call 'os.system', which is no layer and no part of "
+        "one. --trust_model opens it all the same, if you know who made it."
+    )
+    stored = {"module": "keras_hub.src.x", "class_name": "system"}
+    path.write_text(json.dumps({**stored, "registered_name": "keras_hub>other"}))
     assert refusal(f"kerashub:{tmp_path}") == f"{path}: names no class of keras_hub."
     stored = {"module": "keras_hub.src.x", "class_name": "AlbertBackbone"}
     path.write_text(json.dumps({**stored, "registered_name": "keras_hub>AlbertBackbone"}))
@@ -184,8 +190,8 @@ def test_presets_that_are_refused(presets, tmp_path):
         "wrote."
     )
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps({**stored, "registered_name": "os>system"}))
-    assert refusal(f"kerashub:{tmp_path}") == f"{path}: names no class of keras_hub."
+    path.write_text(json.dumps({**stored, "registered_name": "mine>Tokenizer"}))
+    assert "needs the custom class 'mine>Tokenizer'." in refusal(f"kerashub:{tmp_path}")
     path.write_text(json.dumps({**stored, "registered_name": "keras_hub>BertBackbone"}))
     assert refusal(f"kerashub:{tmp_path}") == f"{tmp_path}: has no model.weights.h5."
 

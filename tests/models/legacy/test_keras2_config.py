@@ -173,7 +173,8 @@ def test_custom_layer_is_named(tmp_path, suffix):
     block = tf_keras.Sequential([tf_keras.Input((4,)), Twist(name="twist")], name="block")
     tf_keras.Model(inputs, L.Dense(2)(block(inputs))).save(path)
     message = keras2_files.refusal(path)
-    assert message.startswith("layer 'block/twist' is of the custom class 'Twist', which Keras ")
+    assert message.startswith("layer 'block/twist' needs the custom class '")
+    assert "Twist'" in message
     assert "--custom_objects=MODULE" in message
 
 
@@ -184,7 +185,7 @@ def test_custom_activation_is_named(tmp_path):
     inputs = tf_keras.Input((4,))
     tf_keras.Model(inputs, L.Dense(2, double, name="q")(inputs)).save(tmp_path / "model.h5")
     message = keras2_files.refusal(tmp_path / "model.h5")
-    assert message.startswith("layer 'q' uses the custom function 'double', which Keras ")
+    assert message.startswith("layer 'q' needs the custom function 'builtins.double'. ")
 
 
 def _rewrite(path, change, *, version="2.0.8"):
@@ -216,6 +217,49 @@ def test_list_configuration_of_keras_2_0(tmp_path):
     given = np.ones((2, 4), np.float32)
     loaded = loading.load_pretrained(str(path))
     np.testing.assert_allclose(loaded(given), model(given), rtol=1e-5, atol=1e-6)
+
+
+def test_two_models_without_names_in_a_list_come_in_order(tmp_path):
+    """Built in the other order, so that each has the name that the other one would get."""
+    last = tf_keras.Sequential([L.Dense(4, input_shape=(4,)), L.BatchNormalization()])
+    first = tf_keras.Sequential([L.Dense(4, input_shape=(4,)), L.BatchNormalization()])
+    model = tf_keras.Sequential([first, last])
+    keras2_files.randomize(model)
+    path, weights = tmp_path / "model.h5", tmp_path / "w.h5"
+    architecture = tmp_path / "model.json"
+    model.save(path)
+    model.save_weights(weights)
+
+    def as_lists(config):
+        layers = [
+            as_lists(layer) for layer in config["config"]["layers"] if "layers" in layer["config"]
+        ]
+        if not layers:
+            layers = config["config"]["layers"][1:]
+            layers[0]["config"]["batch_input_shape"] = [None, 4]
+        return {"class_name": "Sequential", "config": layers}
+
+    _rewrite(path, as_lists)
+    architecture.write_text(json.dumps(as_lists(json.loads(model.to_json()))))
+    given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    for loaded in (
+        loading.load_pretrained(str(path)),
+        loading.load_pretrained(str(architecture), weights=str(weights)),
+    ):
+        np.testing.assert_allclose(loaded(given), model(given), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_only_a_loss_needs_are_left_out(tmp_path):
+    inputs = tf_keras.Input((4,))
+    inner_input = tf_keras.Input((4,))
+    inner = tf_keras.Model(inner_input, L.Dense(3, name="code")(inner_input), name="encoder")
+    inner.add_loss(tf.reduce_mean(L.Dense(3, name="inside")(inner_input)))
+    model = tf_keras.Model(inputs, L.Dense(2, name="out")(inner(inputs)))
+    model.add_loss(tf.reduce_mean(L.Dense(2, name="aside")(inputs)))
+    assert len(model.weights) == 8
+    for suffix in ("h5", "keras"):
+        loaded = keras2_files.check_loads(model, tmp_path / f"model.{suffix}")
+        assert len(loaded.weights) == 4
 
 
 @pytest.mark.parametrize("first_call", [0, 1])

@@ -1,6 +1,7 @@
 import pytest
 
 pytest.importorskip("tf_keras")
+import tensorflow as tf
 import tf_keras
 
 from tests.models import keras2_files
@@ -78,6 +79,17 @@ LAYERS = {
         lambda: L.Bidirectional(L.RNN([L.LSTMCell(3), L.GRUCell(4)])),
         SERIES,
     ),
+    "time_major": (lambda: L.LSTM(3, time_major=True, return_sequences=True), SERIES),
+    "bidirectional_time_major": (lambda: L.Bidirectional(L.GRU(3, time_major=True)), SERIES),
+    "causal_separable": (
+        lambda: L.SeparableConv1D(4, 3, padding="causal", dilation_rate=2, depth_multiplier=2),
+        (9, 3),
+    ),
+    "resizing_mitchell": (lambda: L.Resizing(5, 7, interpolation="mitchellcubic"), IMAGE),
+    "upsampling_gaussian": (lambda: L.UpSampling2D((2, 3), interpolation="gaussian"), IMAGE),
+    "sine": (lambda: L.Dense(3, activation=tf.sin), (4,)),
+    "tensorflow_log_softmax": (lambda: L.Dense(3, activation=tf.nn.log_softmax), (4,)),
+    "tensorflow_crelu": (lambda: L.Activation(tf.nn.crelu), (4,)),
     "einsum": (lambda: L.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d"), (3, 5)),
     "dropout": (lambda: L.Dropout(0.5, noise_shape=(None, 1, 8)), (4, 8)),
     "spatial_dropout2d": (lambda: L.SpatialDropout2D(0.5), IMAGE),
@@ -217,9 +229,10 @@ def test_initializers_lose_what_keras_3_lacks():
     ("class_name", "config", "reason"),
     [
         (
-            "LSTM",
-            {"time_major": True},
-            "has time_major=True, which Keras 3 does not have. Expected time_major=False.",
+            "Resizing",
+            {"height": 4, "interpolation": "gaussian", "crop_to_aspect_ratio": True},
+            "has interpolation=gaussian with crop_to_aspect_ratio, which Keras 3 does not have. "
+            "Expected interpolation=bicubic.",
         ),
         (
             "BatchNormalization",

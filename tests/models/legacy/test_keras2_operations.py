@@ -52,6 +52,16 @@ FUNCTIONS = {
     "gather": lambda x: tf.gather(x, [0, 1], axis=1),
     "like": lambda x: tf.ones_like(x) + tf.zeros_like(x),
     "one_hot": lambda x: tf.one_hot(tf.cast(x * 3.0, tf.int32)[..., 0], 4),
+    "boolean_mask": lambda x: tf.boolean_mask(x, [True, False] * 4, axis=1),
+    "gather_nd": lambda x: tf.gather_nd(x, [[0, 1], [1, 2]]),
+    "embedding_lookup": lambda x: tf.nn.embedding_lookup(x, [1, 0]),
+    "conv1d": lambda x: tf.nn.conv1d(x, [[[1.0, 2.0], [0.5, 0.1], [0.3, 3.0]]] * 2, 1, "SAME"),
+    "windows": lambda x: tf.nn.pool(x, [2, 2], "MAX", [2, 2]),
+    "cross_entropy": lambda x: tf.nn.sigmoid_cross_entropy_with_logits(x * 0.5, x),
+    "bincount": lambda x: tf.math.bincount(tf.cast(x * 3.0, tf.int32), minlength=5, maxlength=5),
+    "inverse": lambda x: tf.linalg.inv(tf.eye(3) * 9.0 + tf.matmul(x, x, transpose_a=True)),
+    "determinant": lambda x: tf.linalg.det(tf.matmul(x, x, transpose_a=True)),
+    "bits": lambda x: tf.bitwise.bitwise_and(tf.cast(x * 9.0, tf.int32), 3),
     "backend": lambda x: K.batch_flatten(K.repeat_elements(K.sqrt(x), 2, 1)),
 }
 
@@ -132,6 +142,14 @@ def test_tensors_become_places():
     }
 
 
-def test_call_without_a_tensor_is_damage():
-    with pytest.raises(keras2_values.UntranslatableError, match="is called without a tensor"):
-        _translate("einsum", "abc,acd->abd")
+@pytest.mark.parametrize(
+    ("function", "first"),
+    [("einsum", "abc,acd->abd"), ("__operators__.ne", keras2_values.tensor("x", 0, 0))],
+)
+def test_calls_that_keras_stored_without_their_tensors(function, first):
+    with pytest.raises(keras2_values.UntranslatableError) as caught:
+        _translate(function, first)
+    assert str(caught.value) == (
+        "cannot be rebuilt: Keras stored it without the tensors that it is called with. Build the "
+        "model with a layer in its place and save it again."
+    )

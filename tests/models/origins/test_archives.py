@@ -9,6 +9,7 @@ import pytest
 from tests import hub_server
 from tf_finetune import findings
 from tf_finetune.models.origins import archives
+from tf_finetune.trust import member_rules
 
 MODEL = ("saved_model.pb", b"model")
 
@@ -59,9 +60,17 @@ def test_regular_files_and_folders_come_out(tmp_path, mode, prefix):
 
 def test_modes_in_the_archive_are_not_taken_over(tmp_path):
     member = tarfile.TarInfo("tool")
-    member.mode = 0o6777
+    member.mode = 0o777
     folder = extract(with_member(member), tmp_path)
     assert stat.S_IMODE(os.stat(f"{folder}/tool").st_mode) & 0o6111 == 0
+
+
+def test_a_file_with_another_users_rights_is_refused(tmp_path):
+    member = tarfile.TarInfo("tool")
+    member.mode = 0o4755
+    assert refusal(with_member(member), tmp_path) == (
+        "member 'tool' would run with another user's rights. The archive is not opened."
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +88,8 @@ def test_members_of_other_kinds_are_refused(tmp_path, kind, words):
     member = tarfile.TarInfo("a\x1b[31m")
     member.type, member.linkname = kind, "/etc/passwd"
     assert refusal(with_member(member), tmp_path) == (
-        f"member 'a\\x1b[31m' is {words}. Only regular files and folders are extracted."
+        f"member 'a\\x1b[31m' is {words}, which could reach outside of the archive. Only regular "
+        "files and folders are extracted."
     )
     assert os.listdir(tmp_path / "out") == []
 
@@ -88,14 +98,17 @@ def test_members_of_other_kinds_are_refused(tmp_path, kind, words):
 def test_members_that_leave_the_folder_are_refused(tmp_path, name):
     content = hub_server.make_archive(MODEL, (name, b"x"))
     assert refusal(content, tmp_path) == (
-        f"member '{name}' leads out of the archive's folder. It is not extracted."
+        f"member '{name}' leads out of the archive's folder. The archive is not opened."
     )
     assert not (tmp_path / "escaped").exists()
 
 
 def test_a_name_that_comes_twice_is_refused(tmp_path):
     content = hub_server.make_archive(MODEL, ("./saved_model.pb", b"other"))
-    assert refusal(content, tmp_path) == "member './saved_model.pb' comes twice in the archive."
+    assert refusal(content, tmp_path) == (
+        "member './saved_model.pb' comes twice in the archive, so two readers could see two "
+        "contents. Pack the model again."
+    )
 
 
 def test_a_file_as_a_folder_is_refused(tmp_path):
@@ -104,18 +117,16 @@ def test_a_file_as_a_folder_is_refused(tmp_path):
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(member_rules, "MAX_MEMBERS", 3)
     content = hub_server.make_archive(*[(f"{number}", b"") for number in range(4)])
-    assert refusal(content, tmp_path) == (
-        "the archive has more than 3 members. Extract it yourself."
-    )
+    assert refusal(content, tmp_path) == ("the archive has more than 3 members.")
 
 
 def test_zeros_that_unpack_to_a_thousand_times_their_size_are_refused_unwritten(tmp_path):
-    content = hub_server.make_archive(("zeros", bytes(220 * 2**20)))
+    content = hub_server.make_archive(("zeros", bytes(70 * 2**20)))
     assert refusal(content, tmp_path) == (
-        "the archive unpacks to more than 209,715,200 bytes, 100 times its own size or the most "
-        "that is extracted. Extract it yourself if you trust it."
+        "the archive unpacks to more than 67,108,864 bytes, 100 times its own size or the most "
+        "that is extracted. It is hostile, or no model."
     )
     assert os.listdir(tmp_path / "out") == []
 

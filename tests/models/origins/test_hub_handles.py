@@ -1,4 +1,5 @@
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -22,11 +23,20 @@ from tf_finetune.models import formats, loading
 from tf_finetune.models.origins import hub_handles, model_cache
 
 HANDLE = "/google/imagenet/mobilenet_v1/1"
-ARCHIVE = hub_server.make_archive(
-    ("saved_model.pb", b"graph"), ("variables/variables.index", b"1" * 5000)
-)
+# A SavedModel without any operation.
+GRAPH = b'\x08\x01\x12\x11\n\x0f"\x05serve*\x062.20.0'
+WORDS = "assets/words.txt"
+ARCHIVE = hub_server.make_archive(("saved_model.pb", GRAPH), (WORDS, b"1" * 5000))
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
-HDF5 = formats.HDF5_SIGNATURE + b"rest"
+
+
+@functools.cache
+def saved(name: str) -> bytes:
+    """The content of a good file with that ending."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model").with_suffix(pathlib.Path(name).suffix)
+        tiny.make_classifier().save(path)
+        return path.read_bytes()
 
 
 @pytest.fixture
@@ -67,8 +77,13 @@ def files_in(folder: pathlib.Path) -> list[str]:
 
 def test_other_values_are_unchanged(tmp_path):
     path = tmp_path / "model.h5"
-    path.write_bytes(HDF5)
-    for model in (str(path), str(tmp_path), "keras:MobileNet", "kerashub:bert_tiny", "missing.h5"):
+    path.write_bytes(saved("model.h5"))
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(GRAPH)
+    for model in (str(path), str(folder)):
+        assert hub_handles.fetch(model) == hub_handles.LocalModel(model, found=())
+    for model in ("keras:MobileNet", "kerashub:bert_tiny"):
         assert hub_handles.fetch(model) == hub_handles.LocalModel(model)
     assert not (tmp_path / "cache").exists()
 
@@ -83,8 +98,8 @@ def test_validation_says_nothing_of_handles_before_the_download(tmp_path):
 def test_compressed_download_then_the_cache(hub, cache, capsys):
     found = hub_handles.fetch(hub.url + HANDLE)
     assert found.sha256 == DIGEST
-    assert sorted(os.listdir(found.path)) == ["saved_model.pb", "variables"]
-    assert pathlib.Path(found.path, "variables/variables.index").read_bytes() == b"1" * 5000
+    assert sorted(os.listdir(found.path)) == ["assets", "saved_model.pb"]
+    assert pathlib.Path(found.path, WORDS).read_bytes() == b"1" * 5000
     assert [path for path, _ in hub.requests] == [f"{HANDLE}?tf-hub-format=compressed"]
     captured = capsys.readouterr()
     assert captured.out == ""  # which --inspect_format=json has for itself
@@ -252,8 +267,8 @@ def test_malformed_sha256():
 
 def test_sha256_of_local_files_and_folders(tmp_path):
     path = tmp_path / "model.h5"
-    path.write_bytes(HDF5)
-    digest = hashlib.sha256(HDF5).hexdigest()
+    path.write_bytes(saved("model.h5"))
+    digest = hashlib.sha256(saved("model.h5")).hexdigest()
     assert hub_handles.resolve(str(path), sha256=digest) == str(path)
     assert refusal(str(path), sha256=DIGEST).startswith(f"{path}: its SHA-256 is {digest}, but ")
     (tmp_path / "saved_model.pb").touch()
@@ -262,7 +277,7 @@ def test_sha256_of_local_files_and_folders(tmp_path):
         "one."
     )
     # Their loaders compare the one file that holds the weights.
-    for model in (f"hf:{tmp_path}", "kerashub:bert_tiny"):
+    for model in ("hf:missing", "kerashub:bert_tiny"):
         assert hub_handles.resolve(model, sha256=DIGEST) == model
 
 
@@ -270,13 +285,13 @@ def test_sha256_of_local_files_and_folders(tmp_path):
 def test_a_half_filled_cache_is_fetched_again(hub, damage):
     path = pathlib.Path(hub_handles.resolve(hub.url + HANDLE))
     if damage == "removed":
-        (path / "variables/variables.index").unlink()
+        (path / WORDS).unlink()
     elif damage == "shortened":
-        (path / "variables/variables.index").write_bytes(b"1")
+        (path / WORDS).write_bytes(b"1")
     else:
         (path.parent / "files.json").unlink()
     again = hub_handles.resolve(hub.url + HANDLE)
-    assert pathlib.Path(again, "variables/variables.index").read_bytes() == b"1" * 5000
+    assert pathlib.Path(again, WORDS).read_bytes() == b"1" * 5000
     assert len(hub.requests) == 2
 
 
@@ -289,7 +304,7 @@ def test_what_tensorflow_hub_left_half_done_is_no_obstacle(hub, cache):
     (base / name).mkdir()
     (base / name / "saved_model.pb").write_bytes(b"half")
     found = pathlib.Path(hub_handles.resolve(hub.url + HANDLE))
-    assert (found / "saved_model.pb").read_bytes() == b"graph"
+    assert (found / "saved_model.pb").read_bytes() == GRAPH
 
 
 KILLED = """
@@ -331,7 +346,7 @@ def test_runs_at_once_download_once(hub, capsys):
 
 @pytest.mark.parametrize("name", ["model.h5", "m%20o.hdf5", "model.keras?raw=1"])
 def test_a_model_file_is_downloaded_as_it_is(hub, name):
-    content = b"PK\x03\x04rest" if "keras" in name else HDF5
+    content = saved(name.partition("?")[0])
     hub.answers[f"/{name.partition('?')[0]}"] = hub_server.Answer(content)
     found = hub_handles.fetch(f"{hub.url}/{name}")
     assert pathlib.Path(found.path).read_bytes() == content
@@ -342,7 +357,7 @@ def test_a_model_file_is_downloaded_as_it_is(hub, name):
 
 def test_an_archive_by_its_address(hub):
     hub.answers["/m.tar.gz"] = hub_server.Answer(
-        hub_server.make_archive(("inner/model.h5", HDF5), ("inner/labels.txt", b"a"))
+        hub_server.make_archive(("inner/model.h5", saved("model.h5")), ("inner/labels.txt", b"a"))
     )
     assert hub_handles.resolve(f"{hub.url}/m.tar.gz").endswith("/content/inner/model.h5")
     assert [path for path, _ in hub.requests] == ["/m.tar.gz"]
@@ -356,8 +371,8 @@ def test_a_hostile_download_is_named_by_its_handle(hub, cache):
         archive.addfile(member)
     hub.answers[HANDLE] = hub_server.Answer(stream.getvalue())
     assert refusal(hub.url + HANDLE) == (
-        f"{hub.url}{HANDLE}: member 'variables' is a symbolic link. Only regular files and folders "
-        "are extracted."
+        f"{hub.url}{HANDLE}: member 'variables' is a symbolic link, which could reach outside of "
+        "the archive. Only regular files and folders are extracted."
     )
     assert files_in(cache) == []
 
@@ -443,12 +458,9 @@ def test_hugging_face_without_its_package(monkeypatch):
 def test_hugging_face_as_keras_uploads_it(hub, tmp_path):
     pytest.importorskip("huggingface_hub")
     commit = "a" * 40
-    files = {
-        "config.json": b'{"class_name": "Sequential"}',
-        "metadata.json": b'{"keras_version": "3.15.1"}',
-        "model.weights.h5": HDF5,
-        "pytorch_model.bin": b"pickle",
-    }
+    with zipfile.ZipFile(io.BytesIO(saved("model.keras"))) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["pytorch_model.bin"] = b"pickle"
     named = [{"rfilename": name} for name in files]
     listed = [
         {"type": "file", "path": name, "size": len(content), "oid": name}
@@ -471,7 +483,7 @@ def test_hugging_face_as_keras_uploads_it(hub, tmp_path):
     (path,) = re.findall("path='(.*)', sha256=None", done.stdout)
     assert os.listdir(os.path.dirname(path)) == ["model.keras"]
     with zipfile.ZipFile(path) as archive:
-        assert archive.read("model.weights.h5") == HDF5
+        assert archive.read("model.weights.h5") == files["model.weights.h5"]
     assert not any("pytorch" in asked for asked, _ in hub.requests)
 
 

@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.models import saved_models
 from tf_finetune import findings, specs
 from tf_finetune.models import loading
-from tf_finetune.models.saved import saved_model, saved_model_files
+from tf_finetune.models.saved import restored_module, saved_model, saved_model_files
 
 IMAGE = tf.TensorSpec([None, 4, 4, 3], tf.float32)
 
@@ -145,12 +147,10 @@ def test_an_export_of_keras_3_trains_in_groups_though_its_names_have_no_scopes(t
 def test_a_text_file_of_the_graph_is_read_too(tmp_path, image_module):
     folder = tmp_path / "text"
     shutil.copytree(image_module, folder)
-    saved = saved_model_files.saved_model_pb2.SavedModel.FromString(
-        (folder / "saved_model.pb").read_bytes()
-    )
-    (folder / "saved_model.pbtxt").write_text(saved_model_files.text_format.MessageToString(saved))
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    (folder / "saved_model.pbtxt").write_text(text_format.MessageToString(saved))
     (folder / "saved_model.pb").unlink()
-    assert loading.load_pretrained(str(folder)).count_params() == 144
+    assert len(restored_module.load_module(str(folder)).variables) == 6
 
 
 # --- backbones
@@ -170,7 +170,7 @@ def test_an_image_module_is_a_backbone(image_module):
         ("dense", 20, False),
     ]
     assert backbone.source.startswith("SavedModel with __call__ of TensorFlow 2")
-    assert backbone.cut_reason == "A graph is not cut: the features are the output of __call__."
+    assert backbone.cut_reason == "The features are the output 'output' of __call__."
     assert backbone.notes == (
         "The module runs in inference mode also while it trains (--batch_norm=frozen): its "
         "BatchNormalization keeps its statistics and its dropout is off. --batch_norm=train with "
@@ -217,14 +217,15 @@ def test_shapes_that_the_graph_hides_are_learnt_from_a_run(tmp_path):
 def test_the_best_output_is_chosen_and_the_user_may_choose_another(encoder, preprocessor):
     backbone = load_backbone(encoder, preprocessor=str(preprocessor))
     assert backbone.cut_reason == (
-        "A graph is not cut: the features are the output of __call__ named 'pooled_output'. "
-        "--cut_layer can name another: 'sequence_output'."
+        "The features are the output 'pooled_output' of __call__. --cut_layer can name another: "
+        "'sequence_output'."
     )
     other = load_backbone(encoder, preprocessor=str(preprocessor), cut_layer="sequence_output")
     assert (other.model.output.shape, other.pooling) == ((None, 6, 8), "avg")
     text = refusal(load_backbone, encoder, preprocessor=str(preprocessor), cut_layer="pooled")
     assert text == (
-        "Unknown output 'pooled'. Did you mean 'pooled_output'? --mode=inspect lists all 2."
+        "Unknown output 'pooled' of __call__. Did you mean 'pooled_output'? Its outputs of floats: "
+        "'pooled_output', 'sequence_output'."
     )
 
 
@@ -318,19 +319,19 @@ def test_damaged_folders(tmp_path, image_module):
     expected = (
         "its saved_model.pb is empty, truncated or damaged. Copy or download the folder again."
     )
-    assert refusal(loading.load_pretrained, str(truncated)) == f"{truncated}: {expected}"
+    assert refusal(restored_module.load_module, str(truncated)) == f"{truncated}: {expected}"
     (truncated / "saved_model.pb").write_bytes(b"")
-    assert refusal(loading.load_pretrained, str(truncated)) == f"{truncated}: {expected}"
+    assert refusal(restored_module.load_module, str(truncated)) == f"{truncated}: {expected}"
     missing = copy("missing")
     shutil.rmtree(missing / "variables")
-    assert refusal(loading.load_pretrained, str(missing)) == (
+    assert refusal(restored_module.load_module, str(missing)) == (
         f"{missing}: holds variables, and the file variables/variables.index is missing. Copy or "
         "download the whole folder again."
     )
     half = copy("half")
     data = half / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:100])
-    text = refusal(loading.load_pretrained, str(half))
+    text = refusal(restored_module.load_module, str(half))
     assert text.startswith(f"{half}: TensorFlow does not load this SavedModel: ")
     assert "\n" not in text
 
@@ -357,9 +358,7 @@ def test_no_floats_and_no_such_signature(tmp_path):
 
 def edit_graph(folder, path, edit):
     shutil.copytree(folder, path)
-    saved = saved_model_files.saved_model_pb2.SavedModel.FromString(
-        (path / "saved_model.pb").read_bytes()
-    )
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     edit(saved)
     (path / "saved_model.pb").write_bytes(saved.SerializeToString())
     return path
@@ -373,12 +372,12 @@ def test_operations_that_tensorflow_does_not_have(tmp_path, image_module):
         return edit
 
     path = edit_graph(image_module, tmp_path / "own", use("Zero\nOut"))
-    assert refusal(loading.load_pretrained, str(path)) == (
+    assert refusal(restored_module.load_module, str(path)) == (
         f"{path}: its graph needs operations that TensorFlow does not have: 'Zero\\nOut'. Expected "
         "a SavedModel of TensorFlow's own operations."
     )
     path = edit_graph(image_module, tmp_path / "text", use("TFText>NoSuchOperation"))
-    assert refusal(loading.load_pretrained, str(path)) == (
+    assert refusal(restored_module.load_module, str(path)) == (
         f"{path}: its graph needs operations that TensorFlow does not have: "
         "'TFText>NoSuchOperation'. They are of TensorFlow Text: pip install tensorflow-text"
     )

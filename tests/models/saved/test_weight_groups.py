@@ -1,15 +1,15 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.models.saved import weight_groups
+from tf_finetune.models.saved import variable_groups, weight_groups
 
 
 def stored(*names, dtype="float32"):
-    return [weight_groups.StoredVariable(name, (2,), dtype, trainable=True) for name in names]
+    return [variable_groups.StoredVariable(name, (2,), dtype, trainable=True) for name in names]
 
 
 def grouped(*names):
-    groups = weight_groups.group_variables(stored(*names))
+    groups = variable_groups.group_variables(stored(*names))
     return [(group.name, group.indices) for group in groups]
 
 
@@ -31,9 +31,9 @@ def test_group_names_are_names_of_layers_and_unique():
 
 
 def test_moving_statistics_make_a_batch_normalization():
-    assert weight_groups.is_batch_norm(stored("x/beta", "x/moving_mean", "x/moving_variance"))
-    assert weight_groups.is_batch_norm(stored("x/running_mean", "x/running_var"))
-    assert not weight_groups.is_batch_norm(stored("x/gamma", "x/beta"))
+    assert variable_groups.is_batch_norm(stored("x/beta", "x/moving_mean", "x/moving_variance"))
+    assert variable_groups.is_batch_norm(stored("x/running_mean", "x/running_var"))
+    assert not variable_groups.is_batch_norm(stored("x/gamma", "x/beta"))
 
 
 def make_group(name, *variables, dtype="float32"):

@@ -1,8 +1,10 @@
 import json
 
+import keras
 import pytest
 
 from tf_finetune import findings
+from tf_finetune.models import loading
 from tf_finetune.models.stored import stored_config
 
 CONFIG = {
@@ -159,3 +161,19 @@ def test_reason_is_one_short_line():
     assert stored_config.one_reason(error) == "bad \\x1b[31m thing."
     assert len(stored_config.one_reason(ValueError("x" * 5000))) < 310
     assert stored_config.one_reason(KeyError()) == "KeyError."
+
+
+def test_a_vocabulary_that_only_keras_files_hold(tmp_path):
+    tokens = keras.layers.TextVectorization(output_sequence_length=4, name="tokens")
+    tokens.adapt(["good film", "bad film"])
+    model = keras.Sequential(
+        [keras.Input((1,), dtype="string"), tokens, keras.layers.Embedding(9, 2)]
+    )
+    path = tmp_path / "model.h5"
+    model.save(path)
+    with pytest.raises(findings.RefusedError) as error:
+        loading.load_pretrained(str(path))
+    assert str(error.value) == (
+        f"{path}: layer 'tokens' (TextVectorization) has a vocabulary that the file does not hold: "
+        "only .keras files do. Save the model again as .keras."
+    )

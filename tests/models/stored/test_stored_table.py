@@ -248,6 +248,16 @@ def test_operations_are_no_layers(tmp_path):
     assert found.backbone.pixel_range.reason.startswith("the model scales pixels itself ('true_")
 
 
+def test_later_outputs_of_an_operation(tmp_path):
+    inputs = keras.Input((16, 16, 4))
+    part = keras.ops.split(inputs[..., :3], 3, axis=-1)[2]
+    x = keras.layers.Conv2D(3, 3, name="conv")(part)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, keras.layers.Dense(2, name="head")(x)).save(tmp_path / "m.keras")
+    names = [row.name for row in describe(str(tmp_path / "m.keras")).table.rows]
+    assert "conv" in names
+
+
 def test_scaling_without_a_rule_is_said_to_be_unknown(tmp_path):
     inputs = keras.Input((8, 8, 3))
     x = L.Conv2D(4, 3)(L.UnitNormalization(name="unit")(inputs))

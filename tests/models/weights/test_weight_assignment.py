@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tf_finetune import findings
-from tf_finetune.models.stored import stored_weights
+from tf_finetune.models.stored import stored_model, stored_weights
 from tf_finetune.models.weights import recurrent_weights, weight_assignment
 
 
@@ -141,7 +141,8 @@ def _assign(groups):
         )
         for name, weights in groups.items()
     ]
-    weight_assignment.assign_weights(_model(), layers, CONFIG, renamed={}, where="m.h5")
+    stored = stored_model.StoredModel(CONFIG, "2", "tensorflow", "HDF5")
+    weight_assignment.assign_weights(_model(), layers, stored, where="m.h5")
 
 
 A = [("kernel", (4, 3)), ("bias", (3,))]

@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from tf_finetune import findings, specs
-from tf_finetune.models import loading
+from tf_finetune.models import architectures, loading
 from tf_finetune.models.weights import weights_only
 
 PIXELS = np.random.default_rng(0).uniform(0, 1, (2, 12, 12, 3)).astype(np.float32)
@@ -185,7 +185,10 @@ def test_files_that_are_no_weights(tmp_path):
     with h5py.File(path, "a") as file:
         del file["conv/conv/kernel:0"]
         file["conv/conv/kernel:0"] = "words"
-    assert refusal(model, path) == f"{path}: the weights of layer 'conv' are no numbers."
+    assert refusal(model, path) == (
+        f"{path}: 'conv/conv/kernel:0' holds texts or records. Expected numbers. Copy or download "
+        "it again."
+    )
     save(model, path)
     path.write_bytes(path.read_bytes()[:-9])
     assert refusal(model, path).startswith(f"{path}: the HDF5 file is truncated: ")
@@ -210,6 +213,23 @@ def test_an_architecture_of_keras_3_with_its_weights(tmp_path):
     assert backbone.notes == ("Weights of 5 layers were matched by name.",)
     features = keras.Model(source.inputs, source.get_layer("relu_b").output)
     np.testing.assert_allclose(backbone.model(PIXELS), features(PIXELS), rtol=1e-6)
+
+
+def test_an_architecture_that_asks_for_more_than_its_weights(tmp_path):
+    source = tiny.make_classifier()
+    weights = tmp_path / "tiny.weights.h5"
+    source.save_weights(weights)
+    config = json.loads(source.to_json())
+    config["config"]["layers"][-1]["config"]["units"] = 10**9
+    path = tmp_path / "arch.json"
+    path.write_text(json.dumps(config))
+    reason = "layer 'classifier' asks for more weights than {}: building it would fill the memory."
+    with pytest.raises(findings.RefusedError) as caught:
+        loading.load_backbone(specs.ModelSpec(model=str(path), weights=str(weights)))
+    assert str(caught.value) == f"{path}: " + reason.format(f"{weights} can hold")
+    with pytest.raises(findings.RefusedError) as caught:
+        architectures.load_without_weights(str(path), specs.ModelSpec(model=str(path)))
+    assert str(caught.value) == f"{path}: " + reason.format("any model of its kind has")
 
 
 def test_an_architecture_of_keras_2_with_its_weights(tmp_path):

@@ -15,8 +15,8 @@ import typing
 import keras
 import numpy as np
 
-from tf_finetune import findings, specs
-from tf_finetune.models import backbone, formats, hdf5
+from tf_finetune import findings, specs, trust
+from tf_finetune.models import admission, backbone, formats, hdf5
 from tf_finetune.models.encoders import text_encoders, tokenizer_files
 from tf_finetune.models.stored import stored_config
 from tf_finetune.text import byte_pair_tokenizer, wordpiece
@@ -201,15 +201,29 @@ def _check_sha256(folder: str, spec: specs.ModelSpec) -> str:
 
 def _load(keras_hub: typing.Any, preset: str, *, text: str) -> tuple[typing.Any, typing.Any]:
     try:
+        if not os.path.isdir(preset):
+            admission.check(_download(preset), role=admission.PRESET, where=text)
         theirs = keras_hub.models.Backbone.from_preset(preset, dtype="float32")
         tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
-    except (*hdf5.KERAS_ERRORS, OSError) as error:
+    except trust.UntrustedModelError:
+        raise
+    except (*hdf5.KERAS_ERRORS, ImportError, OSError) as error:
         raise stored_config.refused(
             text,
             f"keras_hub does not open it: {stored_config.one_reason(error)} Expected the name of a "
             "preset or a folder with config.json, tokenizer.json and model.weights.h5.",
         ) from error
     return theirs, tokenizer
+
+
+def _download(preset: str) -> str:
+    # Where keras_hub itself fetches to, and finds them again; the folder's other files are texts.
+    from keras_hub.src.utils import preset_utils
+
+    paths = [
+        preset_utils.get_file(preset, name) for name in ("config.json", "tokenizer.json", WEIGHTS)
+    ]
+    return os.path.dirname(paths[-1])
 
 
 def _sizes(theirs: typing.Any, family: _Family) -> text_encoders.EncoderSizes:

@@ -41,10 +41,22 @@ _INITIALIZERS = {
     **{name.lower(): name for name in _INITIALIZER_ARGUMENTS},
 }
 _ACTIVATIONS = {
-    "softmax_v2": "softmax",
     "swish": "silu",
     "hard_swish": "hard_silu",
     "Addons>mish": "mish",
+    "exp": "exponential",
+    "log_softmax_v2": "log_softmax",
+    "softmax_v2": "softmax",
+}
+# TensorFlow's functions as activations: their names in Python -> functions of `keras2_operations`.
+_TENSORFLOW_TEXT = """
+abs acos acosh asin asinh atan atanh ceil cos cosh erf erfc expm1 floor log log1p negative
+reciprocal round rsqrt sign sin sinh sqrt square tan
+"""
+_TENSORFLOW_ACTIVATIONS = {
+    "crelu_v2": "nn.crelu",
+    "identity": "identity",
+    **{name: f"math.{name}" for name in _TENSORFLOW_TEXT.split()},
 }
 _KERAS3_ACTIVATIONS = frozenset(
     [
@@ -144,6 +156,13 @@ def _activation(value: typing.Any, inner_layer: InnerLayer) -> typing.Any:
         return values.own_function(_KERAS2_ACTIVATIONS[name])
     if name in _KERAS3_ACTIVATIONS:
         return name
+    if name in _TENSORFLOW_ACTIVATIONS:
+        config = {
+            "name": name,
+            "function": _TENSORFLOW_ACTIVATIONS[name],
+            "arguments": {"args": [{"tensor": 0}], "kwargs": {}},
+        }
+        return values.own("tensor_operations", "TensorOperation", config)
     return {
         "module": "builtins",
         "class_name": "function",

@@ -15,7 +15,12 @@ import typing
 from collections.abc import Iterator
 
 from tf_finetune import findings
-from tf_finetune.models.legacy import keras2_layers, keras2_operations, keras2_values
+from tf_finetune.models.legacy import (
+    keras2_layers,
+    keras2_masks,
+    keras2_operations,
+    keras2_values,
+)
 from tf_finetune.models.stored import stored_config
 
 Json = dict[str, typing.Any]
@@ -36,21 +41,25 @@ class Translation:
     Attributes:
       config: of Keras 3, see `stored_model`.
       renamed: path of a layer (names of nested models, then its own, joined by "/") -> its stored
-        name, where they differ.
+        name, where they differ; "" where the configuration tells no name.
       notes: lines for the user.
+      dropped: paths of layers that only a loss or a metric needs, with their stored names.
     """
 
     config: Json
     renamed: dict[str, str]
     notes: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Context:
     where: str
     version: str
+    has_masks: bool = False
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[str] = dataclasses.field(default_factory=list)
 
 
 def translate_config(config: Json, *, where: str, version: str) -> Translation:
@@ -67,7 +76,7 @@ def translate_config(config: Json, *, where: str, version: str) -> Translation:
     Raises:
       findings.RefusedError: the configuration is damaged, or says what Keras 3 cannot express.
     """
-    context = _Context(where, version)
+    context = _Context(where, version, has_masks=keras2_masks.has_masks(config))
     if not is_model(config):
         name = findings.one_line(str(config.get("class_name")))
         raise stored_config.refused(
@@ -77,8 +86,11 @@ def translate_config(config: Json, *, where: str, version: str) -> Translation:
             "export it as a SavedModel.",
         )
     try:
+        translated = _translate_model(config, "", context)
+        if context.has_masks:
+            translated = keras2_masks.apply_masks(translated)
         return Translation(
-            _translate_model(config, "", context), context.renamed, tuple(context.notes)
+            translated, context.renamed, tuple(context.notes), tuple(context.dropped)
         )
     except findings.RefusedError:
         raise
@@ -225,7 +237,7 @@ class _Names:
 
 
 def _translate_functional(inner: Json, path: str, context: _Context) -> Json:
-    stored = _without_training_only(inner)
+    stored = _without_training_only(inner, path, context)
     new_names = _legal_names(stored, path, context)
     legal = {layer["name"]: name for layer, name in zip(stored, new_names, strict=True)}
     names = _Names(legal, _call_offsets(stored, inner), {})
@@ -261,7 +273,7 @@ def _translate_operation(layer: Json, names: _Names, path: str, context: _Contex
         first, keywords = _arguments(node, names)
         try:
             new, tensors = keras2_operations.translate_operation(
-                layer, name=name, first=first, keywords=keywords
+                layer, name=name, first=first, keywords=keywords, has_masks=context.has_masks
             )
         except keras2_values.UntranslatableError as error:
             shown = findings.one_line(f"{path}/{layer['name']}" if path else layer["name"])
@@ -382,7 +394,7 @@ def _input_names(stored: typing.Any) -> list[str]:
     return [value[0] for value in _references(stored)]
 
 
-def _without_training_only(inner: Json) -> list[Json]:
+def _without_training_only(inner: Json, path: str, context: _Context) -> list[Json]:
     """The layers that lead to an output, where losses or metrics hang on others; else all."""
     layers = inner["layers"]
     if not any(layer["class_name"] in _TRAINING_ONLY for layer in layers):
@@ -396,14 +408,16 @@ def _without_training_only(inner: Json) -> list[Json]:
             continue
         kept.add(name)
         waiting.extend(_input_names(by_name[name]["inbound_nodes"]))
+    names = [layer["name"] for layer in layers if layer["name"] not in kept]
+    context.dropped.extend(f"{path}/{name}" if path else name for name in names)
     return [layer for layer in layers if layer["name"] in kept]
 
 
 def _legal_names(layers: list[Json], path: str, context: _Context) -> list[str]:
     stored = [_stored_name(layer) for layer in layers]
     legal: list[str] = []
-    for name in stored:
-        new = name.replace("/", "_")
+    for name, layer in zip(stored, layers, strict=True):
+        new = (name or layer["class_name"].lower()).replace("/", "_")
         if new != name or new in legal:
             new = _unique(new, [*stored, *legal])
         if new != name:
@@ -413,9 +427,10 @@ def _legal_names(layers: list[Json], path: str, context: _Context) -> list[str]:
 
 
 def _stored_name(layer: Json) -> str:
+    # Keras 2.0 to 2.2.2 stored a Sequential inside another as a bare list of layers.
     inner = layer.get("config")
     own = inner.get("name") if isinstance(inner, dict) else None
-    return str(layer.get("name") or own or layer["class_name"].lower())
+    return str(layer.get("name") or own or "")
 
 
 def _unique(name: str, taken: typing.Collection[str]) -> str:

@@ -108,7 +108,6 @@ _DROPPED_BY_CLASS: dict[str, tuple[str, ...]] = {
 # Values that would change what the layer does: (argument, classes or None for all, values that
 # do not).
 _REFUSED: tuple[tuple[str, tuple[str, ...] | None, tuple[typing.Any, ...]], ...] = (
-    ("time_major", None, (None, False)),
     ("implementation", ("LocallyConnected1D", "LocallyConnected2D"), (None, 1)),
     ("groups", ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), (None, 1)),
 )
@@ -178,6 +177,11 @@ def translate_layer(stored: Json, *, name: str, version: str, inner_layer: Inner
     """
     if stored["class_name"] == "Lambda":
         return values.builtin(_LAYERS, "Lambda", _lambda_config(stored["config"], name))
+    if _is_time_major(stored):
+        inner = translate_layer(
+            _batch_major(stored), name=name, version=version, inner_layer=inner_layer
+        )
+        return values.own("private_layers", "TimeMajor", {"name": name, "layer": inner})
     class_name = plain_class(stored["class_name"])
     if stored["class_name"].startswith(_OURS):
         class_name = stored["class_name"].removeprefix(_OURS)
@@ -205,6 +209,10 @@ def translate_layer(stored: Json, *, name: str, version: str, inner_layer: Inner
         _RULES[class_name](new, config, stored["class_name"], version)
     if class_name in _OWN:
         return values.own(*_OWN[class_name], new)
+    if class_name in _REPLACED:
+        replaced = _REPLACED[class_name](new)
+        if replaced is not None:
+            return replaced
     if stored["class_name"].startswith(_OURS):
         return values.own("keras1_layers", class_name, new)
     return values.builtin(_LEGACY_LAYERS if class_name in _LEGACY else _LAYERS, class_name, new)
@@ -337,6 +345,49 @@ def _stochastic_depth_rule(new: Json, stored: Json, class_name: str, version: st
         )
 
 
+def _is_time_major(stored: Json) -> bool:
+    config = stored["config"]
+    inner = config.get("layer") if stored["class_name"] == "Bidirectional" else stored
+    return isinstance(inner, dict) and bool((inner.get("config") or {}).get("time_major"))
+
+
+def _batch_major(stored: Json) -> Json:
+    config = {**stored["config"], "time_major": False}
+    for key in ("layer", "backward_layer"):
+        if isinstance(config.get(key), dict):
+            config[key] = _batch_major(config[key])
+    return {**stored, "config": config}
+
+
+def _causal_separable(new: Json) -> Json | None:
+    if new.get("padding") != "causal":
+        return None
+    return values.own("private_layers", "CausalSeparableConv1D", {**new, "padding": "valid"})
+
+
+def _filtered_images(new: Json) -> Json | None:
+    # Filters of tf.image.resize that Keras 3 does not offer.
+    if new.get("interpolation") not in ("gaussian", "mitchellcubic"):
+        return None
+    changed = next((key for key in _OF_RESIZING if new.get(key)), None)
+    if new.get("data_format") == "channels_first" or changed is not None:
+        what = "channels_first" if changed is None else changed
+        raise values.UntranslatableError(
+            f"has interpolation={new['interpolation']} with {what}, which Keras 3 does not have. "
+            "Expected interpolation=bicubic."
+        )
+    keywords: Json = {"method": new["interpolation"]}
+    if "size" in new:
+        size = new["size"]
+        keywords["factors"] = [size, size] if isinstance(size, int) else list(size)
+    else:
+        keywords["size"] = [new["height"], new["width"]]
+    config: Json = {key: new[key] for key in ("name", "trainable", "dtype") if key in new}
+    config["function"] = "image.upsample" if "size" in new else "image.resize"
+    config["arguments"] = {"args": [{"tensor": 0}], "kwargs": keywords}
+    return values.own("tensor_operations", "TensorOperation", config)
+
+
 def _is_before_2_3(version: str) -> bool:
     if version.endswith("-tf"):
         return False
@@ -344,6 +395,13 @@ def _is_before_2_3(version: str) -> bool:
     return parts[0] == "1" or (parts[0] == "2" and len(parts) > 1 and parts[1] in ("0", "1", "2"))
 
 
+# Classes of which some arguments need another layer.
+_REPLACED: dict[str, Callable[[Json], Json | None]] = {
+    "SeparableConv1D": _causal_separable,
+    "Resizing": _filtered_images,
+    "UpSampling2D": _filtered_images,
+}
+_OF_RESIZING = ("crop_to_aspect_ratio", "pad_to_aspect_ratio")
 _Rule = Callable[[Json, Json, str, str], None]
 _RULES: dict[str, _Rule] = {
     "InputLayer": _input_rule,

@@ -71,8 +71,21 @@ reverse_sequence roll searchsorted sequence_mask shape size slice sort space_to_
 space_to_batch_nd batch_to_space split squeeze stack stop_gradient strided_slice
 tensor_scatter_nd_update tensordot tile transpose truncatediv truncatemod unravel_index unstack
 where zeros zeros_like dtypes.cast dtypes.saturate_cast nn.separable_conv2d nn.depthwise_conv2d
+bitwise.bitwise_and bitwise.bitwise_or bitwise.bitwise_xor bitwise.invert bitwise.left_shift
+bitwise.right_shift linalg.cross linalg.det linalg.inv linalg.pinv linalg.set_diag linalg.solve
+math.bincount nn.conv1d nn.sigmoid_cross_entropy_with_logits
+nn.softmax_cross_entropy_with_logits quantization.fake_quant_with_min_max_args
 """
-FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
+_PLAIN = frozenset(_FUNCTIONS_TEXT.split())
+# Keras 2 stored a function of TensorFlow 2 under its older name where it shares code with that.
+_NOT_IN_V1 = ("image.resize_with_pad", "nn.gelu")
+FUNCTIONS = _PLAIN.union(
+    f"compat.v1.{name}"
+    for name in _PLAIN
+    if name not in _NOT_IN_V1 and not name.startswith("__operators__.")
+)
+# Operators that need a second operand.
+_BINARY = ("__operators__.add", "__operators__.eq", "__operators__.ne")
 
 _ACTIVATIONS = {
     "nn.relu": "relu",
@@ -114,7 +127,7 @@ def is_operation(class_name: str) -> bool:
 
 
 def translate_operation(
-    stored: Json, *, name: str, first: typing.Any, keywords: Json
+    stored: Json, *, name: str, first: typing.Any, keywords: Json, has_masks: bool = False
 ) -> tuple[Json, typing.Any]:
     """Translates one call of a TensorFlow function.
 
@@ -123,6 +136,7 @@ def translate_operation(
       name: of the layer in the new configuration.
       first: its first argument: JSON with tensors as `keras2_values.tensor` makes them.
       keywords: its named arguments, alike.
+      has_masks: the model makes masks, which end at a function; many layers pass them on.
 
     Returns:
       The layer of Keras 3 and what it is called with: a tensor or a list of tensors.
@@ -139,7 +153,7 @@ def translate_operation(
     if dtype is not None and "float" in dtype:
         options["dtype"] = dtype
     plain = _as_layer(function, arguments, keywords, options)
-    if plain is not None:
+    if plain is not None and not (has_masks and function in FUNCTIONS):
         return plain
     if function not in FUNCTIONS:
         raise values.UntranslatableError(
@@ -151,8 +165,11 @@ def translate_operation(
         "args": [_template(value, tensors) for value in arguments],
         "kwargs": {key: _template(value, tensors) for key, value in keywords.items()},
     }
-    if not tensors:
-        raise values.UntranslatableError("is called without a tensor. The file is damaged.")
+    if not tensors or (function in _BINARY and len(arguments) + len(keywords) < 2):
+        raise values.UntranslatableError(
+            "cannot be rebuilt: Keras stored it without the tensors that it is called with. Build "
+            "the model with a layer in its place and save it again."
+        )
     config = {**options, "function": function, "arguments": template}
     layer = values.own("tensor_operations", "TensorOperation", config)
     return layer, tensors[0] if len(tensors) == 1 else tensors

@@ -170,3 +170,89 @@ class ThresholdedReLU(keras.layers.Layer):
           JSON.
         """
         return {**super().get_config(), "theta": self.theta}
+
+
+@keras.saving.register_keras_serializable(package="tf_finetune")
+class CausalSeparableConv1D(keras.layers.SeparableConv1D):
+    """A separable convolution that sees no later step: padding="causal" of Keras 2.
+
+    Its own padding is "valid"; the earlier steps that are missing are zeros.
+
+    Reference: tf_keras 2.21, src/layers/convolutional/separable_conv1d.py.
+    """
+
+    def call(self, inputs: typing.Any) -> typing.Any:
+        """Convolves.
+
+        Args:
+          inputs: float [batch, time, channels].
+
+        Returns:
+          float [batch, time / stride, filters].
+        """
+        missing = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+        return super().call(keras.ops.pad(inputs, ((0, 0), (missing, 0), (0, 0))))
+
+    def compute_output_shape(self, input_shape: typing.Any) -> tuple[int | None, ...]:
+        """The shape of what `call` returns.
+
+        Args:
+          input_shape: [batch, time, channels].
+
+        Returns:
+          [batch, time / stride, filters].
+        """
+        batch, time, channels = input_shape
+        missing = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+        longer = None if time is None else time + missing
+        return super().compute_output_shape((batch, longer, channels))
+
+
+@keras.saving.register_keras_serializable(package="tf_finetune")
+class TimeMajor(keras.layers.Wrapper):
+    """A recurrent layer whose input has the time first: time_major=True of Keras 2.
+
+    Attributes:
+      layer: the recurrent layer, for inputs with the batch first.
+
+    Reference: tf_keras 2.21, src/layers/rnn/base_rnn.py.
+    """
+
+    def build(self, input_shape: typing.Any = None) -> None:
+        """Builds the layer.
+
+        Args:
+          input_shape: [time, batch, features].
+        """
+        time, batch, *rest = input_shape
+        super().build((batch, time, *rest))
+
+    def call(
+        self,
+        inputs: typing.Any,
+        initial_state: typing.Any = None,
+        mask: typing.Any = None,
+        training: bool | None = None,
+    ) -> typing.Any:
+        """Calls the layer.
+
+        Args:
+          inputs: float [time, batch, features].
+          initial_state: float [batch, units], one for each state.
+          mask: bool [time, batch].
+          training: passed on.
+
+        Returns:
+          Sequences as [time, batch, units], everything else as the layer returns it.
+        """
+        options = {"initial_state": initial_state, "training": training}
+        if mask is not None:
+            options["mask"] = keras.ops.swapaxes(mask, 0, 1)
+        found = self.layer(keras.ops.swapaxes(inputs, 0, 1), **options)
+        rank = len(inputs.shape)
+        return keras.tree.map_structure(
+            lambda tensor: (
+                keras.ops.swapaxes(tensor, 0, 1) if len(tensor.shape) == rank else tensor
+            ),
+            found,
+        )

@@ -108,7 +108,14 @@ def _get_item(x: typing.Any, slice_spec: typing.Any) -> typing.Any:
     return x[tuple(slice_spec) if isinstance(slice_spec, list) else slice_spec]
 
 
+def _upsample(x: typing.Any, factors: typing.Sequence[int], method: str) -> typing.Any:
+    sides = zip(x.shape[1:3], tf.unstack(tf.shape(x)[1:3]), factors, strict=True)
+    size = [(dynamic if side is None else side) * factor for side, dynamic, factor in sides]
+    return tf.image.resize(x, size, method=method)
+
+
 _OWN: dict[str, typing.Callable[..., typing.Any]] = {
     "__operators__.getitem": _get_item,
     "__operators__.add": lambda x, y: x + y,
+    "image.upsample": _upsample,
 }

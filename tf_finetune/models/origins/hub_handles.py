@@ -16,16 +16,17 @@ format); kagglehub, "Authenticate", https://github.com/Kaggle/kagglehub (credent
 
 import base64
 import dataclasses
+import functools
 import json
 import os
 import re
 import shutil
 import urllib.parse
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tf_finetune import findings
-from tf_finetune.models import formats
+from tf_finetune.models import admission, formats
 from tf_finetune.models.origins import archives, downloads, model_cache
 from tf_finetune.models.stored import stored_config
 
@@ -49,10 +50,13 @@ class LocalModel:
         handle and no archive.
       sha256: of what was downloaded, or of the archive; None for folders and for what was not
         fetched.
+      found: what the examination found, beside nothing that forbids opening it; None: there was
+        nothing to examine yet.
     """
 
     path: str
     sha256: str | None = None
+    found: tuple[findings.Finding, ...] | None = None
 
 
 def resolve(model: str, *, sha256: str | None = None) -> str:
@@ -71,36 +75,56 @@ def resolve(model: str, *, sha256: str | None = None) -> str:
     return fetch(model, sha256=sha256).path
 
 
-def fetch(model: str, *, sha256: str | None = None) -> LocalModel:
-    """Brings a handle or an archive to this machine, once.
+def fetch(
+    model: str,
+    *,
+    sha256: str | None = None,
+    trust_model: bool = False,
+    custom_objects: bool | Sequence[str] = False,
+) -> LocalModel:
+    """Brings a handle or an archive to this machine, once, and examines what any model holds.
 
     Args:
       model: a value of --model.
       sha256: the expected SHA-256 of the file, archive or download, 64 hex digits.
+      trust_model: the user vouches for the code in it.
+      custom_objects: see `trust.examine`.
 
     Returns:
       Where the model is. What was fetched before comes from the cache; nobody is asked for it.
 
     Raises:
+      trust.UntrustedModelError: it must not be opened, see `trust.check`.
       findings.RefusedError: the SHA-256 is malformed, differs, or there is no single file to
         compare it with; the download fails (see `downloads.download`), or what came is no model;
         the archive is refused (see `archives`); an optional package is missing.
     """
-    expected = formats.read_sha256(sha256)
+    trusted = functools.partial(
+        admission.check, trust_model=trust_model, custom_objects=custom_objects, where=model
+    )
+    local = _fetch(model, formats.read_sha256(sha256), trusted)
+    path, role = admission.locate(local.path)
+    if not os.path.exists(path):
+        return local  # keras:NAME or a preset's name: examined where its files are known
+    return dataclasses.replace(local, found=trusted(path, role=role))
+
+
+def _fetch(model: str, expected: str | None, check: "_Check") -> LocalModel:
     scheme = model.partition("://")[0] + "://" if "://" in model else ""
     if scheme in _SCHEMES:
-        return _fetch_handle(model, expected, scheme=scheme)
+        return _fetch_handle(model, expected, check, scheme=scheme)
     if os.path.isfile(model):
         digest = formats.check_sha256(model, expected) if expected else None
         if formats.detect_format(model) == formats.ARCHIVE:
+            check(model)
             digest = digest or formats.file_sha256(model)
             return LocalModel(_install_file(model, digest, name="", where=model), digest)
-    elif expected and formats.detect_format(model) not in _COMPARED_BY_LOADER:
+    elif formats.detect_format(model) not in _COMPARED_BY_LOADER and expected:
         raise _no_single_file(model)
     return LocalModel(model)
 
 
-def _fetch_handle(handle: str, expected: str | None, *, scheme: str) -> LocalModel:
+def _fetch_handle(handle: str, expected: str | None, check: "_Check", *, scheme: str) -> LocalModel:
     key = model_cache.key_of(handle)
     with model_cache.locked(key, what=handle):
         record = model_cache.read_record(handle)
@@ -109,7 +133,7 @@ def _fetch_handle(handle: str, expected: str | None, *, scheme: str) -> LocalMod
             if found:
                 return LocalModel(found, record.get("sha256"))
         with model_cache.workspace(key) as folder:
-            local, content = _SCHEMES[scheme](handle, folder, expected)
+            local, content = _SCHEMES[scheme](handle, folder, expected, check)
         model_cache.write_record(handle, {"key": content, "sha256": local.sha256})
         return local
 
@@ -120,7 +144,9 @@ def _find_fetched(content_key: str, handle: str) -> str | None:
     return archives.find_model(content, where=handle) if content else None
 
 
-def _fetch_http(handle: str, folder: str, expected: str | None) -> tuple[LocalModel, str]:
+def _fetch_http(
+    handle: str, folder: str, expected: str | None, check: "_Check"
+) -> tuple[LocalModel, str]:
     downloads.check_url(handle, handle=handle)
     parts = urllib.parse.urlsplit(handle)
     name = os.path.basename(parts.path.rstrip("/"))
@@ -131,14 +157,15 @@ def _fetch_http(handle: str, folder: str, expected: str | None) -> tuple[LocalMo
     elif not name.lower().endswith(_FILE_ENDINGS):
         url = _ask_compressed(handle)
     downloads.download(url, path, handle=handle, headers=headers)
-    return _take_file(path, expected, name=name, handle=handle)
+    return _take_file(path, expected, check, name=name, handle=handle)
 
 
 def _take_file(
-    path: str, expected: str | None, *, name: str, handle: str
+    path: str, expected: str | None, check: "_Check", *, name: str, handle: str
 ) -> tuple[LocalModel, str]:
     digest = formats.check_sha256(path, expected, where=handle)
     formats.detect_format(path, where=handle)
+    check(path)  # refused, it does not stay in the cache
     return LocalModel(_install_file(path, digest, name=name, where=handle), digest), digest
 
 
@@ -166,10 +193,10 @@ def _safe_name(name: str, kind: str) -> str:
     return own if own.lower().endswith((".h5", ".hdf5", ".keras")) else own + ending
 
 
-def _install_folder(folder: str, handle: str) -> tuple[LocalModel, str]:
+def _install_folder(folder: str, handle: str, check: "_Check") -> tuple[LocalModel, str]:
     # Under the handle's lock: only this handle has this key.
     key = f"folder-{model_cache.key_of(handle)}"
-    archives.find_model(folder, where=handle)
+    check(archives.find_model(folder, where=handle))
     model_cache.find_content(key)  # removes a damaged one
     content = model_cache.install(folder, key)
     return LocalModel(archives.find_model(content, where=handle)), key
@@ -228,7 +255,9 @@ def _read_secret(path: str) -> str:
         raise stored_config.refused(path, f"cannot be read: {error.strerror}.") from error
 
 
-def _fetch_gs(handle: str, folder: str, expected: str | None) -> tuple[LocalModel, str]:
+def _fetch_gs(
+    handle: str, folder: str, expected: str | None, check: "_Check"
+) -> tuple[LocalModel, str]:
     import tensorflow as tf
 
     files = tf.io.gfile
@@ -237,7 +266,7 @@ def _fetch_gs(handle: str, folder: str, expected: str | None) -> tuple[LocalMode
         if not files.isdir(handle):
             files.copy(handle, target)
             name = os.path.basename(handle.rstrip("/"))
-            return _take_file(target, expected, name=name, handle=handle)
+            return _take_file(target, expected, check, name=name, handle=handle)
         if expected:
             raise _no_single_file(handle)
         base = handle.rstrip("/")
@@ -251,7 +280,7 @@ def _fetch_gs(handle: str, folder: str, expected: str | None) -> tuple[LocalMode
         reason = stored_config.one_reason(ValueError(error.message))
         message = f"cannot be read from Google Cloud Storage: {reason}"
         raise stored_config.refused(handle, message) from error
-    return _install_folder(target, handle)
+    return _install_folder(target, handle, check)
 
 
 def _relative_parts(path: str, base: str, *, handle: str) -> list[str]:
@@ -261,7 +290,9 @@ def _relative_parts(path: str, base: str, *, handle: str) -> list[str]:
     return parts
 
 
-def _fetch_hf(handle: str, folder: str, expected: str | None) -> tuple[LocalModel, str]:
+def _fetch_hf(
+    handle: str, folder: str, expected: str | None, check: "_Check"
+) -> tuple[LocalModel, str]:
     repository = handle.removeprefix("hf://").strip("/")
     if expected:
         raise _no_single_file(handle)
@@ -283,7 +314,7 @@ def _fetch_hf(handle: str, folder: str, expected: str | None) -> tuple[LocalMode
     shutil.rmtree(os.path.join(target, ".cache"), ignore_errors=True)
     if set(_HF_PARTS).issubset(os.listdir(target)):
         _pack_keras_file(target)
-    return _install_folder(target, handle)
+    return _install_folder(target, handle, check)
 
 
 def _pack_keras_file(folder: str) -> None:
@@ -303,7 +334,8 @@ def _no_single_file(model: str) -> findings.RefusedError:
 
 # Of these one file holds the weights, or an application names one.
 _COMPARED_BY_LOADER = (formats.APPLICATION, formats.HUGGING_FACE, formats.KERAS_HUB)
-_Fetcher = Callable[[str, str, str | None], tuple[LocalModel, str]]
+_Check = Callable[[str], tuple[findings.Finding, ...]]
+_Fetcher = Callable[[str, str, str | None, _Check], tuple[LocalModel, str]]
 _SCHEMES: dict[str, _Fetcher] = {
     "https://": _fetch_http,
     "http://": _fetch_http,

@@ -1,9 +1,10 @@
 """The private folder of downloaded and extracted models.
 
 One idea: content is prepared under a temporary name and takes its place by one rename, named by
-its digest and listed with its sizes. So a killed run leaves only temporary files, which the next
-one removes, and content that was damaged since is noticed and fetched again. A lock of the
-operating system, which ends with its process, keeps two runs from doing the same work.
+its digest and listed with the digests of its files, which are compared before it is used again. So
+a killed run leaves only temporary files, which the next one removes, and content that was damaged
+since is noticed and fetched again. A lock of the operating system, which ends with its process,
+keeps two runs from doing the same work.
 
 The folder is TFHUB_CACHE_DIR/tf_finetune, else ~/.cache/tf_finetune, readable by its owner only.
 tensorflow_hub's own cache beside it is neither used nor touched: its entries have no digest.
@@ -120,7 +121,7 @@ def workspace(key: str) -> Iterator[str]:
 
 
 def find_content(key: str) -> str | None:
-    """Looks a content up, and removes one that is damaged.
+    """Looks a content up by the digests of its files, and removes one that is damaged.
 
     Args:
       key: digest of the content; the caller holds its lock.
@@ -135,7 +136,7 @@ def find_content(key: str) -> str | None:
     content = os.path.join(folder, _CONTENT)
     try:
         listed = workdir.read_json(os.path.join(folder, _LIST))
-        if listed and listed == _sizes(content):
+        if listed and listed == _digests(content):
             return content
     except (OSError, ValueError):
         pass  # half-filled: fetched again
@@ -160,10 +161,10 @@ def install(folder: str, key: str) -> str:
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as staging:
             os.rename(folder, os.path.join(staging, _CONTENT))
-            sizes = _sizes(os.path.join(staging, _CONTENT))
-            for name in sizes:
+            digests = _digests(os.path.join(staging, _CONTENT))
+            for name in digests:
                 workdir.sync_path(os.path.join(staging, _CONTENT, name))
-            workdir.write_json(os.path.join(staging, _LIST), sizes)
+            workdir.write_json(os.path.join(staging, _LIST), digests)
             inner = os.path.join(staging, "whole")
             os.mkdir(inner, mode=0o700)
             for name in (_CONTENT, _LIST):
@@ -232,13 +233,18 @@ def _subfolder(name: str) -> str:
     return path
 
 
-def _sizes(folder: str) -> dict[str, int]:
-    sizes = {}
+def _digests(folder: str) -> dict[str, str]:
+    found = {}
     for here, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(here, name)
-            sizes[os.path.relpath(path, folder)] = os.lstat(path).st_size
-    return dict(sorted(sizes.items()))
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                found[os.path.relpath(path, folder)] = ""  # none that was put here
+                continue
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[os.path.relpath(path, folder)] = digest
+    return dict(sorted(found.items()))
 
 
 def _refused(path: str, reason: str) -> findings.RefusedError:

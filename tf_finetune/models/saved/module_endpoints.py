@@ -15,12 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_finetune import findings
-from tf_finetune.models.stored import stored_config
+from tf_finetune.models.saved import module_rules, tensor_specs
 
 _CALL = "__call__"
-PREFERRED_SIGNATURES = ("default", "serving_default", "serve", "image_feature_vector")
-FEATURE_SIGNATURES = ("image_feature_vector", *PREFERRED_SIGNATURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +72,12 @@ def choose_endpoint(
       findings.RefusedError: there is no such signature, or nothing to call at all.
     """
     signatures = dict(getattr(root, "signatures", {}))
-    if signature is not None:
-        if signature not in signatures:
-            raise stored_config.refused(
-                path,
-                f"has no signature '{findings.one_line(signature)}'. It has "
-                f"{findings.list_first(sorted(signatures))}.",
-            )
-        return _signature_endpoint(signature, signatures[signature])
-    called = _call_endpoint(root)
-    if called is not None:
-        return called
-    names = [name for name in preferred if name in signatures] + sorted(signatures)
-    if not names:
-        raise stored_config.refused(
-            path,
-            "has neither a __call__ of tensors nor a signature, so there is nothing to run. Save "
-            "it with tf.saved_model.save(module, folder, signatures=...).",
-        )
-    return _signature_endpoint(names[0], signatures[names[0]])
+    if signature is None:
+        called = _call_endpoint(root)
+        if called is not None:
+            return called
+    name = module_rules.choose_signature(path, signatures, wanted=signature, preferred=preferred)
+    return _signature_endpoint(name, signatures[name])
 
 
 def _signature_endpoint(name: str, function: Any) -> Endpoint:
@@ -107,55 +91,51 @@ def _signature_endpoint(name: str, function: Any) -> Endpoint:
     return Endpoint(name, dict(named), outputs, call, (function,))
 
 
-def name_leaves(structure: Any, *, kind: str = "output") -> list[tuple[str, Any]]:
-    """Names the tensors of a nested structure.
+def describe_leaves(structure: Any, *, kind: str = "output") -> tensor_specs.NamedSpecs:
+    """Describes the tensors of a nested structure.
 
     Args:
-      structure: nested dicts and lists.
+      structure: nested dicts and lists of tf.TensorSpec.
       kind: what the tensors are.
 
     Returns:
-      (name, leaf) pairs: keys joined by "/", KIND_N for elements of a list; KIND alone.
+      (name, spec) pairs, see `tensor_specs.name_leaves`.
     """
-    named = []
-    for path, leaf in keras.tree.flatten_with_path(structure):
-        parts = [f"{kind}_{part}" if isinstance(part, int) else str(part) for part in path]
-        named.append(("/".join(parts) or kind, leaf))
-    return named
+    return tuple(
+        (name, describe_spec(spec)) for name, spec in tensor_specs.name_leaves(structure, kind=kind)
+    )
+
+
+def describe_spec(spec: tf.TensorSpec) -> tensor_specs.Spec:
+    """Describes a tensor.
+
+    Args:
+      spec: any spec.
+
+    Returns:
+      The same without TensorFlow.
+    """
+    known = spec.shape.rank is not None
+    return tensor_specs.Spec(spec.dtype.name, tuple(spec.shape.as_list()) if known else None)
 
 
 @dataclasses.dataclass(frozen=True)
-class _CallForm:
+class _Traced:
     """A concrete function of `__call__`: what follows the inputs are Python constants."""
 
     function: Any
     inputs: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    training: bool | None
-
-    def score(self) -> tuple[int, ...]:
-        """More free sizes are better, above all that of the batch; so is float32."""
-        leaves = keras.tree.flatten(self.inputs)
-        shapes = [leaf.shape for leaf in leaves]
-        free_batch = all(shape.rank and shape[0] is None for shape in shapes)
-        free = sum(size is None for shape in shapes if shape.rank for size in shape)
-        is_float32 = sum(leaf.dtype == tf.float32 for leaf in leaves)
-        return int(free_batch), is_float32, free
 
 
 def _call_endpoint(root: Any) -> Endpoint | None:
     function = getattr(root, _CALL, None)
     forms = [_read_form(one) for one in getattr(function, "concrete_functions", ())]
-    usable = sorted(
-        (form for form in forms if form is not None), key=lambda form: form.score(), reverse=True
-    )
-    inference = next((form for form in usable if form.training is not True), None)
-    inference = inference or next(iter(usable), None)
-    if inference is None:
+    chosen = module_rules.choose_forms([form for form in forms if form is not None])
+    if chosen is None:
         return None
-    same = [form for form in usable if _same_specs(form.inputs, inference.inputs)]
-    training = next((form for form in same if form.training is True), inference)
+    inference, training = (form.function for form in chosen)
 
     def call(inputs: Any, is_training: bool) -> Any:
         form = training if is_training else inference
@@ -172,35 +152,24 @@ def _call_endpoint(root: Any) -> Endpoint | None:
     )
 
 
-def _read_form(function: Any) -> _CallForm | None:
+def _read_form(function: Any) -> module_rules.CallForm[_Traced] | None:
     args, kwargs = function.structured_input_signature
     if not args or not _all_specs(args[0]):
         return None
     rest = [*args[1:], *kwargs.values()]
     if any(isinstance(leaf, tf.TypeSpec) for leaf in keras.tree.flatten(rest)):
         return None
-    flags = [value for value in args[1:] if isinstance(value, bool)]
-    if isinstance(kwargs.get("training"), bool):
-        flags = [kwargs["training"]]
-    return _CallForm(
-        function=function,
-        inputs=to_plain(args[0]),
-        args=tuple(args[1:]),
-        kwargs=dict(kwargs),
-        training=flags[0] if flags else None,
+    inputs = to_plain(args[0])
+    return module_rules.CallForm(
+        function=_Traced(function, inputs, tuple(args[1:]), dict(kwargs)),
+        inputs=describe_leaves(inputs, kind="input"),
+        training=module_rules.read_training(args[1:], kwargs),
     )
 
 
 def _all_specs(structure: Any) -> bool:
     leaves = keras.tree.flatten(structure)
     return bool(leaves) and all(isinstance(leaf, tf.TensorSpec) for leaf in leaves)
-
-
-def _same_specs(one: Any, other: Any) -> bool:
-    first, second = name_leaves(one), name_leaves(other)
-    return [(name, spec.shape, spec.dtype) for name, spec in first] == [
-        (name, spec.shape, spec.dtype) for name, spec in second
-    ]
 
 
 def to_plain(structure: Any) -> Any:

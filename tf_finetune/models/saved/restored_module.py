@@ -6,6 +6,7 @@ that are read, in the order of reading.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,15 @@ from google.protobuf import message
 from tensorflow.python.trackable import asset, resource
 
 from tf_finetune import findings
-from tf_finetune.models.saved import module_endpoints, saved_model_files, weight_groups
+from tf_finetune.models.saved import (
+    module_calls,
+    module_endpoints,
+    module_operations,
+    module_rules,
+    saved_model_files,
+    tensor_specs,
+    variable_groups,
+)
 from tf_finetune.models.stored import stored_config
 
 _LOAD_ERRORS = (
@@ -32,6 +41,8 @@ _LOAD_ERRORS = (
     message.DecodeError,
     tf.errors.OpError,
 )
+# Of reading variables and assets; what a graph lacks is of another kind.
+_FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError)
 _RESOURCES = (resource.CapturableResource, asset.Asset)
 _DUMMY_SIDE, _DUMMY_LENGTH = 224, 8
 
@@ -45,13 +56,28 @@ class RestoredModule:
       root: what TensorFlow restored.
       endpoint: how it is called.
       variables: (description, tf.Variable) of what the endpoint reads and what `root.variables`
-        lists, in the order of reading.
+        lists, in the order of `module_rules.order_variables`.
     """
 
     stored: saved_model_files.StoredModule
     root: Any
     endpoint: module_endpoints.Endpoint
-    variables: tuple[tuple[weight_groups.StoredVariable, tf.Variable], ...]
+    variables: tuple[tuple[variable_groups.StoredVariable, tf.Variable], ...]
+
+    @functools.cached_property
+    def facts(self) -> module_rules.ModuleFacts:
+        """What the rules ask of a module."""
+        facts = module_rules.ModuleFacts(
+            path=self.stored.path,
+            kind=self.stored.kind,
+            source=self.stored.source,
+            signature=self.endpoint.signature,
+            has_training=self.endpoint.has_training,
+            needs_text=self.stored.needs_text,
+            inputs=module_endpoints.describe_leaves(self.endpoint.inputs, kind="input"),
+            outputs=module_endpoints.describe_leaves(self.endpoint.outputs),
+        )
+        return module_calls.add_evidence(facts, self.stored)
 
     @property
     def fixed_by_strategy(self) -> bool:
@@ -73,10 +99,7 @@ class RestoredModule:
         leaves = keras.tree.flatten(inputs)
         if len(specs) != len(leaves):
             names = findings.list_first(
-                [
-                    name
-                    for name, _ in module_endpoints.name_leaves(self.endpoint.inputs, kind="input")
-                ]
+                [name for name, _ in tensor_specs.name_leaves(self.endpoint.inputs, kind="input")]
             )
             raise ValueError(f"The module takes {names}. Received {len(leaves)} tensors.")
         tensors = [_cast_input(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)]
@@ -123,7 +146,7 @@ def load_module(
     path: str,
     *,
     signature: str | None = None,
-    preferred: Sequence[str] = module_endpoints.PREFERRED_SIGNATURES,
+    preferred: Sequence[str] = module_rules.PREFERRED_SIGNATURES,
 ) -> RestoredModule:
     """Loads a SavedModel.
 
@@ -183,9 +206,16 @@ def run_on_dummy(module: RestoredModule) -> Any:
 
 
 def _load(stored: saved_model_files.StoredModule, path: str, *, with_variables: bool) -> Any:
+    module_operations.check_operations(path, stored.meta_graph.operations)
     options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=not with_variables)
     try:
         return tf.saved_model.load(path, tags=list(stored.tags), options=options)
+    except _FILE_ERRORS as error:
+        raise stored_config.refused(
+            path,
+            f"its files are incomplete or damaged ({one_reason(error)[:-1]}). "
+            "Copy or download the whole folder again.",
+        ) from error
     except _LOAD_ERRORS as error:
         raise stored_config.refused(
             path, f"TensorFlow does not load this SavedModel: {one_reason(error)}"
@@ -208,33 +238,24 @@ def one_reason(error: BaseException) -> str:
 
 def _find_variables(
     stored: saved_model_files.StoredModule, root: Any, endpoint: module_endpoints.Endpoint
-) -> tuple[tuple[weight_groups.StoredVariable, tf.Variable], ...]:
+) -> tuple[tuple[variable_groups.StoredVariable, tf.Variable], ...]:
     listed = list(getattr(root, "variables", None) or ())
     read = [variable for function in endpoint.functions for variable in function.variables]
-    found = {id(variable): variable for variable in (*read, *listed)}
+    ordered = module_rules.order_variables(stored.kind, read=read, listed=listed)
+    found = {id(variable): variable for variable in ordered}
     trainable = getattr(root, "trainable_variables", None)
     allowed = None if trainable is None else {id(variable) for variable in trainable}
     fixed = _is_fixed_by_strategy(stored)
     variables = []
     for key, variable in found.items():
-        if not (variable.dtype.is_floating or variable.dtype.is_integer or variable.dtype.is_bool):
-            raise stored_config.refused(
-                stored.path,
-                f"its variable '{findings.one_line(variable.name)}' is of type "
-                f"{variable.dtype.name}. Expected numbers.",
-            )
-        can_train = variable.trainable and variable.dtype.is_floating and not fixed
-        variables.append(
-            (
-                weight_groups.StoredVariable(
-                    name=variable.name.rpartition(":")[0] or variable.name,
-                    shape=tuple(variable.shape.as_list()),
-                    dtype=variable.dtype.name,
-                    trainable=can_train and (allowed is None or key in allowed),
-                ),
-                variable,
-            )
+        stored_variable = variable_groups.describe_variable(
+            variable.name.rpartition(":")[0] or variable.name,
+            tuple(variable.shape.as_list()),
+            variable.dtype.name,
+            trainable=variable.trainable and not fixed and (allowed is None or key in allowed),
+            path=stored.path,
         )
+        variables.append((stored_variable, variable))
     return tuple(variables)
 
 
@@ -242,7 +263,7 @@ def _is_fixed_by_strategy(stored: saved_model_files.StoredModule) -> bool:
     # What has no object graph is of TensorFlow 1, whose variables no strategy takes over: several
     # replicas cannot update them.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return replicas > 1 and not stored.meta_graph.object_graph_def.nodes
+    return replicas > 1 and not stored.meta_graph.nodes
 
 
 def _cast_input(value: Any, spec: tf.TensorSpec) -> tf.Tensor:

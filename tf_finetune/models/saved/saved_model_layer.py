@@ -20,9 +20,10 @@ import keras
 import tensorflow as tf
 
 from tf_finetune.models.saved import (
-    module_endpoints,
     restored_module,
     saved_model_files,
+    tensor_specs,
+    variable_groups,
     weight_groups,
 )
 
@@ -134,7 +135,7 @@ class SavedModelLayer(keras.layers.Layer):
         Returns:
           (name, spec as text) of each, see `read_spec`.
         """
-        return module_endpoints.name_leaves(self._form.inputs, kind="input")
+        return tensor_specs.name_leaves(self._form.inputs, kind="input")
 
     def pack_inputs(self, tensors: Sequence[Any]) -> Any:
         """Brings tensors into the structure of the inputs.
@@ -247,7 +248,7 @@ def make_layer(
             "variables": [dataclasses.asdict(stored[index]) for index in group.indices],
             "indices": list(group.indices),
         }
-        for group in weight_groups.group_variables(stored)
+        for group in variable_groups.group_variables(stored)
     ]
     outputs = keras.tree.map_structure(_cast_spec, module.endpoint.outputs)
     if complete:
@@ -336,7 +337,7 @@ class _Form:
     def choose(self, outputs: Any) -> Any:
         if self.output is None:
             return outputs
-        return dict(module_endpoints.name_leaves(outputs))[self.output]
+        return dict(tensor_specs.name_leaves(outputs))[self.output]
 
 
 def _make_keras_tensor(text: str) -> keras.KerasTensor:
@@ -347,7 +348,7 @@ def _make_keras_tensor(text: str) -> keras.KerasTensor:
 def _complete_outputs(
     module: restored_module.RestoredModule, outputs: Any, wanted: str | None
 ) -> Any:
-    named = module_endpoints.name_leaves(outputs)
+    named = tensor_specs.name_leaves(outputs)
     shapes = [spec.shape for name, spec in named if wanted in (None, name)]
     if all(shape.rank is not None and None not in shape[-1:] for shape in shapes if shape != []):
         return outputs

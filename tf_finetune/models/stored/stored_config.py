@@ -9,12 +9,14 @@ Reference: Keras saving format, https://keras.io/api/models/model_saving_apis/.
 import dataclasses
 import importlib.metadata
 import json
+import platform
 import re
 import typing
 from collections.abc import Iterator
 
 from tf_finetune import findings
 
+_LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
 _MAX_REASON = 300
 _MAX_DEPTH = 200
 
@@ -90,6 +92,26 @@ def check_code(config: dict[str, typing.Any], *, where: str) -> None:
             )
 
 
+def check_vocabularies(config: dict[str, typing.Any], *, where: str) -> None:
+    """Refuses a model whose words were left out when it was saved: only .keras stores them.
+
+    Args:
+      config: the configuration of the model, as stored by Keras 3 elsewhere than in .keras.
+      where: the file, for the error's text.
+
+    Raises:
+      findings.RefusedError: a lookup layer that was adapted to data.
+    """
+    for layer in find_layers(config):
+        if layer.class_name in _LOOKUPS and layer.config.get("vocabulary") is None:
+            raise refused(
+                where,
+                f"layer '{findings.one_line(layer.path)}' ({layer.class_name}) has a vocabulary "
+                "that the file does not hold: only .keras files do. Save the model again as "
+                ".keras.",
+            )
+
+
 def explain(
     error: BaseException, config: dict[str, typing.Any], *, where: str, version: str
 ) -> findings.RefusedError:
@@ -117,6 +139,15 @@ def explain(
             f"{which} the custom {kind} '{findings.one_line(match[1])}', which Keras "
             f"{_keras_version()} does not have. Name the Python module that defines it: "
             "--custom_objects=MODULE.",
+        )
+    if "marshal data" in text:
+        found = (layer.path for layer in find_layers(config) if layer.class_name == "Lambda")
+        name = findings.one_line(next(found, "?"))
+        return refused(
+            where,
+            f"the code of its Lambda layer '{name}' is damaged, or compiled by another version of "
+            f"Python than this one, {platform.python_version()}, which cannot read it. Save the "
+            "model with a plain layer instead (Rescaling, for example), or under this Python.",
         )
     if _numbers(version) > _numbers(_keras_version()):
         return refused(

@@ -309,7 +309,7 @@ class _Walk:
                 if tensor.known_shape is None:
                     tensor.known_shape = old.known_shape
                 new[old] = tensor
-        return [new[tensor] for tensor in graph.outputs]
+        return [_new_tensor(tensor, new) for tensor in graph.outputs]
 
     def _call(
         self, call: Call, args: list[typing.Any], kwargs: dict[str, typing.Any]
@@ -327,14 +327,24 @@ class _Walk:
             self._names.add(name)
             self._new_layers[layer] = dataclasses.replace(layer, name=name)
         new = self._new_layers[layer]
-        outputs = make_call(new, args, kwargs).outputs
-        self.by_name[new.name] = outputs[0]
-        return outputs
+        made = make_call(new, args, kwargs)
+        # How many tensors a layer without a rule returns shows where they are used.
+        missing = len(call.outputs) - len(made.outputs)
+        made.outputs += tuple(Tensor(made, None) for _ in range(missing))
+        self.by_name[new.name] = made.outputs[0]
+        return made.outputs
+
+
+def _new_tensor(old: Tensor, new: dict[Tensor, Tensor]) -> Tensor:
+    if old not in new:
+        number = old.call.outputs.index(old)
+        raise GraphError(f"its layer '{old.call.layer.name}' has no output {number}.")
+    return new[old]
 
 
 def _replace(value: typing.Any, new: dict[Tensor, Tensor]) -> typing.Any:
     if isinstance(value, Tensor):
-        return new[value]
+        return _new_tensor(value, new)
     if isinstance(value, list):
         return [_replace(element, new) for element in value]
     if isinstance(value, dict):

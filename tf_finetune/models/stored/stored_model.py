@@ -15,7 +15,7 @@ loader and --mode=inspect read. The canonical form is Keras 3's own, as JSON:
 - InputLayer has "batch_shape"; data types are names; no layer name has a "/".
 
 Files of Keras 3 are passed on as they are: inbound calls in the same form, objects without "module"
-where they come from .h5, and {"class_name": "DTypePolicy"} data types.
+where they come from .h5 (but see `keras3_config`), and {"class_name": "DTypePolicy"} data types.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ import h5py
 
 from tf_finetune.models import formats
 from tf_finetune.models.legacy import keras2_config
-from tf_finetune.models.stored import stored_config, stored_weights
+from tf_finetune.models.stored import keras3_config, stored_config, stored_weights
 
 ARCHIVE_PARTS = ("config.json", "metadata.json", "model.weights.h5")
 # What h5py raises for a damaged file.
@@ -44,9 +44,10 @@ class StoredModel:
       backend: "tensorflow", "theano" or "cntk"; "" where the file tells none.
       format: "HDF5" or ".keras".
       renamed: path of a layer in `config` (names of nested models, then its own, joined by "/") ->
-        its name in the file, where they differ.
+        its name in the file, where they differ; "" where the configuration tells no name.
       notes: lines for the user: what was left out or read otherwise.
       stored_config: the configuration as the file has it.
+      dropped: paths of layers, with their names in the file, that only a loss or a metric needs.
     """
 
     config: dict[str, typing.Any]
@@ -56,6 +57,7 @@ class StoredModel:
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     stored_config: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     @property
     def generation(self) -> int:
@@ -137,7 +139,12 @@ def translate(
             "Keras 1, 2 or 3: upgrade, or save it again with Keras 3.",
         )
     if generation == 3:
-        return StoredModel(stored, version, backend, kind, stored_config=stored)
+        if kind != ".keras":
+            stored_config.check_vocabularies(stored, where=where)
+        config = stored
+        if keras3_config.has_operations(stored):
+            config = keras3_config.add_modules(stored)
+        return StoredModel(config, version, backend, kind, stored_config=stored)
     source = stored
     if generation == 1:
         from tf_finetune.models.legacy import keras1_config
@@ -152,6 +159,7 @@ def translate(
         renamed=result.renamed,
         notes=result.notes,
         stored_config=stored,
+        dropped=result.dropped,
     )
 
 

@@ -144,6 +144,10 @@ def _convolution(rank: int, *, depthwise: bool = False) -> _Rule:
     return rule
 
 
+def _causal(config: Config, inputs: list[Shape]) -> list[Shape | None]:
+    return _convolution(1)({**config, "padding": "causal"}, inputs)
+
+
 def _transposed(rank: int) -> _Rule:
     def rule(config: Config, inputs: list[Shape]) -> list[Shape | None]:
         sides, _ = _split(config, inputs[0])
@@ -237,6 +241,14 @@ def _upsampling(rank: int) -> _Rule:
 def _resized(config: Config, inputs: list[Shape]) -> list[Shape | None]:
     _, channels = _split(config, inputs[0])
     return _join(config, [int(config["height"]), int(config["width"])], channels)
+
+
+def _random_height(config: Config, inputs: list[Shape]) -> list[Shape | None]:
+    return [(*inputs[0][:-3], None, *inputs[0][-2:])]
+
+
+def _random_width(config: Config, inputs: list[Shape]) -> list[Shape | None]:
+    return [(*inputs[0][:-2], None, inputs[0][-1])]
 
 
 def _dense(config: Config, inputs: list[Shape]) -> list[Shape | None]:
@@ -427,7 +439,11 @@ _RULES: dict[str, _Rule] = {
     "Resizing": _resized,
     "CenterCrop": _resized,
     "RandomCrop": _resized,
+    "RandomHeight": _random_height,
+    "RandomWidth": _random_width,
+    "CausalSeparableConv1D": _causal,
     "TensorOperation": _operation,
+    "MaskOf": lambda config, inputs: [inputs[0][:2]],
     "MaxoutDense": _dense,
     "ScaledAdd": _merged,
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _merged),

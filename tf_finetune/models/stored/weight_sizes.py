@@ -167,7 +167,12 @@ class WeightFile:
     def _assign_legacy(self, graph: stored_graph.Graph) -> None:
         top = {self._stored_name(layer): layer for layer in graph.layers}
         leaves = {self._stored_name(leaf): leaf for leaf in _leaves(graph)}
-        for name, weights in self._read_legacy().items():
+        groups = self._read_legacy()
+        # Models whose names are not stored come in the file's order.
+        nameless = [layer for layer in graph.layers if not self._stored_name(layer)]
+        left = [name for name, weights in groups.items() if weights and name not in top]
+        top |= dict(zip(left, nameless, strict=False))
+        for name, weights in groups.items():
             # Keras 1 wrote the layers of nested models side by side.
             layer = top.get(name) or leaves.get(name)
             if layer is None:

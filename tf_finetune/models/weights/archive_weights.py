@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from tf_finetune import findings
+from tf_finetune.models.legacy import private_layers
 from tf_finetune.models.stored import stored_config, stored_model
 
 Json = dict[str, typing.Any]
@@ -104,6 +105,9 @@ class _Walker:
     ) -> Iterator[Found]:
         if isinstance(layer, keras.Model):
             yield from self.model(layer, config, group, path)
+            return
+        if isinstance(layer, private_layers.TimeMajor):
+            yield from self._object(layer.layer, config, group, path)
             return
         values = group.get("vars", {})
         parts = [part for part in _parts(layer) if part is not layer]

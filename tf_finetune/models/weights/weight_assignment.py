@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.models.stored import stored_config, stored_weights
+from tf_finetune.models.stored import stored_config, stored_model, stored_weights
 from tf_finetune.models.weights import recurrent_weights
 
 Json = dict[str, typing.Any]
@@ -96,31 +96,35 @@ Stored = tuple[str, np.ndarray]
 def assign_weights(
     model: keras.Model,
     layers: Sequence[stored_weights.StoredLayer],
-    config: Json,
+    stored: stored_model.StoredModel,
     *,
-    renamed: dict[str, str],
     where: str,
 ) -> None:
     """Gives every variable of a model its stored value.
 
     Args:
-      model: built from `config`.
+      model: built from the configuration of `stored`.
       layers: the groups of the file, in the names and layout of Keras 2.
-      config: canonical, see `stored_model`.
-      renamed: see `stored_model.StoredModel`.
+      stored: the header of the file.
       where: the file, for the errors' texts.
 
     Raises:
       findings.RefusedError: a layer of the file is not in the model, one of the model is not in the
         file, or their weights differ in number or shape.
     """
-    groups = {layer.name: layer.weights for layer in layers if layer.weights}
+    renamed = stored.renamed
+    groups = {
+        layer.name: weights
+        for layer in layers
+        if layer.name not in stored.dropped and (weights := _without_dropped(layer, stored.dropped))
+    }
+    # By the names of the model: several layers may have none in the file.
     wanted = {
-        name: slots
-        for name, child, inner in _children(model, config, "", renamed)
+        child.name: slots
+        for name, child, inner in _children(model, stored.config, "", renamed)
         if (slots := list(_slots(child, inner, name, inner["config"].get("name", ""), renamed)))
     }
-    for name, other in _pair_groups(wanted, groups, where=where):
+    for name, other in _pair_groups(wanted, groups, renamed, where=where):
         pairs = match_weights(wanted[name], list(groups[other]))
         if pairs is None:
             raise _misfit(name, wanted[name], groups[other], where)
@@ -155,18 +159,24 @@ def match_weights(slots: Sequence[Slot], stored: Sequence[Stored]) -> list[Pair]
 
 
 def _pair_groups(
-    wanted: dict[str, list[Slot]], groups: dict[str, typing.Any], *, where: str
+    wanted: dict[str, list[Slot]],
+    groups: dict[str, typing.Any],
+    renamed: dict[str, str],
+    *,
+    where: str,
 ) -> list[tuple[str, str]]:
-    pairs = [(name, name) for name in wanted if name in groups]
-    missing = [name for name in wanted if name not in groups]
-    left = [name for name in groups if name not in wanted]
+    names = {name: renamed.get(name, name) for name in wanted}
+    pairs = [(name, stored) for name, stored in names.items() if stored in groups]
+    missing = [name for name, stored in names.items() if stored not in groups]
+    left = [name for name in groups if name not in names.values()]
     if missing and len(missing) == len(left):
         # A Sequential of Keras 2.0 stores no name of the models in it: they come in order.
         return pairs + list(zip(missing, left, strict=True))
     if missing:
+        name = names[missing[0]] or missing[0]
         raise stored_config.refused(
             where,
-            f"holds no weights of layer '{findings.one_line(missing[0])}', which expects "
+            f"holds no weights of layer '{findings.one_line(name)}', which expects "
             f"{_shown((slot.name, slot.shape) for slot in wanted[missing[0]])}. The file is "
             "incomplete: copy or download it again.",
         )
@@ -210,6 +220,19 @@ def _slots(
     else:
         for variable in layer.weights:
             yield Slot(variable, owner, variable.name)
+
+
+def _without_dropped(
+    layer: stored_weights.StoredLayer, dropped: Sequence[str]
+) -> tuple[Stored, ...]:
+    """Leaves out what belongs to layers inside a nested model that only a loss needs."""
+    prefix = f"{layer.name}/"
+    inner = {path.rpartition("/")[2] for path in dropped if path.startswith(prefix)}
+    return tuple(
+        (path, value)
+        for path, value in layer.weights
+        if not inner.intersection(path.split("/")[:-1])
+    )
 
 
 def _without_surplus(slots: Sequence[Slot], stored: Sequence[Stored]) -> list[Stored]:

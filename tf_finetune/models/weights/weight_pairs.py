@@ -51,7 +51,11 @@ class Refusal(typing.Protocol):
 
 
 def pair(
-    stored: Sequence[Layer], wanted: Sequence[Layer], *, fits: Callable[[int, int], bool]
+    stored: Sequence[Layer],
+    wanted: Sequence[Layer],
+    *,
+    fits: Callable[[int, int], bool],
+    by_order: bool = False,
 ) -> Pairing | None:
     """Pairs all layers of a model with layers of a file.
 
@@ -59,13 +63,15 @@ def pair(
       stored: layers of the file, in its order. Further ones at its end are its old classifier.
       wanted: layers of the model, in its order.
       fits: whether the weights of a layer of the file, by its index, suit one of the model.
+      by_order: the model's names are not the file's, so equal ones mean nothing.
 
     Returns:
       The pairing by name if the file has every name and the weights suit; else the one by order if
       all suit; else None.
     """
     indices = {_plain(layer.name): index for index, layer in enumerate(stored)}
-    if len(indices) == len(stored) and all(_plain(layer.name) in indices for layer in wanted):
+    has_names = len(indices) == len(stored) and not by_order
+    if has_names and all(_plain(layer.name) in indices for layer in wanted):
         # Not by order then: Keras versions order parallel branches differently.
         chosen = tuple(indices[_plain(layer.name)] for layer in wanted)
         is_named = True

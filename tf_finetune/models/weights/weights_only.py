@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.models import formats, hdf5, model_building
+from tf_finetune.models import admission, formats, hdf5, model_building
 from tf_finetune.models.stored import stored_config, stored_model, stored_weights
 from tf_finetune.models.weights import keras3_weights, weight_assignment, weight_pairs
 
@@ -54,10 +54,16 @@ def load_weights(architecture: Architecture, path: str) -> tuple[str, ...]:
       Lines for the user: how layers were paired, and what of the file was left out.
 
     Raises:
+      trust.UntrustedModelError: the file must not be opened, see `trust.check`.
       findings.RefusedError: the file does not exist, is no such file, truncated or damaged, or does
         not fit the architecture; the text names the first layer that differs, and both shapes.
     """
     kind = _check_file(path)
+    told = tuple(finding.message for finding in admission.check(path, role=admission.WEIGHTS))
+    return (*_load(architecture, path, kind), *told)
+
+
+def _load(architecture: Architecture, path: str, kind: str) -> tuple[str, ...]:
     if kind == formats.KERAS:
         with tempfile.TemporaryDirectory() as folder:
             inner = _unpack_weights(path, folder)
@@ -69,7 +75,9 @@ def load_weights(architecture: Architecture, path: str) -> tuple[str, ...]:
     if hdf5.is_keras3_weights(path):
         return keras3_weights.load_weights(architecture.model, path, fit=fit)
     stored, notes = _read_layers(path, architecture)
-    return (*_load_legacy(architecture.model, stored, fit), *notes)
+    origin = architecture.stored
+    nameless = origin is not None and "" in origin.renamed.values()
+    return (*_load_legacy(architecture.model, stored, fit, by_order=nameless), *notes)
 
 
 class _Fit(weight_pairs.Refusal):
@@ -150,7 +158,7 @@ def _config_like(stored: Sequence[stored_weights.StoredLayer], model: keras.Mode
 
 
 def _load_legacy(
-    model: keras.Model, stored: list[stored_weights.StoredLayer], fit: _Fit
+    model: keras.Model, stored: list[stored_weights.StoredLayer], fit: _Fit, *, by_order: bool
 ) -> tuple[str, ...]:
     layers = [layer for layer in model.layers if layer.weights]
     slots = [list(_slots(layer, layer.name)) for layer in layers]
@@ -161,7 +169,7 @@ def _load_legacy(
     for candidate in (stored, *_inside(stored, layers)):
         offered = [_offered(layer) for layer in candidate]
         matches = _Matches(candidate, slots)
-        pairing = weight_pairs.pair(offered, wanted, fits=matches.fits)
+        pairing = weight_pairs.pair(offered, wanted, fits=matches.fits, by_order=by_order)
         if pairing is not None:
             for number, index in enumerate(pairing.chosen):
                 for slot, value in matches.found[index, number]:

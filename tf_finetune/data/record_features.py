@@ -1,0 +1,189 @@
+"""The features of one tf.train.Example, read from its wire format without TensorFlow.
+
+Reference: tensorflow/core/example/example.proto and feature.proto.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from tf_finetune import findings
+from tf_finetune.data import examples
+from tf_finetune.trust import protobuf
+
+# Field numbers: Example.features, Features.feature, then key and value of a map's entry.
+_FEATURES, _FEATURE, _KEY, _VALUE = 1, 1, 1, 2
+# Feature.bytes_list, float_list, int64_list; each has its values in field 1.
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_VALUES = 1
+_WHAT = "the Example"
+_KINDS = {_BYTES_LIST: "bytes", _FLOAT_LIST: "float", _INT64_LIST: "int64"}
+# What is longer is no name of a class.
+_MAX_LABEL_BYTES = 1024
+_MAX_LABELS = 1024
+_MAX_NAME_BYTES = 1024
+_MAX_FIELDS = 100_000
+
+Feature = tuple[int, memoryview]
+
+
+class ExampleReader:
+    """Reads one Example, and gives up on one that is made to be read for ever."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_FIELDS
+
+    def _fields(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+        for field in protobuf.read_fields(data, what=_WHAT):
+            self._left -= 1
+            if self._left < 0:
+                raise protobuf.damaged(_WHAT)
+            yield field
+
+    def _messages(self, data: memoryview, wanted: int) -> Iterator[memoryview]:
+        for number, _, value in self._fields(data):
+            if number == wanted:
+                if isinstance(value, int):
+                    raise protobuf.damaged(_WHAT)
+                yield value
+
+    def read_features(self, data: memoryview) -> dict[str, Feature]:
+        """Splits an Example into its features.
+
+        Args:
+          data: a record.
+
+        Returns:
+          {name: (kind of list, its bytes)}; of equal names the last, as protobuf has it. Features
+          without a list are missing.
+
+        Raises:
+          refusals.BrokenFileError: the bytes are no Example, or one of very many fields.
+        """
+        found: dict[str, Feature] = {}
+        for features in self._messages(data, _FEATURES):
+            for entry in self._messages(features, _FEATURE):
+                name, value = b"", None
+                for number, _, part in self._fields(entry):
+                    if isinstance(part, int):
+                        raise protobuf.damaged(_WHAT)
+                    if number == _KEY:
+                        name = bytes(part[:_MAX_NAME_BYTES])
+                    elif number == _VALUE:
+                        value = part
+                for kind, _, values in self._fields(value or memoryview(b"")):
+                    if kind in _KINDS and isinstance(values, memoryview):
+                        found[name.decode("utf-8", "backslashreplace")] = (kind, values)
+        return found
+
+    def read_image(self, feature: Feature) -> tuple[memoryview, str]:
+        """The encoded image in a feature.
+
+        Args:
+          feature: of `read_features`.
+
+        Returns:
+          (the image's bytes, ""), or (no bytes, what is wrong, following the feature's name).
+
+        Raises:
+          refusals.BrokenFileError: the bytes are no list.
+        """
+        kind, data = feature
+        nothing = memoryview(b"")
+        if kind != _BYTES_LIST:
+            return nothing, f"holds {_KINDS[kind]} values. Expected the bytes of an encoded image"
+        values = list(itertools.islice(self._messages(data, _VALUES), 2))
+        if len(values) != 1:
+            count = "several values" if values else "no value"
+            return nothing, f"holds {count}. Expected one, an encoded image"
+        return values[0], ""
+
+    def read_label(self, feature: Feature) -> str | tuple[str, ...] | None:
+        """The values of a feature as class names.
+
+        Args:
+          feature: of `read_features`.
+
+        Returns:
+          A name; a tuple where there are several, "" where there is none; numbers in decimal. None
+          of a feature that cannot be a label: of floats, of long values, or of many.
+
+        Raises:
+          refusals.BrokenFileError: the bytes are no list.
+        """
+        kind, data = feature
+        if kind == _FLOAT_LIST:
+            return None
+        names: list[str] = []
+        values = self._messages(data, _VALUES) if kind == _BYTES_LIST else self._numbers(data)
+        for value in values:
+            if len(names) >= _MAX_LABELS:
+                return None
+            if isinstance(value, int):
+                names.append(str(value))
+            elif len(value) > _MAX_LABEL_BYTES:
+                return None
+            else:
+                names.append(bytes(value).decode("utf-8", "backslashreplace").strip())
+        return names[0] if len(names) == 1 else (tuple(dict.fromkeys(names)) or "")
+
+    def _numbers(self, data: memoryview) -> Iterator[int]:
+        for number, _, value in self._fields(data):
+            if number != _VALUES:
+                continue
+            if isinstance(value, int):
+                yield protobuf.signed(value)
+                continue
+            position = 0
+            while position < len(value):  # packed
+                packed, position = protobuf.read_varint(value, position, what=_WHAT)
+                yield protobuf.signed(packed)
+
+
+def find_offset(part: memoryview, whole: memoryview) -> int:
+    """Where a slice begins in the bytes that it was cut from.
+
+    Args:
+      part: a slice of `whole`.
+      whole: bytes.
+
+    Returns:
+      The place; 0 of an empty slice.
+    """
+    if not len(part):
+        return 0
+    ends = [np.frombuffer(view, np.uint8).ctypes.data for view in (part, whole)]
+    return ends[0] - ends[1]
+
+
+def describe(names: list[str]) -> str:
+    """Names of features for an error text.
+
+    Args:
+      names: of `read_features`.
+
+    Returns:
+      For example "'image', 'label'", or "none".
+    """
+    return findings.list_first(names, limit=20) or "none"
+
+
+def join_columns(rows: list[dict[str, str | tuple[str, ...]]]) -> dict[str, np.ndarray]:
+    """Labels of records as columns.
+
+    Args:
+      rows: {feature: label} of each record; a record may lack some.
+
+    Returns:
+      {feature: object [n]}, sorted by name: str, or tuples of str where some record has several.
+    """
+    columns = {}
+    for name in sorted({name for row in rows for name in row}):
+        cells = [row.get(name, "") for row in rows]
+        if any(isinstance(cell, tuple) for cell in cells):
+            cells = [
+                cell if isinstance(cell, tuple) else ((cell,) if cell else ()) for cell in cells
+            ]
+        columns[name] = examples.object_array(cells)
+    return columns

@@ -1,0 +1,45 @@
+"""Flags that are given beside --workdir, against those of the run in it."""
+
+from tf_finetune import run_folder, spec_flags, spec_paths, specs
+
+# Flags that may differ from the run's own when a verb starts from its workdir.
+_MAY_DIFFER = {
+    "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
+    "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
+    "predict": {"input", "output", "top_k", "batch_size", "text_column"},
+}
+# A run's folder may be a stranger's: what runs code is asked for again.
+_ALWAYS = {"mode", "workdir", "custom_objects", "trust_model"}
+# Of no run: where another verb is asked for them they are a mistake.
+_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k", "inspect_format"}
+
+
+def check_flags(spec: specs.RunSpec, given: frozenset[str]) -> None:
+    """Refuses a flag that has another value than the run's, and so no effect any more.
+
+    Args:
+      spec: the parsed flags.
+      given: names of the flags that were given.
+
+    Raises:
+      SpecError: there are such flags, or some that are of no run.
+      RefusedError: the workdir holds no run.
+    """
+    if spec.mode not in _MAY_DIFFER or not spec.workdir:
+        return
+    names = given - _ALWAYS - _MAY_DIFFER[spec.mode]
+    lines = spec_flags.write_flags(spec_paths.absolute_paths(spec)).splitlines()
+    stored = run_folder.read_flag_lines(spec.workdir or "")
+    wrong = [line for line in lines if line[2:].partition("=")[0] in names and line not in stored]
+    useless = sorted(names & _ONE_VERB_ONLY)
+    if spec.mode == "evaluate" and {"data", "test_data"} <= given:
+        useless.append("data")
+    if wrong or useless:
+        raise specs.SpecError(
+            *[f"--{name} has no effect with --mode={spec.mode}. Leave it out." for name in useless],
+            *[
+                f"{line} differs from the run in --workdir={spec.workdir}, and --mode={spec.mode} "
+                "starts from that run. Leave it out, or train a new run."
+                for line in wrong
+            ],
+        )

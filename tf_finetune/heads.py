@@ -17,7 +17,6 @@ from tf_finetune.models import loading, pixel_range
 
 INPUT = image_stores.INPUT
 TEXT_INPUT = text_store.INPUT
-BACKBONE = "backbone"
 
 
 def attach_heads(

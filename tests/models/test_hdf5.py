@@ -44,17 +44,18 @@ def test_weights_are_read_in_the_files_order_with_names_in_pieces(tmp_path):
                 group[weight.decode()] = np.full((2, 3), number)
         file.attrs["layer_names0"] = np.array([b"b", b"empty"])
         file.attrs["layer_names1"] = np.array([b"a"])
-    (first, (b,)), (second, (a,)) = hdf5.read_weights(str(path))
-    assert (first, second) == ("b", "a")
-    np.testing.assert_array_equal(b, np.zeros((2, 3)))
-    np.testing.assert_array_equal(a, np.ones((2, 3)))
+    b, empty, a = hdf5.read_layers(str(path))
+    assert [layer.name for layer in (b, empty, a)] == ["b", "empty", "a"]
+    assert empty.weights == ()
+    np.testing.assert_array_equal(b.weights[0][1], np.zeros((2, 3)))
+    np.testing.assert_array_equal(a.weights[0][1], np.ones((2, 3)))
 
 
 def _load_model(path):
     return hdf5.load_model(path, specs.ModelSpec(model=path))
 
 
-@pytest.mark.parametrize("function", [hdf5.read_weights, hdf5.is_keras3_weights, _load_model])
+@pytest.mark.parametrize("function", [hdf5.read_layers, hdf5.is_keras3_weights, _load_model])
 def test_damaged_file_is_refused(tmp_path, function):
     path = tmp_path / "weights.h5"
     path.write_bytes(formats.HDF5_SIGNATURE + bytes(5000))
@@ -68,4 +69,4 @@ def test_missing_weight_is_damage(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_group("a").attrs["weight_names"] = [b"kernel:0"]
         file.attrs["layer_names"] = [b"a"]
-    assert _refusal(hdf5.read_weights, path).startswith(f"{path}: the HDF5 file is damaged: ")
+    assert _refusal(hdf5.read_layers, path).startswith(f"{path}: the HDF5 file is damaged: ")

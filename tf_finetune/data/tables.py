@@ -50,26 +50,6 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
 
 
-def read_table(spec: specs.DataSpec, path: str) -> csv_rows.Table:
-    """Reads a CSV file of images, with or without a header.
-
-    There is a header when a column is asked for by name, or when the first row's first cell is no
-    image: neither an existing file nor a name with an image's ending.
-
-    Args:
-      spec: the data options: `image_column`, `label_column`.
-      path: the file.
-
-    Returns:
-      The table. Without a header the columns are "image" and "label".
-
-    Raises:
-      findings.RefusedError: see `load`.
-    """
-    rows, lines = csv_rows.read_rows(path, expected=_EXPECTED)
-    return _make_table(spec, path, rows=rows, lines=lines)
-
-
 def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:
     place = csv_rows.find_column(table, spec.image_column, flag="image_column")
     names = [name for number, name in enumerate(table.columns) if number != place]
@@ -110,6 +90,8 @@ def _guess_texts(table: csv_rows.Table, place: int) -> findings.Problem:
     )
 
 
+# There is a header when a column is asked for by name, or when the first row's first cell is no
+# image: neither an existing file nor a name with an image's ending.
 def _make_table(
     spec: specs.DataSpec, path: str, *, rows: list[list[str]], lines: list[int]
 ) -> csv_rows.Table:

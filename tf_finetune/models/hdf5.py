@@ -14,7 +14,6 @@ import warnings
 
 import h5py
 import keras
-import numpy as np
 
 from tf_finetune import specs
 from tf_finetune.models import backbone, formats, model_building
@@ -50,7 +49,7 @@ def load_model(path: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
     if stored.generation == 3:
         model, notes = _load_keras3(path, stored, spec), stored.notes
     else:
-        stored_layers = _read_layers(path)
+        stored_layers = read_layers(path)
         model = model_building.build_model(stored, where=path, trust_model=spec.trust_model)
         layers, notes = model_building.convert_layers(stored_layers, stored, where=path)
         weight_assignment.assign_weights(model, layers, stored, where=path)
@@ -141,27 +140,18 @@ def is_keras3_weights(path: str) -> bool:
         raise stored_model.damaged(path, error) from error
 
 
-def read_weights(path: str) -> list[tuple[str, list[np.ndarray]]]:
-    """Reads the weights of a weights-only file, or of a whole model's file, layer by layer.
+def read_layers(path: str) -> list[stored_weights.StoredLayer]:
+    """Reads the weights of an older weights file, or of a whole model's file, layer by layer.
 
     Args:
       path: an HDF5 file written by Keras 1 or 2, or by Keras 3 as a legacy .h5.
 
     Returns:
-      (layer name, its weights in order) of each layer that has any, in the file's order.
+      Every layer in the file's order, also those without weights.
 
     Raises:
-      findings.RefusedError: the file is truncated, damaged, or holds no Keras weights.
+      findings.RefusedError: the file is damaged or holds no Keras weights.
     """
-    check_size(path)
-    return [
-        (layer.name, [value for _, value in layer.weights])
-        for layer in _read_layers(path)
-        if layer.weights
-    ]
-
-
-def _read_layers(path: str) -> list[stored_weights.StoredLayer]:
     try:
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
@@ -178,7 +168,7 @@ def _read_layers(path: str) -> list[stored_weights.StoredLayer]:
 
 def _load_keras3(path: str, stored: stored_model.StoredModel, spec: specs.ModelSpec) -> keras.Model:
     if keras3_config.has_operations(stored.stored_config):
-        layers = _read_layers(path)
+        layers = read_layers(path)
         with model_building.private_classes():
             model = model_building.build_model(stored, where=path, trust_model=spec.trust_model)
         weight_assignment.assign_weights(model, layers, stored, where=path)

@@ -38,8 +38,6 @@ _MODEL_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec], results.Loaded
     formats.APPLICATION: applications.load_model,
     formats.ARCHITECTURE: architectures.load_model,
     formats.SAVED_MODEL: saved_model.load_model,
-    formats.HUGGING_FACE: hugging_face.load_model,
-    formats.KERAS_HUB: keras_hub_presets.load_model,
 }
 # Format -> what makes a backbone of a model that has no Keras layers to cut.
 _BACKBONE_LOADERS: dict[str, typing.Callable[[str, specs.ModelSpec, str], results.Backbone]] = {
@@ -83,7 +81,10 @@ def load_pretrained(
             if finding.severity == findings.WARNING:
                 warnings.warn(f"{findings.one_line(path)}: {finding.message}", stacklevel=2)
         with objects.offered(custom_objects), _named_by_user(local.path, path):
-            return _MODEL_LOADERS[kind](local.path, spec).model
+            if kind in _MODEL_LOADERS:
+                return _MODEL_LOADERS[kind](local.path, spec).model
+            # A text encoder ends with its features: the backbone is the whole model.
+            return _BACKBONE_LOADERS[kind](local.path, spec, "float32").model
 
 
 def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backbone:

@@ -54,7 +54,6 @@ _TF_NAMESPACES = re.compile(
     r"(^|\.)(io|raw_ops|data|py_function|numpy_function|py_func|load_\w+|train|summary|queue|config|"
     r"distribute|saved_model|autograph|function|print|debugging|tpu|lookup|session|test|graph_util)(\.|$)"
 )
-_FUNCTION_ARGUMENT = re.compile(r"(activation|initializer|regularizer|constraint)$")
 # The first byte of marshalled code, and how it looks in base64.
 _MARSHAL_CODE = (b"\xe3", b"c")
 _MIN_CODE_LENGTH = 40

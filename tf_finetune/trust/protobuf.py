@@ -51,6 +51,32 @@ def read_fields(data: memoryview, *, what: str) -> Iterator[tuple[int, int, int 
         position += length
 
 
+def numbers(data: memoryview, wanted: int, *, what: str) -> Iterator[int]:
+    """Reads the values of a repeated whole number, packed or not.
+
+    Args:
+      data: a message.
+      wanted: number of the field.
+      what: what holds it, for the error's text.
+
+    Yields:
+      The values in order, unsigned.
+
+    Raises:
+      refusals.BrokenFileError: the bytes end too early, or are no message.
+    """
+    for number, _, value in read_fields(data, what=what):
+        if number != wanted:
+            continue
+        if isinstance(value, int):
+            yield value
+            continue
+        position = 0
+        while position < len(value):
+            item, position = read_varint(value, position, what=what)
+            yield item
+
+
 def read_varint(data: memoryview, position: int, *, what: str) -> tuple[int, int]:
     """Reads an unsigned number of variable length.
 

@@ -305,7 +305,7 @@ def _read_objects(
     for name, value in _read_map(list(protobuf.messages(data, 2, what=what)), what):
         bound = tuple(
             kinds[number] if number < len(kinds) else ""
-            for number in _repeated_numbers(value, 2, what)
+            for number in protobuf.numbers(value, 2, what=what)
         )
         concrete[name] = ConcreteFunction(bound)
     run: set[str] = set()
@@ -337,19 +337,6 @@ def _object_kind(item: memoryview, what: str) -> str:
     for number, _, _ in protobuf.read_fields(item, what=what):
         kind = _OBJECT_KINDS.get(number, kind)
     return kind
-
-
-def _repeated_numbers(data: memoryview, wanted: int, what: str) -> Iterator[int]:
-    for number, _, value in protobuf.read_fields(data, what=what):
-        if number != wanted:
-            continue
-        if isinstance(value, int):
-            yield value
-            continue
-        position = 0
-        while position < len(value):
-            item, position = protobuf.read_varint(value, position, what=what)
-            yield item
 
 
 def _twice(name: str, what: str):  # type: ignore[no-untyped-def]

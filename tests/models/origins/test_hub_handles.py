@@ -1,8 +1,6 @@
 import errno
-import functools
 import hashlib
 import io
-import json
 import os
 import pathlib
 import re
@@ -13,66 +11,24 @@ import sys
 import tarfile
 import tempfile
 import threading
-import zipfile
 
 import pytest
 
 from tests import hub_server, tiny
+from tests.models.origins.hub_material import (
+    ARCHIVE,
+    DIGEST,
+    GRAPH,
+    HANDLE,
+    WORDS,
+    files_in,
+    local_path,
+    refusal,
+    saved,
+)
 from tf_finetune import findings, specs
 from tf_finetune.models import formats, loading
 from tf_finetune.models.origins import hub_handles, model_cache
-
-HANDLE = "/google/imagenet/mobilenet_v1/1"
-# A SavedModel without any operation.
-GRAPH = b'\x08\x01\x12\x11\n\x0f"\x05serve*\x062.20.0'
-WORDS = "assets/words.txt"
-ARCHIVE = hub_server.make_archive(("saved_model.pb", GRAPH), (WORDS, b"1" * 5000))
-DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
-
-
-@functools.cache
-def saved(name: str) -> bytes:
-    """The content of a good file with that ending."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "model").with_suffix(pathlib.Path(name).suffix)
-        tiny.make_classifier().save(path)
-        return path.read_bytes()
-
-
-@pytest.fixture
-def hub():
-    with hub_server.serve() as server:
-        server.answers[HANDLE] = hub_server.Answer(ARCHIVE, compressed_only=True)
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache, and a home without credentials."""
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    for name in list(os.environ):
-        if name.startswith("KAGGLE") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tf_finetune"
-
-
-def refusal(handle: str, **arguments) -> str:
-    with pytest.raises(findings.RefusedError) as caught:
-        hub_handles.fetch(handle, **arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def files_in(folder: pathlib.Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "locks"
-    )
 
 
 def test_other_values_are_unchanged(tmp_path):
@@ -105,7 +61,7 @@ def test_compressed_download_then_the_cache(hub, cache, capsys):
     assert captured.out == ""  # which --inspect_format=json has for itself
     assert captured.err == f"Downloading {hub.url}{HANDLE} (MB) 1/1, 0 s\n"
     assert hub_handles.fetch(hub.url + HANDLE, sha256=DIGEST.upper()) == found
-    assert hub_handles.resolve(hub.url + HANDLE) == found.path
+    assert local_path(hub.url + HANDLE) == found.path
     assert len(hub.requests) == 1
     assert capsys.readouterr().err == ""
 
@@ -269,7 +225,7 @@ def test_sha256_of_local_files_and_folders(tmp_path):
     path = tmp_path / "model.h5"
     path.write_bytes(saved("model.h5"))
     digest = hashlib.sha256(saved("model.h5")).hexdigest()
-    assert hub_handles.resolve(str(path), sha256=digest) == str(path)
+    assert local_path(str(path), sha256=digest) == str(path)
     assert refusal(str(path), sha256=DIGEST).startswith(f"{path}: its SHA-256 is {digest}, but ")
     (tmp_path / "saved_model.pb").touch()
     assert refusal(str(tmp_path), sha256=DIGEST) == (
@@ -278,19 +234,19 @@ def test_sha256_of_local_files_and_folders(tmp_path):
     )
     # Their loaders compare the one file that holds the weights.
     for model in ("hf:missing", "kerashub:bert_tiny"):
-        assert hub_handles.resolve(model, sha256=DIGEST) == model
+        assert local_path(model, sha256=DIGEST) == model
 
 
 @pytest.mark.parametrize("damage", ["removed", "shortened", "no_list"])
 def test_a_half_filled_cache_is_fetched_again(hub, damage):
-    path = pathlib.Path(hub_handles.resolve(hub.url + HANDLE))
+    path = pathlib.Path(local_path(hub.url + HANDLE))
     if damage == "removed":
         (path / WORDS).unlink()
     elif damage == "shortened":
         (path / WORDS).write_bytes(b"1")
     else:
         (path.parent / "files.json").unlink()
-    again = hub_handles.resolve(hub.url + HANDLE)
+    again = local_path(hub.url + HANDLE)
     assert pathlib.Path(again, WORDS).read_bytes() == b"1" * 5000
     assert len(hub.requests) == 2
 
@@ -303,7 +259,7 @@ def test_what_tensorflow_hub_left_half_done_is_no_obstacle(hub, cache):
     (base / f"{name}.lock").write_text("host.1.0123")
     (base / name).mkdir()
     (base / name / "saved_model.pb").write_bytes(b"half")
-    found = pathlib.Path(hub_handles.resolve(hub.url + HANDLE))
+    found = pathlib.Path(local_path(hub.url + HANDLE))
     assert (found / "saved_model.pb").read_bytes() == GRAPH
 
 
@@ -359,7 +315,7 @@ def test_an_archive_by_its_address(hub):
     hub.answers["/m.tar.gz"] = hub_server.Answer(
         hub_server.make_archive(("inner/model.h5", saved("model.h5")), ("inner/labels.txt", b"a"))
     )
-    assert hub_handles.resolve(f"{hub.url}/m.tar.gz").endswith("/content/inner/model.h5")
+    assert local_path(f"{hub.url}/m.tar.gz").endswith("/content/inner/model.h5")
     assert [path for path, _ in hub.requests] == ["/m.tar.gz"]
 
 
@@ -389,102 +345,6 @@ def test_local_archives_are_extracted_once_by_their_content(tmp_path, cache):
     assert os.stat(found.path).st_mtime_ns == before
     path.write_bytes(ARCHIVE[:-30])
     assert refusal(str(path)).startswith(f"{path}: the archive is truncated or damaged: ")
-
-
-KAGGLE = "https://www.kaggle.com/models/google/m/frameworks/TensorFlow2/variations/v/versions/2"
-
-
-@pytest.mark.parametrize(
-    ("files", "variables", "authorization"),
-    [
-        ({}, {"KAGGLE_API_TOKEN": "abc"}, "Bearer abc"),
-        ({"token.txt": "def\n"}, {"KAGGLE_API_TOKEN": "token.txt"}, "Bearer def"),
-        ({"home/.kaggle/access_token": "ghi\n"}, {"KAGGLE_KEY": "1"}, "Bearer ghi"),
-        ({}, {"KAGGLE_USERNAME": "ada", "KAGGLE_KEY": "x"}, "Basic YWRhOng="),
-        ({"home/.kaggle/kaggle.json": '{"username": "ada", "key": "x"}'}, {}, "Basic YWRhOng="),
-        (
-            {"c/kaggle.json": '{"username": "ada", "key": "x"}'},
-            {"KAGGLE_CONFIG_DIR": "c"},
-            "Basic YWRhOng=",
-        ),
-    ],
-)
-def test_credentials_as_kagglehub_documents(
-    hub, tmp_path, monkeypatch, files, variables, authorization
-):
-    monkeypatch.chdir(tmp_path)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_text(text)
-    for name, value in {"KAGGLE_API_ENDPOINT": hub.url, **variables}.items():
-        monkeypatch.setenv(name, value)
-    url = "/api/v1/models/google/m/TensorFlow2/v/2/download"
-    hub.answers[url] = hub_server.Answer(ARCHIVE)
-    assert hub_handles.fetch(KAGGLE).sha256 == DIGEST
-    ((path, headers),) = hub.requests
-    assert (path, headers["Authorization"]) == (url, authorization)
-
-
-def test_kaggle_without_credentials_speaks_the_hubs_protocol(hub, monkeypatch):
-    monkeypatch.setenv("KAGGLE_API_ENDPOINT", hub.url)
-    hub.answers[KAGGLE.removeprefix("https://www.kaggle.com")] = hub_server.Answer(
-        ARCHIVE, compressed_only=True
-    )
-    assert hub_handles.fetch(KAGGLE).sha256 == DIGEST
-    ((_, headers),) = hub.requests
-    assert "Authorization" not in headers
-
-
-def test_a_kaggle_key_file_that_is_none(tmp_path):
-    path = tmp_path / "home/.kaggle/kaggle.json"
-    path.parent.mkdir()
-    path.write_text("{}")
-    assert refusal(KAGGLE) == (
-        f"{path}: holds no username and key. Expected Kaggle's API key file."
-    )
-
-
-def test_hugging_face_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert refusal("hf://user/model") == (
-        "hf://user/model: needs the package huggingface_hub: pip install huggingface_hub."
-    )
-    assert refusal("hf://user/model", sha256=DIGEST) == (
-        "hf://user/model: is no single file: --model_sha256 expects one, an archive, or the "
-        "address of one."
-    )
-
-
-def test_hugging_face_as_keras_uploads_it(hub, tmp_path):
-    pytest.importorskip("huggingface_hub")
-    commit = "a" * 40
-    with zipfile.ZipFile(io.BytesIO(saved("model.keras"))) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    files["pytorch_model.bin"] = b"pickle"
-    named = [{"rfilename": name} for name in files]
-    listed = [
-        {"type": "file", "path": name, "size": len(content), "oid": name}
-        for name, content in files.items()
-    ]
-    info = {"id": "user/model", "sha": commit, "siblings": named}
-    api = "/api/models/user/model"
-    hub.answers[f"{api}/revision/main"] = hub_server.Answer(json.dumps(info).encode())
-    hub.answers[f"{api}/tree/{commit}"] = hub_server.Answer(json.dumps(listed).encode())
-    for name, content in files.items():
-        hub.answers[f"/user/model/resolve/{commit}/{name}"] = hub_server.Answer(
-            content, headers={"X-Repo-Commit": commit, "ETag": f'"{name}"'}
-        )
-    # The package reads its endpoint when it is imported.
-    code = "from tf_finetune.models.origins import hub_handles; print(hub_handles.fetch('hf://user/model'))"
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    (path,) = re.findall("path='(.*)', sha256=None", done.stdout)
-    assert os.listdir(os.path.dirname(path)) == ["model.keras"]
-    with zipfile.ZipFile(path) as archive:
-        assert archive.read("model.weights.h5") == files["model.weights.h5"]
-    assert not any("pytorch" in asked for asked, _ in hub.requests)
 
 
 def test_a_backbone_by_its_handle_and_its_errors_name_it(hub):

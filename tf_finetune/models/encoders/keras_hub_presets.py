@@ -76,25 +76,6 @@ _FAMILIES = {
 }
 
 
-def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
-    """Loads an encoder with its tokenizer as a whole model: strings in, one vector per text out.
-
-    Args:
-      text: kerashub:PRESET.
-      spec: the options of the model.
-
-    Returns:
-      The model.
-
-    Raises:
-      findings.RefusedError: as for `load_backbone`.
-    """
-    loaded = load_backbone(text, spec, "float32")
-    return backbone.LoadedModel(
-        loaded.model, loaded.source, sha256=loaded.sha256, notes=loaded.notes
-    )
-
-
 def load_backbone(text: str, spec: specs.ModelSpec, precision: str) -> backbone.Backbone:
     """Loads a preset's backbone and tokenizer.
 

@@ -59,22 +59,6 @@ class LocalModel:
     found: tuple[findings.Finding, ...] | None = None
 
 
-def resolve(model: str, *, sha256: str | None = None) -> str:
-    """`fetch`, its path only.
-
-    Args:
-      model: a value of --model.
-      sha256: see `fetch`.
-
-    Returns:
-      A local path, or the value itself where it is no handle and no archive.
-
-    Raises:
-      findings.RefusedError: see `fetch`.
-    """
-    return fetch(model, sha256=sha256).path
-
-
 def fetch(
     model: str,
     *,

@@ -287,23 +287,10 @@ def _read_variable(data: memoryview) -> Variable:
 def _read_function(data: memoryview) -> ConcreteFunction:
     inputs, outputs = (list(protobuf.messages(data, field, what=NAME)) for field in (3, 4))
     return ConcreteFunction(
-        bound=tuple(_numbers(data, 2)),
+        bound=tuple(protobuf.numbers(data, 2, what=NAME)),
         inputs=_read_structure(inputs[-1]) if inputs else None,
         outputs=_read_structure(outputs[-1]) if outputs else None,
     )
-
-
-def _numbers(data: memoryview, wanted: int) -> Iterator[int]:
-    for number, _, value in protobuf.read_fields(data, what=NAME):
-        if number != wanted:
-            continue
-        if isinstance(value, int):
-            yield value
-            continue
-        position = 0
-        while position < len(value):
-            item, position = protobuf.read_varint(value, position, what=NAME)
-            yield item
 
 
 def _read_structure(data: memoryview, depth: int = 0) -> Any:

@@ -158,7 +158,6 @@ class Convolution(tf.Module):
     def __init__(self):
         super().__init__()
         self.kernel = tf.Variable(np.eye(3, dtype=np.float32)[None, None], name="conv/kernel")
-        self.trainable_variables_ = [self.kernel]
 
     @tf.function(input_signature=[tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32)])
     def __call__(self, images):

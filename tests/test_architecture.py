@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 FLOORS = (
     ("findings", "layer_registration", "options"),
     ("option_values",),
+    ("data_specs", "model_specs"),
     ("specs",),
     (
         "distribution",

@@ -10,6 +10,7 @@ from tf_finetune.data import preprocessing
 
 SIZE = 12
 MULTICLASS = head_kinds.HeadInfo("label", "multiclass", ("blue", "green", "red"))
+REGRESSION = head_kinds.HeadInfo("age", "regression", (), mean=3.0, deviation=2.0)
 BINARY = head_kinds.HeadInfo("sharp", "binary", ("no", "yes"), thresholds=(0.5,))
 MULTILABEL = head_kinds.HeadInfo(
     "tags", "multilabel", ("indoor", "night", "snow", "water"), thresholds=(0.5,) * 4

@@ -353,4 +353,117 @@ def test_every_listed_metric_has_a_direction():
     lower = {
         name for name, higher_is_better in head_metrics.METRICS.items() if not higher_is_better
     }
-    assert lower == {"log_loss", "hamming_loss", "loss"}
+    errors = {"mean_squared_error", "root_mean_squared_error", "mean_absolute_error"}
+    assert lower == {"log_loss", "hamming_loss", "loss", *errors}
+
+
+NUMBER = head_kinds.HeadInfo("age", "regression", (), mean=2.0, deviation=3.0)
+
+
+def test_regression_by_hand():
+    report = evaluate([[1.0], [4.0], [9.0]], np.array([[2], [4], [6]], np.float32), NUMBER)
+    assert report.metrics == pytest.approx(
+        {
+            "mean_squared_error": 10 / 3,
+            "root_mean_squared_error": math.sqrt(10 / 3),
+            "mean_absolute_error": 4 / 3,
+            "r2": 1 - 10 / 8,
+        }
+    )
+    assert report.loss == pytest.approx(10 / 27)
+    assert (report.num_correct, report.interval, report.confusion) == (None, None, None)
+    same = evaluate([[1.0], [4.0]], np.array([[5], [5]], np.float32), NUMBER)
+    assert same.undefined == {"r2": "every label is the same number"}
+
+
+def test_regression_agrees_with_scikit_learn():
+    generator = np.random.default_rng(4)
+    labels = generator.normal(1000, 3, (200, 1)).astype(np.float32)
+    logits = labels + generator.normal(0, 2, (200, 1)).astype(np.float32)
+    labels[::7] = np.nan
+    known = ~np.isnan(labels[:, 0])
+    report = evaluate(logits, labels, NUMBER)
+    assert report.metrics == pytest.approx(
+        {
+            "mean_squared_error": sklearn.metrics.mean_squared_error(labels[known], logits[known]),
+            "root_mean_squared_error": sklearn.metrics.root_mean_squared_error(
+                labels[known], logits[known]
+            ),
+            "mean_absolute_error": sklearn.metrics.mean_absolute_error(
+                labels[known], logits[known]
+            ),
+            "r2": sklearn.metrics.r2_score(labels[known], logits[known]),
+        },
+        rel=1e-6,
+    )
+    assert (report.num_examples, report.num_missing) == (171, 29)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multilabel_with_missing_labels_and_own_thresholds_agrees_with_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    labels = (generator.random((80, 3)) < 0.4).astype(np.float32)
+    logits = generator.normal(labels * 1.5, 1, (80, 3)).astype(np.float32)
+    labels[generator.random((80, 3)) < 0.3] = np.nan
+    labels[:5] = np.nan
+    head = head_kinds.HeadInfo("tags", "multilabel", ("p", "q", "r"), thresholds=(0.3, 0.5, 0.8))
+    report = evaluate(logits, labels, head)
+    chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    known = ~np.isnan(labels)
+    columns = [
+        (labels[rows, k], chances[rows, k] >= head.thresholds[k], chances[rows, k])
+        for k, rows in enumerate(known.T)
+    ]
+    true, predicted, scores = (np.concatenate(part) for part in zip(*columns, strict=True))
+    f1 = [sklearn.metrics.f1_score(*column[:2]) for column in columns]
+    expected = {
+        "f1_macro": np.mean(f1),
+        "precision_macro": np.mean([sklearn.metrics.precision_score(t, p) for t, p, _ in columns]),
+        "recall_macro": np.mean([sklearn.metrics.recall_score(t, p) for t, p, _ in columns]),
+        "f1_micro": sklearn.metrics.f1_score(true, predicted),
+        "hamming_loss": sklearn.metrics.hamming_loss(true, predicted),
+        "log_loss": sklearn.metrics.log_loss(true, scores),
+        "roc_auc": np.mean([sklearn.metrics.roc_auc_score(t, s) for t, _, s in columns]),
+        "average_precision": np.mean(
+            [sklearn.metrics.average_precision_score(t, s) for t, _, s in columns]
+        ),
+    }
+    measured = {name: report.metrics[name] for name in expected}
+    assert measured == pytest.approx(expected, rel=1e-6)
+    wrong = ((chances >= head.thresholds) != (labels == 1)) & known
+    has_label = known.any(axis=1)
+    assert report.num_examples == has_label.sum() and report.num_missing >= 5
+    assert report.num_correct == (~wrong.any(axis=1) & has_label).sum()
+    assert report.per_class[1].support == (labels[:, 1] == 1).sum()
+
+
+@pytest.mark.parametrize("head", [ABC, BINARY])
+def test_examples_without_a_label_count_nowhere(head):
+    generator = np.random.default_rng(0)
+    units = head_kinds.num_logits(head.kind, len(head.classes))
+    logits = generator.normal(size=(40, units))
+    labels = generator.integers(0, 2, 40)
+    encoded = labels.astype(np.int32)
+    if head is BINARY:
+        encoded = labels[:, np.newaxis].astype(np.float32)
+    gaps = encoded.copy()
+    gaps[::3] = -1 if head is ABC else np.nan
+    rows = np.arange(40) % 3 > 0
+    report, expected = evaluate(logits, gaps, head), evaluate(logits[rows], encoded[rows], head)
+    assert report.metrics == expected.metrics
+    assert report.interval == expected.interval
+    assert report.per_class == expected.per_class
+    assert (report.num_examples, report.num_missing) == (26, 14)
+
+
+@pytest.mark.parametrize("head", [ABC, BINARY, TAGS, NUMBER])
+def test_without_any_label_every_metric_is_undefined(head):
+    units = head_kinds.num_logits(head.kind, len(head.classes))
+    labels = np.full((2, units), np.nan, np.float32)
+    if head is ABC:
+        labels = np.full(2, -1, np.int32)
+    report = evaluate(np.ones((2, units)), labels, head)
+    assert report.metrics == {} and report.loss == 0.0 and report.interval is None
+    assert report.undefined == dict.fromkeys(
+        head_metrics.list_metrics(head), "no example has a label"
+    )

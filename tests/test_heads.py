@@ -98,3 +98,29 @@ def test_a_saved_model_opens_again_with_the_same_answers(backbone, tmp_path):
         model.predict({"image": image}, verbose=0)["breed"],
         again.predict({"image": image}, verbose=0)["breed"],
     )
+
+
+def test_biases_start_where_they_are_told(backbone):
+    specs_of_heads = tuple(specs.HeadSpec(name=info.name) for info in INFOS)
+    model = heads.attach_heads(
+        backbone,
+        heads=specs_of_heads,
+        infos=INFOS,
+        biases={"tags": np.array([-2.0, 1.0], np.float32)},
+    )
+    for name, expected in {"breed": [0, 0, 0], "wild": [0], "tags": [-2, 1]}.items():
+        np.testing.assert_array_equal(model.get_layer(f"{name}_logits").bias.numpy(), expected)
+
+
+def test_regression_answers_in_the_labels_unit(backbone, tmp_path):
+    info = head_kinds.HeadInfo("age", "regression", (), mean=1000.0, deviation=4.0)
+    model = heads.attach_heads(backbone, heads=(specs.HeadSpec(name="age"),), infos=(info,))
+    layer = model.get_layer("age_logits")
+    layer.kernel.assign(np.zeros(layer.kernel.shape))
+    layer.bias.assign([0.5])
+    image = np.zeros((2, 12, 12, 3), np.float32)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    for opened in (model, keras.saving.load_model(path)):
+        answer = opened.predict({"image": image}, verbose=0)["age"]
+        np.testing.assert_array_equal(answer, [[1002.0], [1002.0]])

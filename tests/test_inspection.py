@@ -130,23 +130,22 @@ def test_both_ways_give_the_same_description(path):
 
 def test_a_model_that_cannot_be_fine_tuned_is_described(tmp_path):
     path = str(tmp_path / "model.h5")
-    layers = [keras.layers.Embedding(9, 4, name="words"), keras.layers.LSTM(3, name="lstm")]
-    keras.Sequential([keras.Input((6,), dtype="int32", name="tokens"), *layers]).save(path)
+    layers = [keras.layers.Dense(4, name="each"), keras.layers.LSTM(3, name="lstm")]
+    keras.Sequential([keras.Input((6, 8), name="steps"), *layers]).save(path)
     assert inspection.describe_model(specs.ModelSpec(model=path)).splitlines() == [
         f"Model:          {path}",
         f"Format:         HDF5 of Keras {keras.__version__}, tensorflow backend",
         f"SHA-256:        {formats.file_sha256(path)}",
-        "Input:          tokens (6) int32",
+        "Input:          steps (6, 8) float32",
         "Output:         lstm (3) float32",
         "Examined:       no findings",
-        "Cannot be fine-tuned as it is: The model's input has the shape (None, 6). This version "
-        "fine-tunes models of one image input, (batch, height, width, channels) with 1 or 3 "
-        "channels, or of one string input. If it takes token ids, put the tokenizer into the "
-        "model: a TextVectorization layer before its first layer.",
+        "Cannot be fine-tuned as it is: The model's input has the shape (None, 6, 8). This "
+        "version fine-tunes models of one image input, (batch, height, width, channels) with 1 or "
+        "3 channels, or of one string input.",
         "",
-        "number  name   class      output shape  parameters",
-        "     1  words  Embedding  (6, 4)                36",
-        "     2  lstm   LSTM       (3)                   96",
+        "number  name  class  output shape  parameters",
+        "     1  each  Dense  (6, 4)                36",
+        "     2  lstm  LSTM   (3)                   96",
         "Layers: 2. Parameters: 132.",
     ]
 

@@ -112,3 +112,158 @@ def test_make_losses_weighs_where_a_head_asks_for_it():
     )
     rare = losses["a"](labels["a"][3:], logits[3:], sample_weight=ones[3:])
     assert float(rare) == pytest.approx(2 * np.log(2), rel=1e-5)
+
+
+def exact_focal(logits, labels, kind, gamma):
+    logits = logits.astype(np.float64)
+    if kind == "multiclass":
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        own = p[np.arange(len(labels)), labels]
+        return -((1 - own) ** gamma) * np.log(own)
+    p = 1 / (1 + np.exp(-logits))
+    own = np.where(labels == 1, p, 1 - p)
+    return (-((1 - own) ** gamma) * np.log(own)).mean(1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_of_lin_et_al(logits, gamma):
+    classes = np.array([0, 1, 2, 3, 1, 0], np.int32)
+    several = np.random.default_rng(2).integers(0, 2, (6, 4)).astype(np.float32)
+    for kind, labels, given in (
+        ("multiclass", classes, logits),
+        ("multilabel", several, logits),
+        ("binary", several[:, :1], logits[:, :1]),
+    ):
+        computed = objectives.per_example_cross_entropy(labels, given, kind=kind, focal_gamma=gamma)
+        expected = exact_focal(given, labels, kind, gamma)
+        np.testing.assert_allclose(np.array(computed), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("kind", ["multiclass", "binary"])
+def test_focal_loss_has_finite_gradients_where_it_is_sure(kind, gamma):
+    import tensorflow as tf
+
+    units = 2 if kind == "multiclass" else 1
+    logits = tf.Variable(np.array([[-300.0] * units, [300.0] * units], np.float32))
+    logits[0, 0].assign(300.0)
+    labels = np.array([0, 1], np.int32) if units == 2 else np.array([[1.0], [0.0]], np.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(
+            objectives.per_example_cross_entropy(labels, logits, kind=kind, focal_gamma=gamma)
+        )
+    assert np.isfinite(float(loss))
+    assert np.isfinite(np.array(tape.gradient(loss, logits))).all()
+
+
+def make_gaps(kind):
+    """(labels, the same with gaps, which rows have a label) of six examples."""
+    generator = np.random.default_rng(3)
+    labels = {
+        "multiclass": np.array([0, 1, 2, 3, 1, 0], np.int32),
+        "binary": generator.integers(0, 2, (6, 1)).astype(np.float32),
+        "multilabel": generator.integers(0, 2, (6, 4)).astype(np.float32),
+        "regression": generator.normal(5, 2, (6, 1)).astype(np.float32),
+    }[kind]
+    gaps, rows = labels.copy(), np.array([True, False, True, True, False, True])
+    gaps[~rows] = -1 if kind == "multiclass" else np.nan
+    return labels, gaps, rows
+
+
+@pytest.mark.parametrize("focal_gamma", [None, 2.0])
+@pytest.mark.parametrize("kind", list(head_kinds.HEAD_KINDS))
+def test_missing_labels_add_nothing_to_loss_and_gradient(logits, kind, focal_gamma):
+    import tensorflow as tf
+
+    labels, gaps, rows = make_gaps(kind)
+    given = logits[:, : head_kinds.num_logits(kind, 4)]
+    loss = objectives.HeadLoss(
+        kind, focal_gamma=focal_gamma, deviation=2.0, labelled_fraction=rows.mean()
+    )
+    plain = objectives.HeadLoss(kind, focal_gamma=focal_gamma, deviation=2.0)
+    variable = tf.Variable(given)
+    with tf.GradientTape() as tape:
+        value = loss(gaps, variable, sample_weight=np.full(6, 1 / 6, np.float32))
+    expected = plain(labels[rows], given[rows], sample_weight=np.full(4, 1 / 4, np.float32))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    gradient = np.array(tape.gradient(value, variable))
+    assert (gradient[~rows] == 0).all() and (gradient[rows] != 0).all()
+
+
+def test_a_class_that_is_unknown_adds_nothing(logits):
+    labels = np.random.default_rng(2).integers(0, 2, (6, 4)).astype(np.float32)
+    known = np.random.default_rng(5).random((6, 4)) < 0.6
+    gaps = np.where(known, labels, np.nan).astype(np.float32)
+    weights = np.array([[0.5, 1, 1, 2], [3, 1, 4, 1]], np.float32)
+    loss = objectives.HeadLoss("multilabel", class_weights=weights, labelled_fraction=known.mean())
+    value = loss(gaps, logits, sample_weight=np.full(6, 1 / 6, np.float32))
+    cells = np.where(labels == 1, weights[1], weights[0]) * exact_sigmoid_loss(logits, labels)
+    assert float(value) == pytest.approx(cells[known].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(head_kinds.HEAD_KINDS))
+def test_metrics_pass_over_missing_labels(logits, kind):
+    labels, gaps, rows = make_gaps(kind)
+    given = logits[:, : head_kinds.num_logits(kind, 4)]
+    info = head_kinds.HeadInfo("a", kind, ("a", "b", "c", "d"))
+    for metric, expected in zip(
+        objectives.make_metrics([info])["a"], objectives.make_metrics([info])["a"], strict=True
+    ):
+        metric.update_state(gaps[:3], given[:3])
+        metric.update_state(gaps[3:], given[3:])
+        expected.update_state(labels[rows], given[rows])
+        assert float(metric.result()) == pytest.approx(float(expected.result()), rel=1e-5)
+    assert [metric.name for metric in objectives.make_metrics([info])["a"]] == list(
+        head_kinds.HEAD_KINDS[kind].train_metrics
+    )
+
+
+def test_regression_is_measured_in_its_deviation():
+    labels, logits = np.array([[1.0], [4.0]], np.float32), np.array([[3.0], [5.0]], np.float32)
+    loss = objectives.HeadLoss("regression", deviation=2.0)
+    value = loss(labels, logits, sample_weight=np.full(2, 0.5, np.float32))
+    assert float(value) == pytest.approx((1.0 + 0.25) / 2)
+    info = head_kinds.HeadInfo("a", "regression", (), deviation=2.0)
+    squared, absolute = objectives.make_metrics([info])["a"]
+    squared.update_state(labels, logits)
+    absolute.update_state(labels, logits)
+    assert (float(squared.result()), float(absolute.result())) == (2.5, 1.5)
+
+
+@pytest.mark.parametrize("counts", [(999, 1), (500, 300, 3, 1), (1, 1), (10**6, 5, 5, 5, 1)])
+def test_balanced_weights_keep_mean_one_under_the_cap(counts):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    weights = objectives.balanced_weights(labels, kind="multiclass", num_classes=len(counts))
+    assert weights[labels].astype(np.float64).mean() == pytest.approx(1.0, rel=1e-5)
+    assert weights.max() <= 10.0
+    assert (np.diff(weights[np.argsort(counts)]) <= 0).all()  # a rarer class weighs no less
+
+
+def test_balanced_weights_of_multi_hot_labels_with_gaps():
+    labels = np.zeros((1000, 2), np.float32)
+    labels[:2, 0] = 1.0
+    labels[:500, 1] = np.nan
+    labels[500:600, 1] = 1.0
+    weights = objectives.balanced_weights(labels, kind="multilabel", num_classes=2)
+    np.testing.assert_allclose(weights[:, 0], [(1000 - 20) / 998, 10.0], rtol=1e-6)
+    np.testing.assert_allclose(weights[:, 1], [500 / 800, 500 / 200], rtol=1e-6)
+
+
+def test_sigmoid_heads_start_at_the_log_odds():
+    labels = {
+        "tags": np.array([[1, 0, np.nan], [0, 0, 1], [0, 0, 1], [0, 0, 0]], np.float32),
+        "sick": np.array([[1], [0], [0], [np.nan]], np.float32),
+        "breed": np.array([0, 1, 1, 1], np.int32),
+        "age": np.ones((4, 1), np.float32),
+    }
+    kinds = {"tags": "multilabel", "sick": "binary", "breed": "multiclass", "age": "regression"}
+    infos = [head_kinds.HeadInfo(name, kind, ("a", "b", "c")) for name, kind in kinds.items()]
+    heads = [specs.HeadSpec(name=name) for name in kinds]
+    biases = objectives.find_start_biases(heads, infos, labels)
+    assert list(biases) == ["tags", "sick"]
+    np.testing.assert_allclose(biases["tags"], [np.log(1 / 3), -4.6, np.log(2)], rtol=1e-5)
+    np.testing.assert_allclose(biases["sick"], [np.log(1 / 2)], rtol=1e-5)
+    balanced = [specs.HeadSpec(name=name, class_weight="balanced") for name in ("tags", "sick")]
+    even = objectives.find_start_biases(balanced, infos[:2], labels)
+    np.testing.assert_allclose(even["tags"], [0.0, -4.6, 0.0], atol=1e-6)
+    np.testing.assert_allclose(even["sick"], [0.0], atol=1e-6)

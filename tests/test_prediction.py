@@ -337,3 +337,27 @@ def test_saved_models_that_are_not_ours(tmp_path):
     (path / "assets" / "labels_label.txt").unlink()
     (path / "assets" / "labels_label.txt").mkdir()
     assert refusal(path) == (f"--model={path} has class names that cannot be read: Is a directory.")
+
+
+@pytest.mark.parametrize("others", [(), (serving_models.MULTICLASS,)])
+def test_export_of_numbers_gives_the_same_rows(others, images, tmp_path):
+    heads = (serving_models.REGRESSION, *others)
+    model = serving_models.make_model(*heads)
+    exported = exporting.write_export(
+        model,
+        heads=heads,
+        preprocessing=serving_models.make_spec(),
+        export_dir=str(tmp_path / "export"),
+        warmup_inputs=[],
+    )
+    export = prediction.export_predictor(exported.path)
+    # The only head of an export has no name in it.
+    name = "age" if others else "label"
+    assert [(head.name, head.kind) for head in export.heads][0] == (name, "regression")
+    predict_batch = prediction.model_predictor(model, heads, serving_models.make_spec())
+    rows = predict(images, predict_batch, heads=heads)
+    served = predict(images, export.predict_batch, heads=export.heads)
+    for one, other in zip(rows, served, strict=True):
+        assert one.heads["age"].number == pytest.approx(other.heads[name].number, rel=1e-5)
+        assert one.heads["age"].predicted == ()
+    assert len({row.heads["age"].number for row in rows}) > 1

@@ -177,10 +177,14 @@ def test_table_shows_the_first_five_of_many_bad_lines():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "list.csv is empty. Expected a row with a path for each image."),
-        (b"\n\n", "list.csv is empty. Expected a row with a path for each image."),
+        (b"", "list.csv: the file is empty. Expected rows with a path for each image."),
+        (b"\n\n", "list.csv: the file is empty. Expected rows with a path for each image."),
         (b"path\n", "list.csv: no row below the header. Expected a path in each."),
-        (b"path\ncaf\xe9.jpg\n", "list.csv: byte 0xe9 is not UTF-8. Save it as UTF-8."),
+        (
+            b"path\ncaf\xe9.jpg\n",
+            "list.csv, line 2: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name its encoding "
+            "with --encoding.",
+        ),
         (
             b'path\n"a.jpg\nb.jpg\n',
             "list.csv, line 2: no valid CSV: unexpected end of data. Is a quotation mark missing?",
@@ -364,3 +368,21 @@ def test_socket_in_a_folder_is_listed_and_left_to_the_reader():
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("in/s.jpg")
         assert prediction_files.iterate_inputs(("in",)) == ["in/a.jpg", "in/s.jpg"]
+
+
+AGE = head_kinds.HeadInfo("age", "regression", ())
+
+
+def test_numbers_have_a_column_or_a_key():
+    number = prediction_files.HeadPrediction((), (), (), number=12.345678901)
+    rows = [
+        prediction_files.Prediction("a.jpg", {"age": number, "label": label()}),
+        prediction_files.Prediction("b.jpg", {}, error="does not exist"),
+    ]
+    assert write(rows, "out.csv", heads=(AGE, LABEL))[1] == (
+        "path,age_prediction,label_class,label_probability,error\n"
+        "a.jpg,12.34568,cat,0.75,\n"
+        "b.jpg,,,,does not exist\n"
+    )
+    _, text = write(rows[:1], "out.jsonl", heads=(AGE,))
+    assert json.loads(text) == {"path": "a.jpg", "predictions": {"age": {"prediction": 12.34568}}}

@@ -55,12 +55,13 @@ def test_every_bad_input_is_told(tmp_path):
     (tmp_path / "e.csv").write_text("review\n")
     names = ("a.csv", "b.txt", "c.txt", "d.jpg", "e.csv", "gone.txt")
     a, b, c, d, e, gone = (str(tmp_path / name) for name in names)
-    expected = "a .csv with a column of texts, or a .txt with a text on each line"
+    expected = "a .csv, .tsv or .jsonl with a column of texts, or a .txt with a text on each line"
     assert refusal(a, b, c, d, e, gone) == [
         f"{a}: expected a column of texts 'review', as in training. It has 'id', 'comment'. Name "
         "one with --text_column.",
         f"{b} is empty. Expected a text on each line.",
-        f"{c}: byte 0xe9 is not UTF-8. Save the file as UTF-8.",
+        f"{c}, line 2: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name its encoding with "
+        "--encoding.",
         f"--input={d}: the model takes texts. Expected {expected}.",
         f"{e}: no row below the header.",
         f"--input={gone} does not exist. The model takes texts: expected {expected}.",
@@ -97,6 +98,29 @@ def test_a_bad_text_costs_its_own_row(batch_size):
     ]
     answers = [row.heads["label"].predicted for row in rows if not row.error]
     assert answers == [("pos",), ("neg",), ("pos",)]
+
+
+def test_batches_are_of_like_length_and_rows_in_order():
+    seen = []
+
+    def predict_lengths(contents):
+        seen.extend(len(content) for content in contents)
+        chances = np.array([[0.5, 0.5 - len(text) / 1e4] for text in contents])
+        return {"label": prediction.HeadOutput(chances, chances == 0.5)}
+
+    lengths = np.random.default_rng(0).integers(1, 99, 250).tolist()
+    given = [prediction_texts.TextInput("x" * length, 1) for length in lengths]
+    predictor = prediction.Predictor(predict_lengths, (HEAD,), "text")
+    rows = list(prediction.predict_texts(given, predictor=predictor, batch_size=2, top_k=2))
+    assert [len(row.text) for row in rows] == lengths
+    for row in rows:
+        assert row.heads["label"].probabilities[1] == pytest.approx(0.5 - len(row.text) / 1e4)
+    # Windows of 50 batches, each from its longest to its shortest text.
+    assert seen == [
+        length
+        for start in (0, 100, 200)
+        for length in sorted(lengths[start : start + 100], reverse=True)
+    ]
 
 
 def test_rows_of_texts_as_csv_and_jsonl(tmp_path):

@@ -114,7 +114,7 @@ def test_several_heads_have_a_section_each():
         "## Head one",
         "## Head two\\_2",
     ]
-    assert text.endswith("\nLoss, the heads' log_loss summed with their weights: 2.3416.\n")
+    assert text.endswith("\nLoss, summed over the heads with their weights: 2.3416.\n")
 
 
 def test_multilabel_says_what_right_means():
@@ -205,6 +205,8 @@ def test_json_holds_everything_and_no_nan(tmp_path):
             "label": {
                 "kind": "multiclass",
                 "num_examples": 2,
+                "num_missing": 0,
+                "thresholds": [],
                 "num_correct": 1,
                 "undefined": {"roc_auc": "every example is of the same class"},
                 "num_classes_without_examples": 2,
@@ -240,3 +242,43 @@ def test_summary_has_the_numbers_per_head():
         "label": measured.heads["label"].metrics,
         "loss": measured.loss,
     }
+
+
+def test_regression_has_errors_and_no_accuracy():
+    head = head_kinds.HeadInfo("age", "regression", (), mean=5.0, deviation=2.0)
+    labels = np.array([[1.0], [np.nan], [4.0], [6.0]], np.float32)
+    measured = evaluation.evaluate_logits(
+        {"age": np.array([[2.0], [0.0], [4.0], [8.0]], np.float32)},
+        {"age": labels},
+        heads=(head,),
+        split="test",
+    )
+    assert report.format_report(measured) == (
+        "test: 4 examples, loss 0.4167\n"
+        "  age: mean absolute error 1 (3 examples), mean_squared_error 1.667, "
+        "root_mean_squared_error 1.291, r2 0.6053\n"
+        "    1 example without a label of this head left out.\n"
+        "    With fewer than 30 examples these numbers are rough: do not choose between models by "
+        "them."
+    )
+    text = report.format_markdown(measured)
+    assert "**Mean absolute error 1 (3 examples).**" in text
+    assert "### Classes" not in text and "matrix" not in text
+    values = report.to_json_dict(measured)["heads"]["age"]
+    assert (values["num_missing"], values["num_correct"], values["per_class"]) == (1, None, [])
+
+
+def test_a_head_without_labels_says_so():
+    head = head_kinds.HeadInfo("age", "regression", ())
+    measured = evaluation.evaluate_logits(
+        {"age": np.zeros((2, 1), np.float32)},
+        {"age": np.full((2, 1), np.nan, np.float32)},
+        heads=(head,),
+        split="test",
+    )
+    assert report.format_report(measured) == (
+        "test: 2 examples, loss 0.0000\n"
+        "  age: nothing is measured, no example has a label\n"
+        "    2 examples without a label of this head left out."
+    )
+    assert "| metric |" not in report.format_markdown(measured)

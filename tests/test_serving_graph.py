@@ -249,3 +249,9 @@ def test_outputs_have_a_free_batch_dimension_and_a_known_width(three_heads):
             "tags_classes": [None, 4],
             "tags_probabilities": [None, 4],
         }
+
+
+def test_numbers_are_served_as_they_are():
+    outputs = answer_logits(serving_models.REGRESSION, [[3.5], [-700.0]])
+    assert list(outputs) == ["predictions"]
+    np.testing.assert_array_equal(outputs["predictions"].numpy(), [3.5, -700.0])

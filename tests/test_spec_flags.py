@@ -61,8 +61,9 @@ def test_a_flag_without_its_value():
 
 def test_composite_mistakes():
     assert problems_of("--head=nme=a", "--phase=name=p,epochs", "--head=name=b,dropout=2") == [
-        "--head has no key 'nme'. Did you mean 'name'? Keys: name, kind, label, num_classes, "
-        "hidden_units, dropout, loss_weight, label_smoothing, class_weight.",
+        "--head has no key 'nme'. Did you mean 'name'? Keys: name, kind, label, empty, "
+        "num_classes, hidden_units, dropout, loss_weight, label_smoothing, class_weight, loss, "
+        "focal_gamma, threshold.",
         "--head: dropout must be from 0.0 to 0.99. Received 2.0.",
         "--phase expects key=value pairs joined by commas. Received 'epochs'.",
     ]

@@ -124,3 +124,33 @@ def test_field_types_leave_nested_specs_out():
     assert types["mode"] == (str, False, False)
     assert "model" not in types
     assert options.field_types(specs.DataSpec)["split"] == (float, False, True)
+
+
+@pytest.mark.parametrize("threshold", ["0", "1", "nan", "half"])
+def test_thresholds_are_probabilities(threshold):
+    assert problems_of(specs.HeadSpec, threshold=threshold) == [
+        f"--head: threshold expects auto or a number above 0 and below 1. Received {threshold!r}."
+    ]
+    assert specs.HeadSpec(threshold="0.3").threshold == "0.3"
+
+
+def test_thresholds_are_of_sigmoid_heads():
+    assert problems_of(specs.HeadSpec, kind="multiclass", threshold="0.3") == [
+        "--head: threshold is of kind=binary and kind=multilabel. Received kind=multiclass."
+    ]
+
+
+def test_regression_takes_nothing_about_classes():
+    options = {"num_classes": 3, "class_weight": "balanced", "loss": "focal"}
+    assert problems_of(specs.HeadSpec, kind="regression", **options) == [
+        f"--head: kind=regression has no classes, and {name} is about classes. Leave it out."
+        for name in options
+    ]
+
+
+@pytest.mark.parametrize("delimiter", ["", " ", "\n"])
+def test_label_delimiter(delimiter):
+    assert problems_of(specs.DataSpec, label_delimiter=delimiter) == [
+        "--label_delimiter expects a character or more that no name holds, such as ; or |. "
+        f"Received {delimiter!r}."
+    ]

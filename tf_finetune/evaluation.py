@@ -22,7 +22,8 @@ class EvalReport:
     Attributes:
       split: "validation", "test" or another name.
       num_examples: examples in the split, at least 1.
-      loss: `log_loss` of the heads, summed with their loss weights; nats.
+      loss: the heads' losses (`log_loss`, nats; of regression the squared error in the variance
+        of the training labels), summed with their loss weights.
       heads: a report by head name.
     """
 
@@ -59,14 +60,36 @@ def evaluate_model(
       ValueError: the model has no output for a head, or its logits do not fit the labels.
       RefusedError: the data set is empty, or logits are not finite.
     """
+    logits, labels = compute_logits(model, dataset, heads=heads, split=split)
+    return evaluate_logits(logits, labels, heads=heads, split=split, loss_weights=loss_weights)
+
+
+def compute_logits(
+    model: Any, dataset: Any, *, heads: tuple[head_kinds.HeadInfo, ...], split: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Runs a model over a split, in inference mode.
+
+    Args:
+      model: see `evaluate_model`.
+      dataset: see `evaluate_model`.
+      heads: the heads to run.
+      split: the split's name, for the progress bar.
+
+    Returns:
+      (logits float32 [n, num_logits], encoded labels [n, ...]), each by head.
+
+    Raises:
+      ValueError: the model has no output for a head.
+      RefusedError: the data set is empty.
+    """
     names = [head.name for head in heads]
     logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
     labels: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    compute_logits = _make_forward(model, dataset.element_spec[0])
+    forward = _make_forward(model, dataset.element_spec[0])
     num_batches = max(int(dataset.cardinality()), 0)  # Negative: unknown.
     with progress.ProgressBar(f"Evaluating {split}", num_batches) as bar:
         for number, element in enumerate(dataset, start=1):
-            batch_logits = compute_logits(element[0])
+            batch_logits = forward(element[0])
             missing = [name for name in names if name not in batch_logits]
             if missing:
                 raise ValueError(
@@ -80,12 +103,9 @@ def evaluate_model(
                 bar.update(number)
     if not any(logits.values()):
         raise _make_empty_error(split)
-    return evaluate_logits(
+    return (
         {name: np.concatenate(batches) for name, batches in logits.items()},
         {name: np.concatenate(batches) for name, batches in labels.items()},
-        heads=heads,
-        split=split,
-        loss_weights=loss_weights,
     )
 
 
@@ -97,7 +117,7 @@ def _make_forward(model: Any, input_specs: Any) -> Any:
         lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), input_specs
     )
 
-    @tf.function(input_signature=[signature])
+    @tf.function(input_signature=[signature], autograph=False)
     def compute_logits(inputs: Any) -> dict[str, Any]:
         outputs = model(inputs, training=False)
         return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
@@ -118,7 +138,7 @@ def evaluate_logits(
     Args:
       logits: float32 [n, num_logits] by head.
       labels: by head, as `head_kinds.encode_labels` gives them: multiclass int32 [n], binary
-        float32 [n, 1], multilabel float32 [n, num_classes].
+        and regression float32 [n, 1], multilabel float32 [n, num_classes]; some may miss.
       heads: the heads to measure, at least one.
       split: the split's name.
       loss_weights: weight of each head in `loss`; None: 1 each.
@@ -141,7 +161,7 @@ def evaluate_logits(
             logits[head.name], labels[head.name], head=head
         )
         weight = 1.0 if loss_weights is None else loss_weights[head.name]
-        loss += weight * reports[head.name].metrics["log_loss"]
+        loss += weight * reports[head.name].loss
     return EvalReport(split, len(labels[heads[0].name]), loss, reports)
 
 
@@ -298,7 +318,8 @@ def _check_shapes(logits: np.ndarray, labels: np.ndarray, head: head_kinds.HeadI
         raise ValueError(
             f"Logits of head '{head.name}': expected shape {expected}. Received {logits.shape}."
         )
-    label_shape = expected[:1] if head.kind == "multiclass" else expected
+    is_softmax = head_kinds.HEAD_KINDS[head.kind].activation == "softmax"
+    label_shape = expected[:1] if is_softmax else expected
     if labels.shape != label_shape:
         raise ValueError(
             f"Labels of head '{head.name}': expected shape {label_shape}. Received {labels.shape}."

@@ -18,8 +18,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_finetune import findings, head_kinds, serving_graph, version_folders, warmup
+from tf_finetune.data import column_serving, columns, text_store
 from tf_finetune.data import preprocessing as input_preprocessing
-from tf_finetune.data import text_store
 
 # WebP is decoded by the DecodeImage operation since TensorFlow 2.21; an older server runs the other
 # formats, and answers a WebP with INVALID_ARGUMENT.
@@ -60,22 +60,25 @@ def write_export(
     heads: tuple[head_kinds.HeadInfo, ...],
     preprocessing: input_preprocessing.InputSpec,
     export_dir: str,
-    warmup_inputs: Sequence[bytes],
+    warmup_inputs: Sequence[bytes | dict[str, np.ndarray]],
     is_chief: bool = True,
 ) -> ExportedModel:
     """Writes, checks and publishes the next version of a model for TF Serving 2.21 or later.
 
     Signatures: `serving_default` takes `image`, float32 [n, height, width, channels] from 0 to 255;
     `serve_bytes` takes `image_bytes`, string [n], encoded images of any size. A model of texts has
-    `serving_default` only, which takes `text`, string [n] in UTF-8. All return, under these names
-    with one head and as HEAD_probabilities and HEAD_classes with several,
+    `serving_default` only, which takes `text`, string [n] in UTF-8. So has a model of columns: it
+    takes each column by its name (letters, digits and underscores of it), [n] of float32, int or
+    string; of more than 64 columns each input of the model by its name. All return, under these
+    names with one head and as HEAD_probabilities, HEAD_classes, HEAD_predictions with several,
 
     - `probabilities`, float32 [n, num_classes]; binary: (negative, positive);
     - `classes`, string [n]: the most probable class; binary: the positive one from its threshold
       on. Multilabel: string [n, num_classes], the classes at or above their thresholds in the
       order of the labels file, then empty strings. Its width is the same for every request, so
       that neither the row format of REST nor the server's batching makes an answer depend on
-      the other examples in the batch.
+      the other examples in the batch;
+    - of a regression head only `predictions`, float32 [n], in the unit of the labels.
 
     `n` is any number from 1 on. An image that cannot be decoded, or pixels of another size, fail
     their whole request with INVALID_ARGUMENT. Class names are also in assets/labels_HEAD.txt, one
@@ -89,10 +92,11 @@ def write_export(
         in any precision.
       heads: one per output of the model.
       preprocessing: what `serve_bytes` does to an encoded image, its size is the model's; or a
-        TextSpec.
+        TextSpec or ColumnsSpec.
       export_dir: folder of versions; made where missing.
-      warmup_inputs: encoded images or texts in UTF-8, which TF Serving replays when it loads the
-        version (the first 999); none: a gray image, or a sentence.
+      warmup_inputs: encoded images, texts in UTF-8 or {input: [1, ...]} of columns, which TF
+        Serving replays when it loads the version (the first 999); none: a gray image, a sentence,
+        or zeros.
       is_chief: False writes nothing.
 
     Returns:
@@ -112,7 +116,7 @@ def write_export(
     _check_heads(model, heads)
     _check_input(model, preprocessing)
     names: tuple[str, ...] = serving_graph.SIGNATURES
-    if isinstance(preprocessing, text_store.TextSpec):
+    if not isinstance(preprocessing, input_preprocessing.PreprocessingSpec):
         names = serving_graph.TEXT_SIGNATURES
     if not is_chief:
         return ExportedModel("", 0, names, 0)
@@ -120,9 +124,13 @@ def write_export(
     if problems:
         raise findings.RefusedError(*problems)
     if isinstance(preprocessing, text_store.TextSpec):
-        replays = _make_text_replays(warmup_inputs)
+        replays = _make_text_replays([text for text in warmup_inputs if isinstance(text, bytes)])
+    elif isinstance(preprocessing, columns.ColumnsSpec):
+        rows = [row for row in warmup_inputs if isinstance(row, dict)]
+        replays = _make_column_replays(rows, preprocessing)
     else:
-        replays = _make_image_replays(warmup_inputs, preprocessing)
+        images = [image for image in warmup_inputs if isinstance(image, bytes)]
+        replays = _make_image_replays(images, preprocessing)
     graph = serving_graph.make_serving_graph(model, preprocessing, heads=heads)
     with _refuse_write_errors(export_dir), version_folders.temporary_folder(export_dir) as folder:
         serving_graph.write_saved_model(graph, folder)
@@ -181,8 +189,7 @@ def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> 
                 f"Head '{head.name}' ({head.kind}, {len(head.classes)} classes) expects logits of "
                 f"shape [batch, {expected}]. Received {received}."
             )
-        row = head_kinds.HEAD_KINDS[head.kind]
-        expected = 0 if row.activation == "softmax" else 1 if row.exclusive else len(head.classes)
+        expected = head_kinds.HEAD_KINDS[head.kind].num_thresholds(len(head.classes))
         if len(head.thresholds) != expected:
             raise ValueError(
                 f"Head '{head.name}' ({head.kind}) expects {expected} thresholds. "
@@ -191,6 +198,9 @@ def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> 
 
 
 def _check_input(model: keras.Model, preprocessing: input_preprocessing.InputSpec) -> None:
+    if isinstance(preprocessing, columns.ColumnsSpec):
+        _check_columns(model, preprocessing)
+        return
     (image,) = model.inputs
     is_text = isinstance(preprocessing, text_store.TextSpec)
     if (image.dtype == "string") != is_text:
@@ -208,6 +218,25 @@ def _check_input(model: keras.Model, preprocessing: input_preprocessing.InputSpe
         raise ValueError(
             f"The preprocessing makes images of shape {shape}, and the model expects "
             f"{tuple(image.shape)}. Use the PreprocessingSpec that the model was trained with."
+        )
+
+
+def _check_columns(model: keras.Model, spec: columns.ColumnsSpec) -> None:
+    expected = {part.name: (part.shape, part.dtype) for part in spec.inputs}
+    received = {
+        tensor._keras_history.operation.name: (tuple(tensor.shape[1:]), tensor.dtype)
+        for tensor in model.inputs
+    }
+    fits = expected.keys() == received.keys() and all(
+        dtype == received[name][1]
+        and len(shape) == len(received[name][0])
+        and all(side in (None, size) for side, size in zip(received[name][0], shape, strict=True))
+        for name, (shape, dtype) in expected.items()
+    )
+    if not fits:
+        raise ValueError(
+            f"The preprocessing is of columns for the inputs {expected}, and the model has "
+            f"{received}. Use the ColumnsSpec that the model was trained with."
         )
 
 
@@ -229,8 +258,9 @@ def _refuse_write_errors(export_dir: str) -> Iterator[None]:
 @dataclasses.dataclass(frozen=True)
 class _Replay:
     request: warmup.Request
-    # What the model sees: float32 [1, height, width, channels], 0 to 255, or [1] of bytes.
-    values: np.ndarray
+    # What the model sees: float32 [1, height, width, channels], 0 to 255, or [1] of bytes; of
+    # columns {input: [1, ...]}.
+    values: np.ndarray | dict[str, np.ndarray]
 
 
 def _make_text_replays(texts: Sequence[bytes]) -> list[_Replay]:
@@ -239,6 +269,16 @@ def _make_text_replays(texts: Sequence[bytes]) -> list[_Replay]:
         values = np.array([text], object)
         request = warmup.Request(serving_graph.SERVE_TEXT, {text_store.INPUT: values})
         replays.append(_Replay(request, values))
+    return replays
+
+
+def _make_column_replays(
+    rows: Sequence[dict[str, np.ndarray]], spec: columns.ColumnsSpec
+) -> list[_Replay]:
+    replays = []
+    for values in rows[:MAX_WARMUP_INPUTS] or [column_serving.make_sample(spec)]:
+        request = column_serving.make_request(spec, values)
+        replays.append(_Replay(warmup.Request(serving_graph.SERVE_COLUMNS, request), values))
     return replays
 
 
@@ -296,11 +336,13 @@ def _check_answers(
                 outputs = signatures[replay.request.signature](
                     **{name: tf.constant(value) for name, value in replay.request.inputs.items()}
                 )
-                inputs = serving_graph.model_inputs(model, tf.constant(replay.values))
+                values = tf.nest.map_structure(tf.constant, replay.values)
+                inputs = serving_graph.model_inputs(model, values)
                 logits = model(inputs, training=False)
                 for head in heads:
                     prefix = serving_graph.output_prefix(head, num_heads=len(heads))
-                    received = outputs[f"{prefix}probabilities"].numpy()
+                    output = head_kinds.HEAD_KINDS[head.kind].output
+                    received = outputs[f"{prefix}{output}"].numpy()
                     expected = tf.cast(logits[head.name], tf.float32)
                     _check_probabilities(received, expected, head, allowed=allowed)
         except tf.errors.OpError as error:
@@ -319,11 +361,14 @@ def _check_probabilities(
     received: np.ndarray, logits: tf.Tensor, head: head_kinds.HeadInfo, *, allowed: float
 ) -> None:
     expected = head_kinds.probabilities(logits.numpy(), head.kind)
-    difference = float(np.abs(expected - received).max())
+    output = head_kinds.HEAD_KINDS[head.kind].output
+    # Numbers are compared in the deviation of the training labels, probabilities as they are.
+    difference = float(np.abs(expected - received.reshape(expected.shape)).max())
+    difference /= max(head.deviation, abs(head.mean) / 100)
     # Not `>`: NaN must not be published either.
     if not difference <= allowed:
         raise RuntimeError(
-            f"The export was not published, because its probabilities for head '{head.name}' "
+            f"The export was not published, because its {output} for head '{head.name}' "
             f"differ from the trained model's by {difference:.3g}, and {allowed:g} is "
             "allowed. Does a layer compute something else in a graph, or is a weight NaN?"
         )

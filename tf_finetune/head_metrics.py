@@ -16,6 +16,11 @@ in float64; the ranking metrics are scikit-learn's. What the names mean, by kind
   an example (mAP).
 - `log_loss`: cross-entropy in nats, unweighted, without label smoothing; multilabel: the mean
   over classes too.
+- `mean_squared_error`, `root_mean_squared_error`, `mean_absolute_error`, `r2`: regression, in the
+  labels' unit (squared, as it is, as it is, none). `r2` is 0 for the mean of the split's labels.
+
+Missing labels count nowhere: an example without a label is passed over, and of a multilabel
+example the classes that are unknown.
 
 A metric that the split does not define (ROC AUC when every example is of one class) is absent
 from `metrics` and has its reason in `undefined`.
@@ -26,7 +31,7 @@ import math
 
 import numpy as np
 
-from tf_finetune import head_kinds
+from tf_finetune import head_kinds, metric_values
 
 # Whether more is better. `loss` is the whole report's, the others are a head's.
 METRICS: dict[str, bool] = {
@@ -43,12 +48,15 @@ METRICS: dict[str, bool] = {
     "average_precision": True,
     "hamming_loss": False,
     "log_loss": False,
+    "mean_squared_error": False,
+    "root_mean_squared_error": False,
+    "mean_absolute_error": False,
+    "r2": True,
     "loss": False,
 }
 MAX_MATRIX_CLASSES = 200
 NUM_CONFUSED_PAIRS = 20
 
-_TOP_K = 5
 _MACRO = ("precision_macro", "recall_macro", "f1_macro")
 _KIND_METRICS = {
     "multiclass": ("accuracy", "top_5_accuracy", *_MACRO, "roc_auc", "log_loss"),
@@ -60,14 +68,15 @@ _KIND_METRICS = {
         *("accuracy", *_MACRO, "f1_micro", "roc_auc", "average_precision"),
         *("hamming_loss", "log_loss"),
     ),
+    "regression": (
+        *("mean_squared_error", "root_mean_squared_error", "mean_absolute_error", "r2"),
+    ),
 }
 _NO_POSITIVE = "no example is of the positive class"
 _NO_EXAMPLE = "no class has an example"
-_ONE_CLASS = "every example is of the same class"
-_ONE_SIDED = "no class has both an example and a counterexample"
+_NO_LABEL = "no example has a label"
 # 97.5 % quantile of the normal distribution: a two-sided 95 % interval.
 _Z95 = 1.959963984540054
-_CHUNK_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +117,16 @@ class HeadReport:
     Attributes:
       kind: a key of `head_kinds.HEAD_KINDS`.
       classes: class names by index.
-      num_examples: examples in the split.
-      num_correct: examples that `accuracy` counts as right.
+      thresholds: what decided, see `head_kinds.HeadInfo`.
+      num_examples: examples in the split that have a label.
+      num_missing: those that have none.
+      num_correct: examples that `accuracy` counts as right; None for regression.
+      loss: `log_loss`, or the squared error in the variance of the training labels; 0 without a
+        label.
       metrics: finite numbers by name; see the module's docstring.
       undefined: {metric: why the split does not define it}.
-      interval: (low, high), the 95 % Wilson interval of accuracy.
+      interval: (low, high), the 95 % Wilson interval of accuracy; None for regression and
+        without a label.
       per_class: a row for each class, in the order of `classes`.
       confusion: int64 [num_classes, num_classes], rows true, columns predicted; None above
         MAX_MATRIX_CLASSES classes and for multilabel.
@@ -123,15 +137,18 @@ class HeadReport:
 
     kind: str
     classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
     num_examples: int
-    num_correct: int
+    num_missing: int
+    num_correct: int | None
+    loss: float
     metrics: dict[str, float]
     undefined: dict[str, str]
-    interval: tuple[float, float]
-    per_class: tuple[ClassReport, ...]
-    confusion: np.ndarray | None
-    confused_pairs: tuple[ConfusedPair, ...]
-    num_classes_without_examples: int
+    interval: tuple[float, float] | None
+    per_class: tuple[ClassReport, ...] = ()
+    confusion: np.ndarray | None = None
+    confused_pairs: tuple[ConfusedPair, ...] = ()
+    num_classes_without_examples: int = 0
 
 
 def list_metrics(head: head_kinds.HeadInfo) -> tuple[str, ...]:
@@ -144,7 +161,7 @@ def list_metrics(head: head_kinds.HeadInfo) -> tuple[str, ...]:
       Keys of METRICS, in the order of a report.
     """
     names = _KIND_METRICS[head.kind]
-    if len(head.classes) <= _TOP_K:
+    if len(head.classes) <= metric_values.TOP_K:
         names = tuple(name for name in names if name != "top_5_accuracy")
     return names
 
@@ -180,17 +197,18 @@ def predict_classes(logits: np.ndarray, head: head_kinds.HeadInfo) -> np.ndarray
 
     Args:
       logits: float32 [n, num_logits].
-      head: kind, classes and thresholds (none: 0.5).
+      head: kind, classes and thresholds (none: 0.5); the kind has classes.
 
     Returns:
       multiclass and binary: int64 [n], class indices; multilabel: bool [n, num_classes].
     """
-    if head.kind == "multiclass":
+    row = head_kinds.HEAD_KINDS[head.kind]
+    if not row.has_thresholds:
         return logits.argmax(axis=1)
     # Compared in float32, as the exported graph does.
     thresholds = np.array(head.thresholds or (0.5,), np.float32)
     reached = head_kinds.probabilities(logits, "multilabel") >= thresholds
-    return reached[:, 0].astype(np.int64) if head.kind == "binary" else reached
+    return reached[:, 0].astype(np.int64) if row.exclusive else reached
 
 
 def evaluate_head(
@@ -200,31 +218,83 @@ def evaluate_head(
 
     Args:
       logits: float32 [n, num_logits], finite, n at least 1.
-      labels: as `head_kinds.encode_labels` gives them: multiclass int32 [n], binary float32
-        [n, 1], multilabel float32 [n, num_classes].
+      labels: as `head_kinds.encode_labels` gives them: multiclass int32 [n], binary and
+        regression float32 [n, 1], multilabel float32 [n, num_classes].
       head: kind, classes and thresholds (none: 0.5).
 
     Returns:
-      The report.
+      The report; without a label every metric is undefined.
     """
-    exclusive = head_kinds.HEAD_KINDS[head.kind].exclusive
-    true: np.ndarray = labels.reshape(-1).astype(np.int64) if exclusive else labels > 0.5
-    predicted = predict_classes(logits, head)
-    per_class = _make_class_reports(true, predicted, head.classes)
-    correct = predicted == true if exclusive else (predicted == true).all(axis=1)
-    values = _measure(logits, true, head=head, predicted=predicted, per_class=per_class)
-    values["accuracy"] = float(correct.mean())
-    measured = {name: values[name] for name in list_metrics(head)}
-    num_classes = len(head.classes)
-    show_matrix = exclusive and num_classes <= MAX_MATRIX_CLASSES
+    labelled = head_kinds.find_labelled(labels)
+    rows = labelled.reshape(len(labels), -1).any(axis=1)
+    num_missing = len(labels) - int(rows.sum())
+    if num_missing == len(labels):
+        undefined = dict.fromkeys(list_metrics(head), _NO_LABEL)
+        return _make_report(head, {}, num_missing=num_missing, undefined=undefined)
+    logits, labels, labelled = logits[rows], labels[rows], labelled[rows]
+    if head_kinds.HEAD_KINDS[head.kind].has_classes:
+        report = _evaluate_classes(logits, labels, labelled, head=head)
+    else:
+        values = metric_values.measure_numbers(logits[:, 0], labels[:, 0])
+        loss = values["mean_squared_error"]
+        report = _make_report(
+            head, values, num_examples=len(labels), loss=float(loss) / head.deviation**2
+        )
+    return dataclasses.replace(report, num_missing=num_missing)
+
+
+def _make_report(
+    head: head_kinds.HeadInfo,
+    values: dict[str, float | str],
+    *,
+    num_examples: int = 0,
+    num_missing: int = 0,
+    num_correct: int | None = None,
+    loss: float = 0.0,
+    undefined: dict[str, str] | None = None,
+) -> HeadReport:
+    measured = {name: values[name] for name in list_metrics(head) if name in values}
+    reasons = {name: value for name, value in measured.items() if isinstance(value, str)}
     return HeadReport(
         kind=head.kind,
         classes=head.classes,
+        thresholds=head.thresholds,
+        num_examples=num_examples,
+        num_missing=num_missing,
+        num_correct=num_correct,
+        loss=loss,
+        metrics={k: v for k, v in measured.items() if not isinstance(v, str)},
+        undefined=reasons | (undefined or {}),
+        interval=None if num_correct is None else wilson_interval(num_correct, num_examples),
+    )
+
+
+def _evaluate_classes(
+    logits: np.ndarray, labels: np.ndarray, labelled: np.ndarray, *, head: head_kinds.HeadInfo
+) -> HeadReport:
+    exclusive = head_kinds.HEAD_KINDS[head.kind].exclusive
+    true: np.ndarray = labels.reshape(-1).astype(np.int64) if exclusive else labels > 0.5
+    predicted = predict_classes(logits, head)
+    if not exclusive:
+        # What is unknown is neither found nor missed.
+        predicted &= labelled
+    per_class = _make_class_reports(true, predicted, head.classes)
+    correct = predicted == true if exclusive else (predicted == true).all(axis=1)
+    values = _measure(
+        logits, true, head=head, predicted=predicted, labelled=labelled, per_class=per_class
+    )
+    values["accuracy"] = float(correct.mean())
+    num_classes = len(head.classes)
+    show_matrix = exclusive and num_classes <= MAX_MATRIX_CLASSES
+    report = _make_report(
+        head,
+        values,
         num_examples=len(labels),
         num_correct=int(correct.sum()),
-        metrics={k: v for k, v in measured.items() if not isinstance(v, str)},
-        undefined={k: v for k, v in measured.items() if isinstance(v, str)},
-        interval=wilson_interval(int(correct.sum()), len(labels)),
+        loss=float(values["log_loss"]),
+    )
+    return dataclasses.replace(
+        report,
         per_class=per_class,
         confusion=_count_confusion(true, predicted, num_classes) if show_matrix else None,
         confused_pairs=_find_confused(true, predicted, head.classes) if exclusive else (),
@@ -262,6 +332,7 @@ def _measure(
     *,
     head: head_kinds.HeadInfo,
     predicted: np.ndarray,
+    labelled: np.ndarray,
     per_class: tuple[ClassReport, ...],
 ) -> dict[str, float | str]:
     """Each metric's number, or why there is none; all but accuracy."""
@@ -270,102 +341,13 @@ def _measure(
     for name in ("precision", "recall", "f1"):
         numbers = [getattr(row, name) for row in present]
         values[f"{name}_macro"] = sum(numbers) / len(numbers) if numbers else _NO_EXAMPLE
-    if head.kind == "multiclass":
-        return values | _measure_multiclass(logits, true)
     if head.kind == "binary":
-        return values | _measure_binary(logits, true, positive=per_class[1])
-    return values | _measure_multilabel(logits, true, predicted=predicted)
-
-
-def _measure_multiclass(logits: np.ndarray, true: np.ndarray) -> dict[str, float | str]:
-    normalizer = _log_normalizer(logits)
-    areas = []
-    for number in np.flatnonzero(np.bincount(true)):
-        # Ranked by log probability: probabilities near 1 would round to ties.
-        scores = logits[:, number].astype(np.float64) - normalizer
-        areas.append(_roc_auc(scores, true == number))
-    return {
-        "top_5_accuracy": _top_k_accuracy(logits, true),
-        "roc_auc": _mean_defined(areas, or_else=_ONE_CLASS),
-        "log_loss": float((normalizer - logits[np.arange(len(true)), true]).mean()),
-    }
-
-
-def _measure_binary(
-    logits: np.ndarray, true: np.ndarray, *, positive: ClassReport
-) -> dict[str, float | str]:
-    scores, flags = logits[:, 0], true == 1
-    values: dict[str, float | str] = {
-        "roc_auc": _mean_defined([_roc_auc(scores, flags)], or_else=_ONE_CLASS),
-        "average_precision": _mean_defined(
-            [_average_precision(scores, flags)], or_else=_NO_POSITIVE
-        ),
-        "log_loss": _binary_log_loss(scores, flags),
-    }
-    for name in ("precision", "recall", "f1"):
-        values[name] = getattr(positive, name) if positive.support else _NO_POSITIVE
-    return values
-
-
-def _measure_multilabel(
-    logits: np.ndarray, true: np.ndarray, *, predicted: np.ndarray
-) -> dict[str, float | str]:
-    columns = list(zip(logits.T, true.T, strict=True))
-    hits, claimed = int((true & predicted).sum()), int(predicted.sum())
-    num_labels = int(true.sum())
-    return {
-        "f1_micro": 2 * hits / (num_labels + claimed) if num_labels else _NO_EXAMPLE,
-        "roc_auc": _mean_defined([_roc_auc(*column) for column in columns], or_else=_ONE_SIDED),
-        "average_precision": _mean_defined(
-            [_average_precision(*column) for column in columns], or_else=_NO_EXAMPLE
-        ),
-        "hamming_loss": float((predicted != true).mean()),
-        "log_loss": _binary_log_loss(logits, true),
-    }
-
-
-def _mean_defined(numbers: list[float | None], *, or_else: str) -> float | str:
-    defined = [number for number in numbers if number is not None]
-    return sum(defined) / len(defined) if defined else or_else
-
-
-def _roc_auc(scores: np.ndarray, flags: np.ndarray) -> float | None:
-    # Imported here: scikit-learn takes a second, and validation needs METRICS only.
-    import sklearn.metrics
-
-    if flags.all() or not flags.any():
-        return None
-    return float(sklearn.metrics.roc_auc_score(flags, scores))
-
-
-def _average_precision(scores: np.ndarray, flags: np.ndarray) -> float | None:
-    import sklearn.metrics
-
-    return float(sklearn.metrics.average_precision_score(flags, scores)) if flags.any() else None
-
-
-def _log_normalizer(logits: np.ndarray) -> np.ndarray:
-    """float64 [n], log of the sum of exp over classes; in chunks, to hold one copy only."""
-    parts = []
-    for start in range(0, len(logits), _CHUNK_ROWS):
-        chunk = logits[start : start + _CHUNK_ROWS].astype(np.float64)
-        top = chunk.max(axis=1)
-        parts.append(top + np.log(np.exp(chunk - top[:, np.newaxis]).sum(axis=1)))
-    return np.concatenate(parts)
-
-
-def _binary_log_loss(logits: np.ndarray, flags: np.ndarray) -> float:
-    wide = logits.astype(np.float64)
-    # log(1 + exp(z)) - y z, with no exp of a large number.
-    return float((np.logaddexp(0, wide) - np.where(flags, wide, 0)).mean())
-
-
-def _top_k_accuracy(logits: np.ndarray, true: np.ndarray) -> float:
-    own = logits[np.arange(len(true)), true][:, np.newaxis]
-    # Ties go to the lower index, as argmax decides them.
-    tied_before = (logits == own) & (np.arange(logits.shape[1]) < true[:, np.newaxis])
-    rank = ((logits > own) | tied_before).sum(axis=1)
-    return float((rank < _TOP_K).mean())
+        for name in ("precision", "recall", "f1"):
+            values[name] = getattr(per_class[1], name) if per_class[1].support else _NO_POSITIVE
+    measured = metric_values.measure_classes(
+        logits, true, kind=head.kind, predicted=predicted, labelled=labelled
+    )
+    return values | measured
 
 
 def _count_confusion(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

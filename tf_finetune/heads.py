@@ -6,9 +6,10 @@ own pixel range is made of layers here, so the saved model takes pixels as they 
 the backbone as they are: its graph makes tokens of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 
 from tf_finetune import head_kinds, specs
 from tf_finetune.data import image_stores, text_store
@@ -25,8 +26,9 @@ def attach_heads(
     heads: Sequence[specs.HeadSpec],
     infos: Sequence[head_kinds.HeadInfo],
     image_shape: tuple[int, int, int] | None = None,
+    biases: Mapping[str, np.ndarray] | None = None,
 ) -> keras.Model:
-    """A model from pixels or texts to the logits of every head.
+    """A model from pixels, texts or columns to the logits of every head.
 
     The backbone's layers are shared with the new model, not copied.
 
@@ -35,24 +37,43 @@ def attach_heads(
       heads: one spec per head.
       infos: the same heads with their classes, in the same order.
       image_shape: (height, width, channels) in pixels; default: the backbone's. Unused for texts.
+      biases: {HEAD: float32 [units]} at which the last layer of a head starts, see
+        `objectives.find_start_biases`; default, and for heads that are not in it: 0.
 
     Returns:
       A model with the input {"image": float32 [batch, height, width, channels], values 0 to 255}
-      or {"text": string [batch]}, and the outputs {HEAD: float32 [batch, units] logits}.
+      or {"text": string [batch]}, or of columns the backbone's own inputs by name; and the outputs
+      {HEAD: float32 [batch, units] logits}.
 
     Raises:
       ValueError: the pixel range is not settled, or the features are no vector after pooling.
     """
-    if backbone.input_kind == results.TEXT:
-        first, taken = _start_with_text(backbone)
+    if backbone.input_kind == results.COLUMNS:
+        inputs, taken = _start_with_columns(backbone)
     else:
-        first, taken = _start_with_pixels(backbone, image_shape)
+        first, taken = (
+            _start_with_text(backbone)
+            if backbone.input_kind == results.TEXT
+            else _start_with_pixels(backbone, image_shape)
+        )
+        inputs = {first.name: first}
     features = _pool(backbone.model(taken), backbone.pooling)
     outputs = {
-        head.name: _attach_head(features, head, info)
+        head.name: _attach_head(features, head, info, bias=(biases or {}).get(head.name))
         for head, info in zip(heads, infos, strict=True)
     }
-    return keras.Model({first.name: first}, outputs, name="finetuned")
+    return keras.Model(inputs, outputs, name="finetuned")
+
+
+def _start_with_columns(
+    backbone: loading.Backbone,
+) -> tuple[dict[str, keras.KerasTensor], list[keras.KerasTensor]]:
+    """(the new model's inputs, what the backbone is called on)."""
+    inputs = {
+        name: keras.Input(shape, name=name, dtype=dtype) for name, shape, dtype in backbone.inputs
+    }
+    taken = list(inputs.values())
+    return inputs, taken if len(taken) > 1 else taken[0]
 
 
 def _start_with_text(backbone: loading.Backbone) -> tuple[keras.KerasTensor, keras.KerasTensor]:
@@ -95,7 +116,11 @@ def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
 
 
 def _attach_head(
-    features: keras.KerasTensor, head: specs.HeadSpec, info: head_kinds.HeadInfo
+    features: keras.KerasTensor,
+    head: specs.HeadSpec,
+    info: head_kinds.HeadInfo,
+    *,
+    bias: np.ndarray | None,
 ) -> keras.KerasTensor:
     x = features
     if head.dropout:
@@ -105,4 +130,13 @@ def _attach_head(
             units, activation="relu", name=f"{head.name}_dense_{number}", dtype="float32"
         )(x)
     units = head_kinds.num_logits(info.kind, len(info.classes))
-    return keras.layers.Dense(units, name=f"{head.name}_logits", dtype="float32")(x)
+    last = keras.layers.Dense(units, name=f"{head.name}_logits", dtype="float32")
+    logits = last(x)
+    if bias is not None:
+        last.bias.assign(bias)
+    if head_kinds.HEAD_KINDS[info.kind].has_classes:
+        return logits
+    # The Dense layer works in deviations from the mean, whatever the unit of the labels is.
+    return keras.layers.Rescaling(
+        info.deviation, offset=info.mean, name=f"{head.name}_scale", dtype="float32"
+    )(logits)

@@ -9,7 +9,7 @@ would load it.
 import dataclasses
 
 from tf_finetune import descriptions, distribution, findings, freezing, layer_table, specs, trust
-from tf_finetune.models import admission, formats
+from tf_finetune.models import admission, cut_rules, formats
 from tf_finetune.models.origins import hub_handles
 from tf_finetune.models.saved import saved_model_files, stored_module
 from tf_finetune.models.stored import (
@@ -162,7 +162,7 @@ def _from_table(
         outputs=found.outputs,
         table=found.table,
         refusal=found.refusal,
-        notes=stored.notes,
+        notes=(*stored.notes, *_list_input_notes(found)),
     )
     backbone = found.backbone
     if backbone is None:
@@ -176,7 +176,7 @@ def _from_table(
         )
     elif pixels is not None:
         shown = descriptions.Pixels(pixels.name, pixels.reason, pixels.warning)
-    elif found.inputs[0].dtype != "string":
+    elif backbone.input_kind == "image":
         shown = descriptions.Pixels(None, _BY_DATA)
     return dataclasses.replace(
         description,
@@ -186,6 +186,14 @@ def _from_table(
         pooling=backbone.pooling,
         pixels=shown,
     )
+
+
+def _list_input_notes(found: stored_table.StoredTable) -> tuple[str, ...]:
+    if found.backbone is None or found.backbone.input_kind != cut_rules.TEXT:
+        return ()
+    if found.inputs[0].dtype == "string":
+        return ()
+    return ("It takes token ids: --vocabulary names the words that it was trained with.",)
 
 
 def _describe_weights(

@@ -111,9 +111,19 @@ class HeadSpec(options.CheckedSpec):
     kind: str | None = option(
         None,
         "The task; default: multilabel if a label cell lists several, else multiclass.",
-        choices=("multiclass", "binary", "multilabel"),
+        choices=("multiclass", "binary", "multilabel", "regression"),
     )
-    label: str | None = option(None, "Label column; default: the data's only one.")
+    label: str | None = option(
+        None,
+        "Label column; default: the data's only one. multilabel: also A+B+C, a column of 0 and 1 "
+        "per class.",
+    )
+    empty: str = option(
+        "none",
+        "multilabel: what a cell without a name says: no class is present, or the label is "
+        "missing.",
+        choices=("none", "missing"),
+    )
     num_classes: int | None = option(None, "Expected number of classes.", lower_bound=2)
     hidden_units: tuple[int, ...] = option(
         (), "Units of Dense relu layers before the logits, joined by x.", lower_bound=1
@@ -129,6 +139,20 @@ class HeadSpec(options.CheckedSpec):
         "none",
         "balanced weighs each class by the inverse of its frequency.",
         choices=("none", "balanced"),
+    )
+    loss: str = option(
+        "cross_entropy",
+        "focal gives less weight to what is right already, for classes that are rare.",
+        choices=("cross_entropy", "focal"),
+    )
+    focal_gamma: float = option(
+        2.0, "How much less, for loss=focal; 0 is cross-entropy.", lower_bound=0.0, upper_bound=10.0
+    )
+    threshold: str = option(
+        "auto",
+        "binary and multilabel: the probability from which a class is predicted, above 0 and below "
+        "1; auto takes the best F1 on validation, or 0.5 where a class has fewer than 20 positives "
+        "there.",
     )
 
     def find_more_problems(self) -> list[str]:
@@ -147,4 +171,33 @@ class HeadSpec(options.CheckedSpec):
             problems.append(
                 f"--head: kind=binary has num_classes=2. Received num_classes={self.num_classes}."
             )
-        return problems
+        return problems + self._find_threshold_problems() + self._find_regression_problems()
+
+    def _find_threshold_problems(self) -> list[str]:
+        if self.threshold == "auto":
+            return []
+        try:
+            inside = 0.0 < float(self.threshold) < 1.0
+        except ValueError:
+            inside = False
+        if not inside:
+            return [
+                "--head: threshold expects auto or a number above 0 and below 1. "
+                f"Received {self.threshold!r}."
+            ]
+        if self.kind not in (None, "binary", "multilabel"):
+            return [
+                "--head: threshold is of kind=binary and kind=multilabel. "
+                f"Received kind={self.kind}."
+            ]
+        return []
+
+    def _find_regression_problems(self) -> list[str]:
+        if self.kind != "regression":
+            return []
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return [
+            f"--head: kind=regression has no classes, and {name} is about classes. Leave it out."
+            for name in ("num_classes", "label_smoothing", "class_weight", "loss", "empty")
+            if getattr(self, name) != defaults[name]
+        ]

@@ -1,6 +1,9 @@
-"""Options whose values are small languages: freeze rules, requirements, image sizes."""
+"""Options whose values are small languages: freeze rules, requirements, sizes, random views."""
 
+import codecs
 import dataclasses
+import difflib
+import math
 import re
 
 from tf_finetune.options import SpecError
@@ -12,6 +15,22 @@ class FreezeRule:
 
     kind: str
     value: int | float | str = 0
+
+
+def is_text_encoding(name: str) -> bool:
+    """Whether --encoding names an encoding that turns bytes into text.
+
+    Args:
+      name: for example "utf-8" or "latin-1".
+
+    Returns:
+      False for an unknown name, and for Python's codecs of other things, such as "base64".
+    """
+    try:
+        found = codecs.lookup(name)
+        return bool(found._is_text_encoding) and isinstance(b"".decode(name), str)
+    except (LookupError, UnicodeError, ValueError):
+        return False
 
 
 def read_freeze(text: str) -> FreezeRule:
@@ -110,3 +129,143 @@ def read_image_size(text: str) -> tuple[int, int]:
             f"Received {text!r}."
         )
     return sides
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentStep:
+    """One step of --augment, every value settled.
+
+    Attributes:
+      name: a key of AUGMENT_STEPS.
+      values: its numbers; for flip the directions, "horizontal" and "vertical" or one of them.
+    """
+
+    name: str
+    values: tuple[float | str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """What stands behind a step's name: how it is written, defaults and bounds of each number."""
+
+    form: str
+    defaults: tuple[float, ...]
+    lower_bounds: tuple[float, ...]
+    upper_bounds: tuple[float, ...]
+
+
+_FLIPS: dict[str, tuple[str, ...]] = {"horizontal": ("horizontal",), "vertical": ("vertical",)}
+_FLIPS["both"] = ("horizontal", "vertical")
+_STRENGTH = _Numbers("STRENGTH", (0.2,), (0.0,), (1.0,))
+AUGMENT_STEPS: dict[str, _Numbers | None] = {
+    "flip": None,
+    "crop": _Numbers("MIN_AREA,MAX_AREA", (0.5, 1.0), (0.01, 0.01), (1.0, 1.0)),
+    "rotate": _Numbers("DEGREES", (10.0,), (0.0,), (180.0,)),
+    "translate": _Numbers("PART", (0.1,), (0.0,), (1.0,)),
+    "zoom": _Numbers("PART", (0.1,), (0.0,), (0.9,)),
+    "color": _STRENGTH,
+    "brightness": _STRENGTH,
+    "contrast": _STRENGTH,
+    "saturation": _STRENGTH,
+    "hue": _Numbers("TURN", (0.05,), (0.0,), (0.5,)),
+    "cutout": _Numbers("SIDE", (0.5,), (0.01,), (1.0,)),
+    "erase": _Numbers("MIN_AREA,MAX_AREA", (0.02, 0.33), (0.001, 0.001), (1.0, 1.0)),
+    "randaugment": _Numbers("NUM,MAGNITUDE", (2.0, 5.0), (1.0, 0.0), (5.0, 10.0)),
+}
+_RANGES = ("crop", "erase")
+
+
+def read_augment(text: str) -> tuple[AugmentStep, ...]:
+    """Parses `flip,crop:0.3,1,rotate:10`.
+
+    Args:
+      text: steps joined by commas, each NAME, or NAME: and numbers joined by commas (a piece that
+        is a number belongs to the step before it); or none.
+
+    Returns:
+      The steps in the order of the text, left-out numbers by their defaults.
+
+    Raises:
+      SpecError: an unknown step (all are listed), one that is named twice, or a value that it
+        does not take; a line each.
+    """
+    if text == "none":
+        return ()
+    steps: list[AugmentStep] = []
+    problems: list[str] = []
+    for name, values in _split_augment(text):
+        try:
+            steps.append(_read_step(name, values))
+        except SpecError as error:
+            problems.extend(error.problems)
+    names = [step.name for step in steps]
+    problems += [
+        f"--augment names {name} twice. Give each step once."
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    if problems:
+        raise SpecError(*problems)
+    return tuple(steps)
+
+
+def _split_augment(text: str) -> list[tuple[str, list[str]]]:
+    """(name, texts of its values) of each step."""
+    steps: list[tuple[str, list[str]]] = []
+    for piece in text.split(","):
+        if steps and re.fullmatch(r"[-+.\d]\S*", piece):
+            steps[-1][1].append(piece)
+        else:
+            name, colon, value = piece.partition(":")
+            steps.append((name, [value] if colon else []))
+    return steps
+
+
+def _read_step(name: str, texts: list[str]) -> AugmentStep:
+    if name not in AUGMENT_STEPS:
+        near = difflib.get_close_matches(name, AUGMENT_STEPS, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise SpecError(
+            f"--augment knows no step {name!r}. {hint}Expected none, or some of "
+            f"{', '.join(AUGMENT_STEPS)}, joined by commas."
+        )
+    form = AUGMENT_STEPS[name]
+    shown = ",".join(texts)
+    if form is None:
+        direction = shown or "horizontal"
+        if direction not in _FLIPS:
+            raise SpecError(
+                f"--augment: flip expects {', '.join(_FLIPS)}. Received {shown!r}, in "
+                f"'{name}:{shown}'."
+            )
+        return AugmentStep(name, _FLIPS[direction])
+    try:
+        numbers = tuple(float(text) for text in texts)
+    except ValueError:
+        numbers = (math.nan,)
+    numbers += form.defaults[len(numbers) :]
+    is_right = len(numbers) == len(form.defaults) and all(
+        lower <= number <= upper
+        for number, lower, upper in zip(numbers, form.lower_bounds, form.upper_bounds, strict=True)
+    )
+    if name in _RANGES and is_right:
+        is_right = numbers[0] <= numbers[1]
+    if name == "randaugment" and is_right:
+        is_right = numbers[0].is_integer()
+    if not is_right:
+        raise SpecError(_describe_step(name, form, received=shown))
+    return AugmentStep(name, numbers)
+
+
+def _describe_step(name: str, form: _Numbers, *, received: str) -> str:
+    parts = [
+        f"{part} from {lower:g} to {upper:g}"
+        for part, lower, upper in zip(
+            form.form.split(","), form.lower_bounds, form.upper_bounds, strict=True
+        )
+    ]
+    return (
+        f"--augment: {name} expects {name}:{form.form} with {', '.join(parts)}"
+        + (", the first not above the second" if name in _RANGES else "")
+        + (", NUM a whole number" if name == "randaugment" else "")
+        + f". Received '{name}:{received}'."
+    )

@@ -5,18 +5,33 @@ Shared by the verb train, right after training, and by the verbs that start from
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tf_finetune import evaluation, exporting, findings, report, specs, trained, workdir
+from tf_finetune import (
+    evaluation,
+    exporting,
+    findings,
+    head_kinds,
+    report,
+    specs,
+    thresholds,
+    token_lengths,
+    trained,
+    workdir,
+)
 from tf_finetune.data import (
+    column_tables,
+    columns,
     input_stores,
     known_classes,
     leaks,
     loading,
     pipeline,
     preprocessing,
-    text_store,
 )
 
 
@@ -92,7 +107,11 @@ def load_other_split(
         reverse, or has a class that the model does not know.
     """
     split, warnings = known_classes.load_split(
-        source, spec.data, heads=spec.heads, infos=outcome.heads, name=name
+        source,
+        column_tables.keep_kinds(spec.data, outcome.preprocessing),
+        heads=spec.heads,
+        infos=outcome.heads,
+        name=name,
     )
     _check_kind(split, outcome, source)
     nothing = dataclasses.replace(
@@ -113,12 +132,12 @@ def load_other_split(
 
 def _check_kind(split: loading.Split, outcome: trained.TrainedModel, source: str) -> None:
     found = input_stores.find_kind(split.inputs)
-    is_text = isinstance(outcome.preprocessing, text_store.TextSpec)
-    expected = input_stores.TEXT if is_text else input_stores.IMAGE
+    expected = preprocessing.find_kind(outcome.preprocessing)
     if found != expected:
+        here, there = input_stores.PLURALS[found], input_stores.PLURALS[expected]
         message = (
-            f"{findings.one_line(source)} holds {found}s, and the run was trained on {expected}s. "
-            f"Give {expected}s."
+            f"{findings.one_line(source)} holds {here}, and the run was trained on {there}. "
+            f"Give {there}."
         )
         raise findings.RefusedError(findings.Problem(message, path=source))
 
@@ -145,6 +164,52 @@ def _find_trained_on(
     return (findings.Problem(message, severity=findings.WARNING),)
 
 
+def tune_thresholds(
+    outcome: trained.TrainedModel,
+    split: loading.Split,
+    *,
+    heads: Sequence[specs.HeadSpec],
+    batch_size: int,
+) -> tuple[trained.TrainedModel, tuple[str, ...]]:
+    """Chooses the thresholds of the heads that leave them to the run.
+
+    Args:
+      outcome: the model with its best weights.
+      split: the validation split; may be empty.
+      heads: the heads as they were asked for, in the order of the model's.
+      batch_size: examples at a time.
+
+    Returns:
+      (the model with its thresholds, a sentence for each head that has them). The sentences are
+      also in the model's facts.
+    """
+    tuned = tuple(
+        info
+        for head, info in zip(heads, outcome.heads, strict=True)
+        if head.threshold == "auto" and head_kinds.HEAD_KINDS[info.kind].has_thresholds
+    )
+    if not tuned:
+        return outcome, ()
+    labels = {info.name: split.labels[info.name] for info in tuned}
+    logits = {name: np.zeros_like(values) for name, values in labels.items()}
+    # Without enough positives of any class there is nothing to run the model for.
+    if any(thresholds.has_enough(values) for values in labels.values()):
+        ordered = token_lengths.sort_split(split, outcome.model)
+        dataset = pipeline.make_dataset(ordered, outcome.preprocessing, batch_size=batch_size)
+        with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
+            logits, labels = evaluation.compute_logits(
+                outcome.model, dataset, heads=tuned, split="thresholds"
+            )
+    found = {
+        info.name: thresholds.tune_head(logits[info.name], labels[info.name], info)
+        for info in tuned
+    }
+    texts = {name: text for name, (_, text) in found.items()}
+    infos = tuple(found[info.name][0] if info.name in found else info for info in outcome.heads)
+    facts = {**outcome.facts, "thresholds": texts}
+    return dataclasses.replace(outcome, heads=infos, facts=facts), tuple(texts.values())
+
+
 def evaluate_split(
     outcome: trained.TrainedModel,
     split: loading.Split,
@@ -163,6 +228,7 @@ def evaluate_split(
     Returns:
       The report.
     """
+    split = token_lengths.sort_split(split, outcome.model)
     dataset = pipeline.make_dataset(split, outcome.preprocessing, batch_size=batch_size)
     with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
         measured = evaluation.evaluate_model(
@@ -173,8 +239,21 @@ def evaluate_split(
             loss_weights=outcome.facts["loss_weights"],
         )
     target = os.path.join(folder, workdir.EVALUATION_DIR, split.name)
-    report.write_report(measured, target, notes=trained.list_trust_notes(outcome.facts))
+    notes = [*trained.list_trust_notes(outcome.facts), *_list_threshold_notes(outcome, split.name)]
+    report.write_report(measured, target, notes=notes)
     return measured
+
+
+def _list_threshold_notes(outcome: trained.TrainedModel, split: str) -> list[str]:
+    """What readers should know of the numbers that depend on thresholds."""
+    texts = outcome.facts.get("thresholds")
+    notes = [str(text) for text in texts.values()] if isinstance(texts, dict) else []
+    if notes and split == "validation":
+        notes.append(
+            "Accuracy, precision, recall and F1 of heads with tuned thresholds are a little too "
+            "good on validation, where the thresholds were chosen: the test split tells."
+        )
+    return notes
 
 
 def export_trained(
@@ -198,11 +277,13 @@ def export_trained(
     Raises:
       RefusedError: export_dir cannot be written.
     """
-    inputs: list[bytes] = []
+    inputs: list[Any] = []
     count = spec.export.warmup_examples
     if split is not None and isinstance(outcome.preprocessing, preprocessing.PreprocessingSpec):
         pixels = pipeline.sample_pixels(split, outcome.preprocessing, count=count, seed=0)
         inputs = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in pixels]
+    elif split is not None and isinstance(outcome.preprocessing, columns.ColumnsSpec):
+        inputs = pipeline.sample_rows(split, outcome.preprocessing, count=count, seed=0)
     elif split is not None:
         texts = pipeline.sample_texts(split, count=count, seed=0)
         inputs = [text.encode() for text in texts]

@@ -5,8 +5,9 @@ one at fault is alone; its row tells the error and the others their classes.
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,211 +15,25 @@ import numpy as np
 from tf_finetune import (
     findings,
     head_kinds,
-    head_metrics,
+    prediction_columns,
     prediction_files,
     prediction_texts,
+    predictors,
     progress,
 )
 from tf_finetune.data import image_formats, input_stores, text_store
-from tf_finetune.models import admission
 
-SERVE_BYTES = "serve_bytes"
-SERVE_TEXT = "serving_default"
+# Where callers look for them: beside what uses them.
+BadInputError = predictors.BadInputError
+HeadOutput = predictors.HeadOutput
+Predictor = predictors.Predictor
+model_predictor = predictors.model_predictor
+run_predictor = predictors.run_predictor
+export_predictor = predictors.export_predictor
 
 # No photograph is larger; a sparse file of terabytes would fill the memory.
 _MAX_FILE_BYTES = 2**29
 _BAD_TEXT = "cannot be made tokens of"
-
-
-class BadInputError(ValueError):
-    """At least one image of a batch cannot be decoded, or text be made tokens of."""
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadOutput:
-    """What a model says about a batch.
-
-    Attributes:
-      probabilities: float32 [n, num_classes], 0 to 1; binary columns are (negative, positive).
-      answers: bool [n, num_classes], the predicted classes: exactly one, or any number for
-        multilabel.
-    """
-
-    probabilities: np.ndarray
-    answers: np.ndarray
-
-
-PredictBatch = Callable[[Sequence[bytes]], dict[str, HeadOutput]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictor:
-    """A trained model or an export, ready to predict.
-
-    Attributes:
-      predict_batch: a function as `model_predictor` returns it.
-      heads: the heads to tell; of an export sorted by name.
-      input_kind: "image" or "text".
-    """
-
-    predict_batch: PredictBatch
-    heads: tuple[head_kinds.HeadInfo, ...]
-    input_kind: str
-
-
-def model_predictor(
-    model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
-) -> PredictBatch:
-    """A trained model as a function of encoded images, or of texts in UTF-8.
-
-    Args:
-      model: keras.Model, input {"image": float32 [batch, height, width, channels], values 0 to
-        255} or {"text": string [batch]}, outputs {HEAD: logits [batch, num_logits]}.
-      heads: the model's heads.
-      preprocessing: data.preprocessing.PreprocessingSpec, how an encoded image becomes the input;
-        or a TextSpec.
-
-    Returns:
-      A function from encoded images or texts, at least one, to {HEAD: output}. It raises
-      BadInputError when one of them cannot be decoded.
-    """
-    if isinstance(preprocessing, text_store.TextSpec):
-        return _text_predictor(model, heads)
-    import tensorflow as tf
-
-    from tf_finetune.data import preprocessing as preprocessing_module
-
-    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode(contents: Any) -> Any:
-        return tf.map_fn(
-            lambda content: preprocessing_module.decode_image(content, preprocessing),
-            contents,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
-        )
-
-    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
-    def compute_logits(images: Any) -> dict[str, Any]:
-        outputs = model({"image": images}, training=False)
-        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
-
-    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
-        try:
-            images = decode(tf.constant(list(contents), tf.string))
-        except tf.errors.InvalidArgumentError as error:
-            raise BadInputError(error.message) from error
-        logits = compute_logits(images)
-        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
-
-    return predict_batch
-
-
-def _text_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
-    import tensorflow as tf
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def compute_logits(texts: Any) -> dict[str, Any]:
-        outputs = model({text_store.INPUT: texts}, training=False)
-        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
-
-    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
-        try:
-            logits = compute_logits(tf.constant(list(contents), tf.string))
-        except tf.errors.InvalidArgumentError as error:
-            raise BadInputError(error.message) from error
-        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
-
-    return predict_batch
-
-
-def run_predictor(
-    model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
-) -> Predictor:
-    """A trained model with its heads.
-
-    Args:
-      model: see `model_predictor`.
-      heads: see `model_predictor`.
-      preprocessing: see `model_predictor`.
-
-    Returns:
-      The predictor.
-    """
-    is_text = isinstance(preprocessing, text_store.TextSpec)
-    kind = input_stores.TEXT if is_text else input_stores.IMAGE
-    return Predictor(model_predictor(model, heads, preprocessing), heads, kind)
-
-
-def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
-    """An exported version as a function of encoded images, through its `serve_bytes` signature.
-
-    One without it that takes texts is a function of texts, through `serving_default`.
-
-    An export holds class names and answers, not kinds: a head whose `classes` output has several
-    places in a row is multilabel, any other is called multiclass. The answers are the export's.
-
-    Args:
-      path: EXPORT_DIR/VERSION.
-      trust_model: runs operations that reach outside the graph.
-
-    Returns:
-      The function and what it is about.
-
-    Raises:
-      trust.UntrustedModelError: the SavedModel must not be opened.
-      RefusedError: the folder is no SavedModel, or not one of ours: it has no `serve_bytes` and
-        takes no text, has no class names, or other outputs.
-    """
-    import tensorflow as tf
-
-    _check_version_folder(path)
-    admission.check(path, trust_model=trust_model)
-    try:
-        loaded = tf.saved_model.load(path)
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        reason = findings.one_line(str(error).partition("\n")[0])
-        raise _refuse(path, f"cannot be loaded as a SavedModel: {reason}") from error
-    name, argument = SERVE_BYTES, "image_bytes"
-    if SERVE_BYTES not in loaded.signatures and _takes_text(loaded.signatures):
-        name, argument = SERVE_TEXT, text_store.INPUT
-    if name not in loaded.signatures:
-        names = findings.list_first(sorted(loaded.signatures))
-        raise _refuse(path, f"has no signature '{SERVE_BYTES}'. It has {names or 'none'}.")
-    signature = loaded.signatures[name]
-    labels = _read_labels(path)
-    heads = tuple(
-        _read_head(
-            path, signature.structured_outputs, name=head, classes=labels[head], labels=labels
-        )
-        for head in sorted(labels)
-    )
-
-    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
-        # `loaded` must live as long as this function: a signature holds its variables weakly.
-        call = loaded.signatures[name]
-        try:
-            outputs = call(**{argument: tf.constant(list(contents), tf.string)})
-        except tf.errors.InvalidArgumentError as error:
-            raise BadInputError(error.message) from error
-        results = {}
-        for head in heads:
-            prefix = _prefix(head.name, len(heads))
-            names = outputs[f"{prefix}classes"].numpy().reshape(len(contents), -1)
-            answers = [[name.encode() in row for name in head.classes] for row in map(set, names)]
-            probabilities = outputs[f"{prefix}probabilities"].numpy()
-            results[head.name] = HeadOutput(probabilities, np.array(answers))
-        return results
-
-    kind = input_stores.IMAGE if name == SERVE_BYTES else input_stores.TEXT
-    return Predictor(predict_batch, heads, kind)
-
-
-def _takes_text(signatures: Any) -> bool:
-    if SERVE_TEXT not in signatures:
-        return False
-    _, arguments = signatures[SERVE_TEXT].structured_input_signature
-    return list(arguments) == [text_store.INPUT]
 
 
 def predict_files(
@@ -260,7 +75,7 @@ def predict_texts(
     batch_size: int,
     top_k: int,
 ) -> Iterator[prediction_files.Prediction]:
-    """Predicts texts one batch at a time, with a progress bar.
+    """Predicts texts in batches of like length, with a progress bar.
 
     An empty text gives a row with an error, as in training it would be none.
 
@@ -273,106 +88,71 @@ def predict_texts(
     Yields:
       A row for each text, in their order.
     """
+    window_size = text_store.WINDOW_BATCHES * batch_size
     with progress.ProgressBar("Predicting", len(texts)) as bar:
-        for start in range(0, len(texts), batch_size):
-            batch = texts[start : start + batch_size]
-            rows = [
-                prediction_files.Prediction(
-                    "",
-                    {},
-                    "" if given.text.strip() else "the text is empty",
-                    text=given.text,
-                    line=given.line,
-                )
-                for given in batch
-            ]
-            contents = {number: given.text.encode() for number, given in enumerate(batch)}
-            yield from _predict_some(rows, contents, predictor, top_k=top_k)
-            bar.update(start + len(batch))
+        for start in range(0, len(texts), window_size):
+            window = texts[start : start + window_size]
+            order = text_store.sort_by_length(np.array([len(given.text) for given in window]))
+            done: dict[int, prediction_files.Prediction] = {}
+            for first in range(0, len(window), batch_size):
+                numbers = order[first : first + batch_size].tolist()
+                batch = [window[number] for number in numbers]
+                rows = _predict_some_texts(batch, predictor, top_k=top_k)
+                done.update(zip(numbers, rows, strict=True))
+                bar.update(start + len(done))
+            yield from (done[number] for number in range(len(window)))
 
 
-def _to_output(logits: np.ndarray, head: head_kinds.HeadInfo) -> HeadOutput:
-    answers = head_metrics.predict_classes(logits, head)
-    if answers.ndim == 1:
-        answers = answers[:, np.newaxis] == np.arange(len(head.classes))
-    return HeadOutput(head_kinds.probabilities(logits, head.kind), answers)
+def _predict_some_texts(
+    batch: Sequence[prediction_texts.TextInput], predictor: Predictor, *, top_k: int
+) -> Iterator[prediction_files.Prediction]:
+    rows = [
+        prediction_files.Prediction(
+            "",
+            {},
+            "" if given.text.strip() else "the text is empty",
+            text=given.text,
+            line=given.line,
+        )
+        for given in batch
+    ]
+    contents = {number: given.text.encode() for number, given in enumerate(batch)}
+    yield from _predict_some(rows, contents, predictor, top_k=top_k)
 
 
-def _refuse(path: str, message: str) -> findings.RefusedError:
-    shown = f"--model={findings.one_line(path)}"
-    return findings.RefusedError(findings.Problem(f"{shown} {message}", path=path, flag="--model"))
-
-
-def _check_version_folder(path: str) -> None:
-    if not os.path.isdir(path):
-        raise _refuse(path, "is no folder. Expected EXPORT_DIR/VERSION of an earlier export.")
-    if os.path.isfile(os.path.join(path, "saved_model.pb")):
-        return
-    versions = sorted((name for name in os.listdir(path) if name.isdecimal()), key=int)
-    hint = "Expected EXPORT_DIR/VERSION of an earlier export."
-    if versions:
-        newest = findings.one_line(os.path.join(path, versions[-1]))
-        hint = f"Give one of its versions, such as --model={newest}."
-    raise _refuse(path, f"holds no saved_model.pb. {hint}")
-
-
-def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
-    """Class names by head, from assets/labels_HEAD.txt."""
-    folder = os.path.join(path, "assets")
-    labels = {}
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        if not (name.startswith("labels_") and name.endswith(".txt")):
-            continue
-        try:
-            with open(os.path.join(folder, name), encoding="utf-8", newline="\n") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = "that are not UTF-8"
-            if isinstance(error, OSError):
-                reason = f"that cannot be read: {error.strerror}"
-            raise _refuse(path, f"has class names {reason}.") from error
-        head = name.removeprefix("labels_").removesuffix(".txt")
-        labels[head] = tuple(text.removesuffix("\n").split("\n"))
-    if not labels:
-        raise _refuse(path, "has no assets/labels_HEAD.txt with class names. Is it our export?")
-    return labels
-
-
-def _prefix(name: str, num_heads: int) -> str:
-    return f"{name}_" if num_heads > 1 else ""
-
-
-def _read_head(
-    path: str,
-    outputs: dict[str, Any],
+def predict_rows(
+    rows: Iterator[prediction_columns.ColumnInput],
     *,
-    name: str,
-    classes: tuple[str, ...],
-    labels: dict[str, tuple[str, ...]],
-) -> head_kinds.HeadInfo:
-    prefix = _prefix(name, len(labels))
-    expected = (f"{prefix}probabilities", f"{prefix}classes")
-    received = findings.list_first(sorted(outputs))
-    if not set(expected) <= set(outputs):
-        raise _refuse(
-            path,
-            f"has class names of head '{findings.one_line(name)}', but no outputs "
-            f"{findings.list_first(list(expected))}. It has {received}.",
-        )
-    num_columns = outputs[expected[0]].shape[-1]
-    if num_columns != len(classes):
-        raise _refuse(
-            path,
-            f"has {len(classes)} class names for the {num_columns} probabilities of head "
-            f"'{findings.one_line(name)}'.",
-        )
-    is_exclusive = outputs[expected[1]].shape.rank == 1
-    return head_kinds.HeadInfo(name, "multiclass" if is_exclusive else "multilabel", classes)
+    predictor: Predictor,
+    batch_size: int,
+    top_k: int,
+) -> Iterator[prediction_files.Prediction]:
+    """Predicts rows of tables one batch at a time, with a progress bar.
+
+    Args:
+      rows: of `prediction_columns.iterate_rows`.
+      predictor: of `run_predictor` or `export_predictor`.
+      batch_size: rows in a batch, at least 1.
+      top_k: classes in a row, at least 1; a head with fewer classes has fewer.
+
+    Yields:
+      A row for each row, in their order.
+    """
+    num_done = 0
+    with progress.ProgressBar("Predicting", None) as bar:
+        while batch := list(itertools.islice(rows, batch_size)):
+            made = [
+                prediction_files.Prediction(row.path, {}, row.error, line=row.line) for row in batch
+            ]
+            contents = {number: row.values for number, row in enumerate(batch)}
+            yield from _predict_some(made, contents, predictor, top_k=top_k)
+            num_done += len(batch)
+            bar.update(num_done)
 
 
 def _predict_some(
     rows: list[prediction_files.Prediction],
-    contents: dict[int, bytes],
+    contents: dict[int, Any],
     predictor: Predictor,
     *,
     top_k: int,
@@ -384,7 +164,9 @@ def _predict_some(
     for number, row in enumerate(rows):
         if number in errors:
             reason = _BAD_TEXT
-            if row.text is None:
+            if predictor.input_kind == input_stores.COLUMNS:
+                reason = f"is refused by the model: {findings.one_line(errors[number])[:200]}"
+            elif row.text is None:
                 head = contents[number][: image_formats.HEAD_BYTES]
                 reason = image_formats.describe_bad_image(head)
             yield dataclasses.replace(row, error=reason)
@@ -410,8 +192,8 @@ def _read_image(path: bytes) -> tuple[bytes, str]:
 
 def _isolate_bad(
     numbers: list[int],
-    contents: dict[int, bytes],
-    predict_batch: PredictBatch,
+    contents: dict[int, Any],
+    predict_batch: predictors.PredictBatch,
     *,
     errors: dict[int, str],
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -447,14 +229,19 @@ def _fill_row(
     results = {}
     for head in heads:
         probabilities, answers = outputs[head.name]
+        kind = head_kinds.HEAD_KINDS[head.kind]
         if not np.isfinite(probabilities).all():
             message = f"gets no number from head '{head.name}', whose weights are damaged"
             if row.text is not None:
                 message += ", or the model finds no token in it"
             return dataclasses.replace(row, error=message)
+        if not kind.has_classes:
+            number = float(probabilities[0])
+            results[head.name] = prediction_files.HeadPrediction((), (), (), number=number)
+            continue
         order = np.argsort(-probabilities, kind="stable")
         predicted = [index for index in order if answers[index]]
-        if head_kinds.HEAD_KINDS[head.kind].exclusive:
+        if kind.exclusive:
             # A threshold can make the less probable of two classes the answer.
             order = np.array(predicted + [index for index in order if not answers[index]])
         order = order[:top_k]

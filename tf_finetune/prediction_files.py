@@ -15,18 +15,22 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-from tf_finetune import findings, head_kinds, workdir
-from tf_finetune.data import csv_rows, image_folder, tables
+from tf_finetune import findings, head_kinds, specs, workdir
+from tf_finetune.data import csv_rows, image_folder, table_rows, tables
 
 OUTPUT_ENDINGS = (".csv", ".jsonl")
 PATH_COLUMN = "path"
 TEXT_COLUMNS = ("line", "text")
+ROW_COLUMNS = ("path", "line")
 ERROR_COLUMN = "error"
+NUMBER_COLUMN = "prediction"
 
 _CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
 _ENDINGS = tuple(ending.encode() for ending in image_folder.IMAGE_ENDINGS)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _MAX_LISTED_ROWS = 5
+# The column of a table that holds paths, where it is not the first.
+_PATH_NAMES = (PATH_COLUMN, "image", "file", "filename")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +42,13 @@ class HeadPrediction:
         possibly none.
       classes: the top k classes, most probable first; binary: the answer first.
       probabilities: of `classes`, 0 to 1.
+      number: what a regression head predicts; it has no classes. None of other heads.
     """
 
     predicted: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    number: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +56,12 @@ class Prediction:
     """A row of the output.
 
     Attributes:
-      path: the image as it was found, relative to the current folder where the input was; "" of a
-        text.
+      path: the image as it was found, relative to the current folder where the input was, or the
+        table of a row; "" of a text.
       heads: by head name; empty when there is an error.
       error: why there is no prediction, in words that follow the path, or "".
       text: the text, or None of an image.
-      line: 1-based line of a text in its file.
+      line: 1-based line of a text or row in its file.
     """
 
     path: str
@@ -73,16 +79,17 @@ class WrittenPredictions:
     num_errors: int
 
 
-def iterate_inputs(inputs: tuple[str, ...]) -> list[str]:
+def iterate_inputs(inputs: tuple[str, ...], *, data: specs.DataSpec | None = None) -> list[str]:
     """The images that --input names.
 
     A folder is searched to any depth, in the order of names, for files that end as images do;
-    hidden files, and links to something that is no image, are passed over. In a .csv, images are
-    in the column `path`, or in the first, and are relative to the CSV's folder. Any other file is
+    hidden files, and links to something that is no image, are passed over. In a table, images are
+    in the column `path`, or in the first, and are relative to the table's folder. Any other file is
     taken as an image, whatever its ending.
 
     Args:
-      inputs: paths of images, folders and .csv files, at least one.
+      inputs: paths of images, folders and tables (.csv, .tsv, .jsonl), at least one.
+      data: how tables are read: `encoding`; default: UTF-8.
 
     Returns:
       Paths, in the order of `inputs`; names that are not UTF-8 hold lone surrogates, which
@@ -100,7 +107,7 @@ def iterate_inputs(inputs: tuple[str, ...]) -> list[str]:
     problems: list[findings.Problem] = []
     for text in inputs:
         try:
-            paths += _list_input(text)
+            paths += _list_input(text, data or specs.DataSpec())
         except findings.RefusedError as error:
             problems += error.problems
     if problems:
@@ -145,14 +152,17 @@ def write_predictions(
     heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
     of_texts: bool = False,
+    of_rows: bool = False,
 ) -> WrittenPredictions:
     """Writes rows as they come, and gives the file its name when the last one is there.
 
-    CSV columns: path (of texts: line, text), then per head `class` and `probability` (top_k 1) or
-    `class_1`, `probability_1`, `class_2`, ...; then error. With several heads the names begin with
-    HEAD_. A multilabel head has `classes` before them: its answer, joined by "|". JSONL has a line
-    {"path", "predictions": {HEAD: {"predicted", "classes", "probabilities"}}} or {"path",
-    "error"}; of texts with "line" and "text" for "path". In both, probabilities have 7 digits; in
+    CSV columns: path (of texts: line, text; of rows of tables: path, line), then per head `class`
+    and `probability` (top_k 1) or `class_1`, `probability_1`, `class_2`, ...; then error. With
+    several heads the names begin with HEAD_. A multilabel head has `classes` before them: its
+    answer, joined by "|"; a regression head has `prediction` only. JSONL has a line {"path",
+    "predictions": {HEAD: {"predicted", "classes", "probabilities"}}}, of a regression head {HEAD:
+    {"prediction"}}, or {"path", "error"}; of texts with "line" and "text" for "path", of rows with
+    both. In both, probabilities have 7 digits; in
     CSV a text that begins like a formula gets an apostrophe in front.
 
     Args:
@@ -162,6 +172,7 @@ def write_predictions(
       heads: the heads that the rows are about.
       top_k: classes in a row, at least 1; a head with fewer classes has fewer.
       of_texts: the rows are about texts.
+      of_rows: the rows are about rows of tables.
 
     Returns:
       The counts.
@@ -182,7 +193,9 @@ def write_predictions(
             open(temporary, "x", encoding="utf-8", newline="") as file,
         ):
             if path.lower().endswith(".csv"):
-                _write_csv(file, map(count, rows), heads=heads, top_k=top_k, of_texts=of_texts)
+                leading = ROW_COLUMNS if of_rows else (PATH_COLUMN,)
+                leading = TEXT_COLUMNS if of_texts else leading
+                _write_csv(file, map(count, rows), heads=heads, top_k=top_k, leading=leading)
             else:
                 _write_jsonl(file, map(count, rows), heads)
     except OSError as error:
@@ -197,7 +210,7 @@ def _refuse(message: str, path: str, *, line: int | None = None) -> findings.Ref
     return findings.RefusedError(findings.Problem(message, path=path, line=line, flag="--input"))
 
 
-def _list_input(text: str) -> list[str]:
+def _list_input(text: str, data: specs.DataSpec) -> list[str]:
     shown = f"--input={findings.one_line(text)}"
     if os.path.isdir(text):
         paths = [os.fsdecode(path) for path in _walk_images(os.fsencode(text))]
@@ -209,7 +222,7 @@ def _list_input(text: str) -> list[str]:
         raise _refuse(f"{shown} does not exist. Expected an image, a folder or a .csv.", text)
     if not os.path.isfile(text):
         raise _refuse(f"{shown} is no regular file but a FIFO, socket or device.", text)
-    return _list_table(text) if text.lower().endswith(".csv") else [text]
+    return _list_table(text, data) if text.lower().endswith(table_rows.ENDINGS) else [text]
 
 
 def _walk_images(root: bytes) -> Iterator[bytes]:
@@ -247,21 +260,29 @@ def _scan(folder: bytes) -> list[tuple[bytes, bool]]:
     return kept
 
 
-def _list_table(path: str) -> list[str]:
-    rows = _read_rows(path)
+def _list_table(path: str, data: specs.DataSpec) -> list[str]:
+    try:
+        cells, lines = table_rows.read_table(path, data, expected="with a path for each image")
+    except findings.RefusedError as error:
+        problems = [dataclasses.replace(found, flag="--input") for found in error.problems]
+        raise findings.RefusedError(*problems) from error
+    rows = list(zip(lines, cells, strict=True))
     folder = os.path.dirname(path)
-    _, first = rows[0]
+    first = [str(cell) for cell in cells[0]]
     column = 0
-    if not _is_image_cell(first[0], folder):
+    if table_rows.is_json(path) or not _is_image_cell(first[0], folder):
         names = [cell.strip().lower() for cell in first]
-        column = names.index(PATH_COLUMN) if PATH_COLUMN in names else 0
+        column = next((names.index(name) for name in _PATH_NAMES if name in names), 0)
         del rows[0]
     if not rows:
         message = f"{findings.one_line(path)}: no row below the header. Expected a path in each."
         raise _refuse(message, path)
     images, problems = [], []
     for line, row in rows:
-        image, complaint = _find_image(row[column] if column < len(row) else "", folder)
+        cell = row[column] if column < len(row) else ""
+        image, complaint = "", "expected a path. Received a list."
+        if isinstance(cell, str):
+            image, complaint = _find_image(cell, folder)
         if complaint:
             message = f"{findings.one_line(path)}, line {line}: {complaint}"
             problems.append(findings.Problem(message, path=path, line=line, flag="--input"))
@@ -273,30 +294,6 @@ def _list_table(path: str) -> list[str]:
     if problems:
         raise findings.RefusedError(*problems)
     return images
-
-
-def _read_rows(path: str) -> list[tuple[int, list[str]]]:
-    """(1-based line, cells) of every row that is not empty, at least one."""
-    shown = findings.one_line(path)
-    rows, line = [], 1
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row:
-                    rows.append((line, row))
-                line = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        message = f"{shown}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save it as UTF-8."
-        raise _refuse(message, path) from error
-    except csv.Error as error:
-        message = f"{shown}, line {line}: no valid CSV: {error}. Is a quotation mark missing?"
-        raise _refuse(message, path, line=line) from error
-    except OSError as error:
-        raise _refuse(f"{shown} cannot be opened: {error.strerror}.", path) from error
-    if not rows:
-        raise _refuse(f"{shown} is empty. Expected a row with a path for each image.", path)
-    return rows
 
 
 def _is_image_cell(cell: str, folder: str) -> bool:
@@ -324,13 +321,16 @@ def _write_csv(
     *,
     heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
-    of_texts: bool,
+    leading: tuple[str, ...],
 ) -> None:
-    columns = list(TEXT_COLUMNS) if of_texts else [PATH_COLUMN]
+    columns = list(leading)
     for head in heads:
         prefix = f"{head.name}_" if len(heads) > 1 else ""
-        if not head_kinds.HEAD_KINDS[head.kind].exclusive:
+        kind = head_kinds.HEAD_KINDS[head.kind]
+        if not kind.exclusive:
             columns.append(f"{prefix}classes")
+        if not kind.has_classes:
+            columns.append(f"{prefix}{NUMBER_COLUMN}")
         for rank in range(1, min(top_k, len(head.classes)) + 1):
             suffix = f"_{rank}" if top_k > 1 else ""
             columns += [f"{prefix}class{suffix}", f"{prefix}probability{suffix}"]
@@ -339,10 +339,14 @@ def _write_csv(
     writer.writerow(columns)
     for row in rows:
         cells = [_safe_cell(row.path)]
+        if leading == ROW_COLUMNS:
+            cells.append(str(row.line))
         if row.text is not None:
             cells = [str(row.line), _safe_cell(row.text)]
         for head in heads if not row.error else ():
             prediction = row.heads[head.name]
+            if prediction.number is not None:
+                cells.append(f"{prediction.number:.7g}")
             if not head_kinds.HEAD_KINDS[head.kind].exclusive:
                 cells.append(_safe_cell(csv_rows.SEPARATOR.join(prediction.predicted)))
             for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
@@ -361,6 +365,8 @@ def _write_jsonl(
 ) -> None:
     for row in rows:
         value: dict[str, Any] = {PATH_COLUMN: _to_utf8(row.path)}
+        if row.text is None and row.line:
+            value = dict(zip(ROW_COLUMNS, (_to_utf8(row.path), row.line), strict=True))
         if row.text is not None:
             value = dict(zip(TEXT_COLUMNS, (row.line, row.text), strict=True))
         if row.error:
@@ -374,6 +380,8 @@ def _write_jsonl(
 
 
 def _to_dict(prediction: HeadPrediction) -> dict[str, Any]:
+    if prediction.number is not None:
+        return {NUMBER_COLUMN: float(f"{prediction.number:.7g}")}
     return {
         "predicted": [_to_utf8(name) for name in prediction.predicted],
         "classes": [_to_utf8(name) for name in prediction.classes],

@@ -8,9 +8,9 @@ import dataclasses
 import os
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, text_tables
+from tf_finetune.data import csv_rows, encodings, table_rows, text_tables
 
-_EXPECTED = "a .csv with a column of texts, or a .txt with a text on each line"
+_EXPECTED = "a .csv, .tsv or .jsonl with a column of texts, or a .txt with a text on each line"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +27,22 @@ class TextInput:
 
 
 def iterate_texts(
-    inputs: tuple[str, ...], *, trained_column: str | None, text_column: str | None
+    inputs: tuple[str, ...],
+    *,
+    trained_column: str | None,
+    text_column: str | None,
+    data: specs.DataSpec | None = None,
 ) -> list[TextInput]:
     """The texts that --input names.
 
-    A .txt has a text on each line. In a .csv, texts are in the column that --text_column names;
+    A .txt has a text on each line. In a table, texts are in the column that --text_column names;
     else in the one that the model was trained on, or in one whose name tells.
 
     Args:
-      inputs: paths of .csv and .txt files in UTF-8, at least one.
+      inputs: paths of .csv, .tsv, .jsonl and .txt files, at least one.
       trained_column: name of the column in the run's own data; None: not known.
       text_column: value of --text_column, or None.
+      data: how files are read: `encoding`; default: UTF-8.
 
     Returns:
       Texts, in the order of `inputs`.
@@ -54,7 +59,7 @@ def iterate_texts(
     problems: list[findings.Problem] = []
     for path in inputs:
         try:
-            texts += _list_input(path, trained_column, text_column)
+            texts += _list_input(path, trained_column, text_column, data or specs.DataSpec())
         except findings.RefusedError as error:
             problems += error.problems
     if problems:
@@ -62,17 +67,19 @@ def iterate_texts(
     return texts
 
 
-def _list_input(path: str, trained_column: str | None, text_column: str | None) -> list[TextInput]:
+def _list_input(
+    path: str, trained_column: str | None, text_column: str | None, data: specs.DataSpec
+) -> list[TextInput]:
     shown = f"--input={findings.one_line(path)}"
     if not os.path.exists(path):
         raise _refuse(f"{shown} does not exist. The model takes texts: expected {_EXPECTED}.", path)
     ending = os.path.splitext(path)[1].lower()
-    if not os.path.isfile(path) or ending not in (".csv", ".txt"):
+    if not os.path.isfile(path) or ending not in (".txt", *table_rows.ENDINGS):
         raise _refuse(f"{shown}: the model takes texts. Expected {_EXPECTED}.", path)
     try:
         if ending == ".txt":
-            return _read_lines(path)
-        return _read_column(path, trained_column, text_column)
+            return _read_lines(path, data)
+        return _read_column(path, trained_column, text_column, data)
     except OSError as error:
         raise _refuse(f"{shown} cannot be opened: {error.strerror}.", path) from error
 
@@ -81,24 +88,23 @@ def _refuse(message: str, path: str, *, flag: str = "--input") -> findings.Refus
     return findings.RefusedError(findings.Problem(message, path=path, flag=flag))
 
 
-def _read_lines(path: str) -> list[TextInput]:
+def _read_lines(path: str, data: specs.DataSpec) -> list[TextInput]:
     # Only \n, \r\n and \r end a line: str.splitlines would also cut at U+2028 inside a text.
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with encodings.open_text(path, data.encoding) as file:
+            file.reconfigure(newline=None)
             lines = [line.removesuffix("\n") for line in file]
-    except UnicodeDecodeError as error:
-        message = (
-            f"{findings.one_line(path)}: byte 0x{error.object[error.start]:02x} is not UTF-8. Save "
-            "the file as UTF-8."
-        )
-        raise _refuse(message, path) from error
+    except UnicodeError as error:
+        raise encodings.refuse_bytes(path, data.encoding) from error
     if not lines:
         raise _refuse(f"{findings.one_line(path)} is empty. Expected a text on each line.", path)
     return [TextInput(text, number) for number, text in enumerate(lines, start=1)]
 
 
-def _read_column(path: str, trained_column: str | None, text_column: str | None) -> list[TextInput]:
-    rows, lines = csv_rows.read_rows(path, expected="with a column of texts")
+def _read_column(
+    path: str, trained_column: str | None, text_column: str | None, data: specs.DataSpec
+) -> list[TextInput]:
+    rows, lines = table_rows.read_table(path, data, expected="with a column of texts")
     table = csv_rows.make_table(path, rows, lines)
     column = text_column
     if column is None and trained_column in table.columns:
@@ -117,6 +123,6 @@ def _read_column(path: str, trained_column: str | None, text_column: str | None)
     if not table.rows:
         raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
     return [
-        TextInput(row[place] if place < len(row) else "", line)
+        TextInput(str(row[place]) if place < len(row) else "", line)
         for row, line in zip(table.rows, table.lines, strict=True)
     ]

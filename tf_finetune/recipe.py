@@ -3,7 +3,7 @@
 Images: first the heads alone on a frozen backbone, then, with enough examples, the last third of
 the backbone at a rate fifty times lower. Texts: with enough examples everything at once, slowly and
 for a few epochs, as transformers are fine-tuned; with fewer, or where nothing in the backbone can
-train, the heads alone.
+train, the heads alone. Columns: the heads alone.
 
 Reference: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution", https://arxiv.org/abs/2202.10054 (heads first); TensorFlow, "Transfer learning
@@ -32,7 +32,10 @@ TEXT_EPOCHS = 3
 TEXT_WEIGHT_DECAY = 0.01
 PATIENCE_EPOCHS, TEXT_PATIENCE_EPOCHS = 5, 2
 MIN_VALIDATION_FOR_STOPPING = 100
-_IMAGE, _TEXT = "image", "text"
+# Columns: heads, and what a user unfreezes, at the rate at which such networks are trained anyway.
+COLUMNS_LEARNING_RATE = 1e-3
+COLUMNS_PATIENCE_EPOCHS = 10
+_IMAGE, _TEXT, _COLUMNS = "image", "text", "columns"
 
 
 def plan_phases(
@@ -53,7 +56,7 @@ def plan_phases(
       freeze: the freeze line as the user gave it.
       table: the backbone's layers.
       num_train_examples: at least 1.
-      input_kind: "image" or "text".
+      input_kind: "image", "text" or "columns".
       can_train: whether the backbone has weights that could train, see `can_train_backbone`.
 
     Returns:
@@ -78,7 +81,7 @@ def plan_phases(
             table=table,
             steps=steps,
             is_first=number == 0,
-            is_text=input_kind == _TEXT,
+            input_kind=input_kind,
         )
         for number, phase in enumerate(named)
     )
@@ -113,11 +116,12 @@ def settle_options(
       phases: of `plan_phases`.
       table: the backbone's layers.
       num_validation_examples: examples of the validation split.
-      input_kind: "image" or "text".
+      input_kind: "image", "text" or "columns".
 
     Returns:
       A copy; its patience is None where no phase stops early. A text encoder that trains has a
-      weight decay of 0.01 and a patience of 2 epochs, everything else of 0 and 5.
+      weight decay of 0.01 and a patience of 2 epochs, columns of 0 and 10, everything else of 0
+      and 5.
     """
     plans = [
         freezing.plan_freeze(phase.freeze or "all", table, batch_norm=freeze.batch_norm)
@@ -131,10 +135,11 @@ def settle_options(
     decay = train.weight_decay
     if decay is None:
         decay = TEXT_WEIGHT_DECAY if is_encoder else 0.0
+    default = COLUMNS_PATIENCE_EPOCHS if input_kind == _COLUMNS else PATIENCE_EPOCHS
     patience = patience_epochs(
         train,
         num_validation_examples=num_validation_examples,
-        default=TEXT_PATIENCE_EPOCHS if is_encoder else PATIENCE_EPOCHS,
+        default=TEXT_PATIENCE_EPOCHS if is_encoder else default,
     )
     return dataclasses.replace(train, weight_decay=decay, patience_epochs=patience)
 
@@ -164,7 +169,7 @@ def _recipe(
     train: specs.TrainSpec, input_kind: str, *, heads_only: bool
 ) -> tuple[specs.PhaseSpec, ...]:
     head = specs.PhaseSpec(name="head", freeze="all")
-    if heads_only:
+    if heads_only or input_kind == _COLUMNS:
         return (head,)
     if input_kind == _TEXT:
         return (specs.PhaseSpec(name="fine", freeze="none"),)
@@ -183,7 +188,7 @@ def _fill_in(
     table: layer_table.LayerTable,
     steps: int,
     is_first: bool,
-    is_text: bool,
+    input_kind: str,
 ) -> specs.PhaseSpec:
     rule = phase.freeze or freeze.freeze or "all"
     plan = freezing.plan_freeze(rule, table, batch_norm=freeze.batch_norm)
@@ -191,7 +196,10 @@ def _fill_in(
     head_epochs = min(MAX_HEAD_EPOCHS, max(MIN_HEAD_EPOCHS, math.ceil(MIN_HEAD_STEPS / steps)))
     fine_epochs = head_epochs if is_first else FINE_EPOCHS
     fine_rate = JOINT_LEARNING_RATE if is_first else FINE_LEARNING_RATE
-    if is_text:
+    head_rate = HEAD_LEARNING_RATE
+    if input_kind == _COLUMNS:
+        head_rate = fine_rate = COLUMNS_LEARNING_RATE
+    if input_kind == _TEXT:
         fine_epochs, fine_rate = TEXT_EPOCHS, TEXT_LEARNING_RATE
     defaults: dict[str, Any] = {
         "freeze": rule,
@@ -202,7 +210,7 @@ def _fill_in(
         "gradient_clip_norm": train.gradient_clip_norm,
     }
     if defaults["learning_rate"] is None:
-        defaults["learning_rate"] = HEAD_LEARNING_RATE if all_frozen else fine_rate
+        defaults["learning_rate"] = head_rate if all_frozen else fine_rate
     if defaults["warmup_fraction"] is None:
         defaults["warmup_fraction"] = 0.0 if all_frozen else FINE_WARMUP_FRACTION
     if defaults["gradient_clip_norm"] is None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tf_finetune import evaluation, findings, head_metrics, workdir
+from tf_finetune import evaluation, findings, head_kinds, head_metrics, workdir
 
 REPORT_JSON = "report.json"
 REPORT_MARKDOWN = "report.md"
@@ -48,7 +48,8 @@ def to_json_dict(report: evaluation.EvalReport, *, notes: Sequence[str] = ()) ->
 
     Returns:
       Dictionaries, lists, strings and finite numbers. A metric that the split does not define is
-      absent from `metrics`; a class without an example has null for precision, recall and f1.
+      absent from `metrics`; a class without an example has null for precision, recall and f1, and
+      a regression head for num_correct and accuracy_interval_95.
     """
     return {
         "split": report.split,
@@ -82,7 +83,10 @@ def format_report(report: evaluation.EvalReport) -> str:
     """
     lines = [f"{report.split}: {_count(report.num_examples)}, loss {report.loss:.4f}"]
     for name, head in report.heads.items():
-        others = [f"{key} {value:.4f}" for key, value in head.metrics.items() if key != "accuracy"]
+        lead = "mean_absolute_error" if head.interval is None else "accuracy"
+        others = [
+            f"{key} {_show(key, value)}" for key, value in head.metrics.items() if key != lead
+        ]
         lines.append(f"  {name}: {', '.join([_lead(head), *others])}")
         lines += [f"    {note}" for note in _list_notes(head)]
     return "\n".join(lines)
@@ -105,7 +109,7 @@ def format_markdown(report: evaluation.EvalReport, *, notes: Sequence[str] = ())
             blocks.append(f"## Head {_escape(name)}")
         blocks += _format_head(head)
     if len(report.heads) > 1:
-        blocks.append(f"Loss, the heads' log_loss summed with their weights: {report.loss:.4f}.")
+        blocks.append(f"Loss, summed over the heads with their weights: {report.loss:.4f}.")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -125,10 +129,12 @@ def _to_head_dict(head: head_metrics.HeadReport) -> dict[str, Any]:
     result: dict[str, Any] = {
         "kind": head.kind,
         "num_examples": head.num_examples,
+        "num_missing": head.num_missing,
+        "thresholds": list(head.thresholds),
         "num_correct": head.num_correct,
         "metrics": dict(head.metrics),
         "undefined": dict(head.undefined),
-        "accuracy_interval_95": list(head.interval),
+        "accuracy_interval_95": None if head.interval is None else list(head.interval),
         "num_classes_without_examples": head.num_classes_without_examples,
         "per_class": rows,
         "confused_pairs": [
@@ -149,7 +155,17 @@ def _count(number: int) -> str:
     return f"{number} example" + ("s" if number != 1 else "")
 
 
+def _show(metric: str, value: float) -> str:
+    # An error is in the labels' unit, which may be thousands or thousandths.
+    return f"{value:.4g}" if metric.endswith("_error") else f"{value:.4f}"
+
+
 def _lead(head: head_metrics.HeadReport) -> str:
+    if not head.num_examples:
+        return "nothing is measured, no example has a label"
+    if head.interval is None:
+        error = head.metrics["mean_absolute_error"]
+        return f"mean absolute error {error:.4g} ({_count(head.num_examples)})"
     low, high = head.interval
     right = f"{head.num_correct} of {_count(head.num_examples)} right"
     accuracy = head.metrics["accuracy"]
@@ -160,7 +176,14 @@ def _lead(head: head_metrics.HeadReport) -> str:
 
 def _list_notes(head: head_metrics.HeadReport) -> list[str]:
     notes = []
-    if head.num_examples < _FEW_EXAMPLES:
+    if head.num_missing:
+        notes.append(f"{_count(head.num_missing)} without a label of this head left out.")
+    if head.interval is None and 0 < head.num_examples < _FEW_EXAMPLES:
+        notes.append(
+            f"With fewer than {_FEW_EXAMPLES} examples these numbers are rough: do not choose "
+            "between models by them."
+        )
+    elif 0 < head.num_examples < _FEW_EXAMPLES:
         notes.append(
             f"With fewer than {_FEW_EXAMPLES} examples only the interval is meaningful: do not "
             "choose between models by these numbers."
@@ -171,21 +194,24 @@ def _list_notes(head: head_metrics.HeadReport) -> list[str]:
             f"{len(names)} of {len(head.classes)} classes without an example here, left out of the "
             f"macro averages: {findings.list_first(names)}."
         )
-    notes += [f"{name} is not defined here: {reason}." for name, reason in head.undefined.items()]
+    if head.num_examples:
+        notes += [f"{name} is not defined here: {why}." for name, why in head.undefined.items()]
     return notes
 
 
 def _format_head(head: head_metrics.HeadReport) -> list[str]:
     lead = _lead(head)
     blocks = [f"**{lead[0].upper()}{lead[1:]}.**"]
-    if head.kind == "multilabel":
+    if not head_kinds.HEAD_KINDS[head.kind].exclusive:
         blocks.append("An example is right when it is right in every class.")
     notes = _list_notes(head)
     if notes:
         blocks.append("\n".join(f"- {_escape(note)}" for note in notes))
-    values = [(f"`{name}`", f"{value:.4f}") for name, value in head.metrics.items()]
-    blocks.append(_format_table(("metric", "value"), values, num_left=1))
-    blocks += ["### Classes", _format_classes(head)]
+    values = [(f"`{name}`", _show(name, value)) for name, value in head.metrics.items()]
+    if values:
+        blocks.append(_format_table(("metric", "value"), values, num_left=1))
+    if head.per_class:
+        blocks += ["### Classes", _format_classes(head)]
     if head.confusion is not None:
         blocks += ["### Confusion matrix", "Rows: true class. Columns: predicted class."]
         blocks.append(_format_matrix(head))

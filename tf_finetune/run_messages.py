@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_finetune import findings, freezing, head_kinds, specs
+from tf_finetune.data import columns, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
-from tf_finetune.data import preprocessing, text_store
 from tf_finetune.models import loading as model_loading
 
 
@@ -75,12 +75,19 @@ def describe_heads(
       Lines.
     """
     return [
-        f"Head {info.name}: {info.kind}, {len(info.classes)} classes: "
-        f"{findings.list_first(list(info.classes), limit=10)}"
-        + (f", positive is '{findings.one_line(info.classes[1])}'" if info.kind == "binary" else "")
-        + f". Dropout {head.dropout:g}."
+        f"Head {info.name}: {info.kind}, {_describe_labels(info)}. Dropout {head.dropout:g}."
         for info, head in zip(infos, heads, strict=True)
     ]
+
+
+def _describe_labels(info: head_kinds.HeadInfo) -> str:
+    row = head_kinds.HEAD_KINDS[info.kind]
+    if not row.has_classes:
+        return f"training labels {info.mean:.4g} +- {info.deviation:.4g}"
+    text = f"{len(info.classes)} classes: {findings.list_first(list(info.classes), limit=10)}"
+    if row.exclusive and row.has_thresholds:
+        text += f", positive is '{findings.one_line(info.classes[1])}'"
+    return text
 
 
 def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec) -> str:
@@ -88,7 +95,7 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec
 
     Args:
       splits: the data.
-      prepared: how images become pixels, or a TextSpec.
+      prepared: how images become pixels; a TextSpec or ColumnsSpec.
 
     Returns:
       One line.
@@ -102,11 +109,20 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec
             f"of {statistics.median(lengths):,.0f} characters (median) to {max(lengths):,} "
             "(longest)."
         )
+    if isinstance(prepared, columns.ColumnsSpec):
+        inputs = [_describe_input(part) for part in prepared.inputs]
+        return f"Data: {counts} examples, {'; '.join(inputs)}."
     white = f", 16-bit white is {prepared.pixel_max:g}" if prepared.pixel_max else ""
     return (
         f"Data: {counts} examples, {prepared.height}x{prepared.width}x{prepared.channels} pixels, "
         f"--resize={prepared.resize}{white}."
     )
+
+
+def _describe_input(part: columns.ModelInput) -> str:
+    shown = ", ".join(findings.one_line(name) for name in part.columns[:10])
+    more = f" and {len(part.columns) - 10} more" if len(part.columns) > 10 else ""
+    return f"input '{findings.one_line(part.name)}' from {shown}{more}"
 
 
 def describe_finished(summary: dict[str, Any], *, folder: str) -> list[str]:

@@ -21,6 +21,7 @@ from tf_finetune import (
     heads,
     input_checks,
     monitors,
+    objectives,
     outcomes,
     recipe,
     report,
@@ -29,12 +30,13 @@ from tf_finetune import (
     spec_flags,
     spec_paths,
     specs,
+    token_lengths,
     trained,
     training,
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, pipeline, preprocessing, text_store
+from tf_finetune.data import columns, leaks, pipeline, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import custom_objects, pixel_range
 from tf_finetune.models import loading as model_loading
@@ -141,6 +143,9 @@ def _train(run: _Run) -> dict[str, Any]:
             heads=run.head_specs,
             infos=run.splits.heads,
             image_shape=_image_shape(task.preprocessing),
+            biases=objectives.find_start_biases(
+                run.head_specs, run.splits.heads, run.splits.train.labels
+            ),
         )
     run.clock.lap("model")
     if run.spec.dry_run:
@@ -155,15 +160,16 @@ def _train(run: _Run) -> dict[str, Any]:
         model, run.splits.heads, task.preprocessing, _describe_origin(run, backbone, task.phases)
     )
     result = _fit(run, backbone, task, outcome)
+    outcome = _tune(run, outcome)
     return _finish(run, backbone, outcome, result)
 
 
 def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
     """Everything that decides what will be trained, told before it starts."""
     spec = run.spec
-    monitors.check_monitor(spec.train.monitor or "cross_entropy", run.splits.heads)
+    monitors.check_monitor(spec.train.monitor, run.splits.heads)
     with run.strategy.scope():
-        backbone = model_loading.load_backbone(spec.model, precision=run.precision)
+        backbone = model_loading.load_backbone(spec.model, precision=run.precision, data=spec.data)
     run.warn(run_messages.list_trust_warnings(backbone.found or (), spec.model))
     run.clock.lap("model")
     prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
@@ -175,13 +181,7 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
         input_kind=backbone.input_kind,
         can_train=recipe.can_train_backbone(backbone.model),
     )
-    run.splits, prepared, problems = pipeline.read_images(
-        run.splits,
-        prepared,
-        on_bad_example=spec.data.on_bad_example,
-        max_image_pixels=spec.data.max_image_pixels,
-    )
-    run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
+    prepared = _read_inputs(run, backbone, prepared)
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")
     for text in (
@@ -208,11 +208,27 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
         batch_norm=spec.freeze.batch_norm,
         seed=spec.seed,
         precision=run.precision,
+        augment=spec.augment,
     )
 
 
+def _read_inputs(
+    run: _Run, backbone: model_loading.Backbone, prepared: preprocessing.InputSpec
+) -> preprocessing.InputSpec:
+    data = run.spec.data
+    run.splits, prepared, problems = pipeline.read_images(
+        run.splits,
+        prepared,
+        on_bad_example=data.on_bad_example,
+        max_image_pixels=data.max_image_pixels,
+    )
+    run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
+    run.splits = token_lengths.count_splits(run.splits, backbone.model)
+    return prepared
+
+
 def _image_shape(prepared: preprocessing.InputSpec) -> tuple[int, int, int] | None:
-    if isinstance(prepared, text_store.TextSpec):
+    if not isinstance(prepared, preprocessing.PreprocessingSpec):
         return None
     return prepared.height, prepared.width, prepared.channels
 
@@ -250,9 +266,23 @@ def _fit(
                 {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
             )
         raise
-    trained.write_trained(run.folder, outcome)
     run.clock.lap("train")
     return result
+
+
+def _tune(run: _Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
+    """Writes the trained model with its thresholds."""
+    outcome, texts = outcomes.tune_thresholds(
+        outcome,
+        run.splits.validation,
+        heads=run.head_specs,
+        batch_size=run.spec.train.batch_size,
+    )
+    trained.write_trained(run.folder, outcome)
+    for text in texts:
+        run.announce(text)
+    run.clock.lap("evaluate")
+    return outcome
 
 
 def _finish(
@@ -307,7 +337,7 @@ def _settle_pixels(
     backbone: model_loading.Backbone,
     prepared: preprocessing.InputSpec,
 ) -> model_loading.Backbone:
-    if isinstance(prepared, text_store.TextSpec):
+    if not isinstance(prepared, preprocessing.PreprocessingSpec):
         return backbone
     if backbone.pixel_range is None:
         sample = pipeline.sample_pixels(
@@ -327,7 +357,7 @@ def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -
     return dataclasses.replace(
         spec,
         heads=tuple(
-            dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes))
+            dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes) or None)
             for head, info in zip(run.head_specs, run.splits.heads, strict=True)
         ),
         freeze=dataclasses.replace(spec.freeze, freeze=None),
@@ -337,7 +367,7 @@ def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -
             spec.train,
             phases=task.phases,
             epochs=None,
-            monitor=spec.train.monitor or "cross_entropy",
+            monitor=spec.train.monitor or monitors.name_total(run.splits.heads),
             patience_epochs=task.train.patience_epochs,
             weight_decay=task.train.weight_decay,
             precision=run.precision,
@@ -349,6 +379,8 @@ def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -
 def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:
     if isinstance(prepared, text_store.TextSpec):
         return dataclasses.replace(spec, text_column=prepared.column)
+    if isinstance(prepared, columns.ColumnsSpec):
+        return spec
     return dataclasses.replace(spec, pixel_max=prepared.pixel_max)
 
 
@@ -358,11 +390,15 @@ def _write_start(run: _Run, backbone: model_loading.Backbone, task: training.Tas
     resolved = _resolve(run, backbone, task)
     contents = {
         workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
-        workdir.SPLIT: data_loading.split_rows(run.splits),
         workdir.PROBLEMS: "".join(f"{line}\n" for line in run.warnings),
     }
     for name, text in contents.items():
         workdir.write_atomic(os.path.join(run.folder, name), text)
+    with (
+        workdir.replace_file(os.path.join(run.folder, workdir.SPLIT)) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        file.writelines(data_loading.iterate_split_rows(run.splits))
     workdir.write_json(
         os.path.join(run.folder, workdir.DATASET_INFO), dataclasses.asdict(run.splits.info)
     )

@@ -12,6 +12,7 @@ TensorFlow Serving, "RESTful API", https://www.tensorflow.org/tfx/serving/api_re
 
 import contextlib
 import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,16 +22,18 @@ import keras
 import tensorflow as tf
 
 from tf_finetune import head_kinds
-from tf_finetune.data import image_stores, preprocessing, text_store
+from tf_finetune.data import column_serving, columns, image_stores, preprocessing, text_store
 from tf_finetune.models.saved import saved_model_layer
 
-SERVE_PIXELS = SERVE_TEXT = "serving_default"
+SERVE_PIXELS = SERVE_TEXT = SERVE_COLUMNS = "serving_default"
 SERVE_BYTES = "serve_bytes"
 SIGNATURES = (SERVE_PIXELS, SERVE_BYTES)
-TEXT_SIGNATURES = (SERVE_TEXT,)
+TEXT_SIGNATURES = COLUMNS_SIGNATURES = (SERVE_TEXT,)
+# Which columns feed which argument, for --mode=predict on an export.
+COLUMNS_FILE = "columns.json"
 
 _Tensors = dict[str, tf.Tensor]
-_CallModel = Callable[[tf.Tensor], _Tensors]
+_CallModel = Callable[[tf.Tensor | _Tensors], _Tensors]
 _Functions = dict[str, tf.types.experimental.ConcreteFunction]
 
 
@@ -43,12 +46,14 @@ class ServingGraph:
       signatures: {signature's name: traced function}.
       heads: the heads whose labels go along.
       call_model: what was traced; it keeps the files of restored modules until they are written.
+      fed_by: what feeds the inputs of a model of columns.
     """
 
     module: tf.Module
     signatures: dict[str, tf.types.experimental.ConcreteFunction]
     heads: tuple[head_kinds.HeadInfo, ...]
-    call_model: Callable[[tf.Tensor], _Tensors] | None = None
+    call_model: _CallModel | None = None
+    fed_by: columns.ColumnsSpec | None = None
 
 
 def make_serving_graph(
@@ -62,7 +67,7 @@ def make_serving_graph(
     Args:
       model: input {"image": float32 [batch, height, width, channels], values 0 to 255} or {"text":
         string [batch]}, outputs {HEAD: float [batch, units] logits}.
-      spec: what happens to an encoded image; a TextSpec for texts.
+      spec: what happens to an encoded image; a TextSpec for texts, a ColumnsSpec for columns.
       heads: one per output of the model, with as many thresholds as its kind takes.
 
     Returns:
@@ -71,10 +76,24 @@ def make_serving_graph(
     module, call_model = _copy_weights(model)
     if isinstance(spec, preprocessing.PreprocessingSpec):
         signatures = _trace_images(call_model, spec, heads)
+    elif isinstance(spec, columns.ColumnsSpec):
+        signatures = _trace_columns(call_model, spec, heads)
     else:
         signatures = _trace_texts(call_model, heads)
     module.resources = _find_resources(model, signatures)
-    return ServingGraph(module, signatures, tuple(heads), call_model)
+    fed = spec if isinstance(spec, columns.ColumnsSpec) else None
+    return ServingGraph(module, signatures, tuple(heads), call_model, fed)
+
+
+def _trace_columns(
+    call_model: _CallModel, spec: columns.ColumnsSpec, heads: Sequence[head_kinds.HeadInfo]
+) -> _Functions:
+    @tf.function(autograph=False)
+    def serve_columns(**given: tf.Tensor) -> _Tensors:
+        return _make_outputs(call_model(column_serving.stack_arguments(spec, given)), heads)
+
+    specs = column_serving.make_specs(spec)
+    return {SERVE_COLUMNS: serve_columns.get_concrete_function(**specs)}
 
 
 def _trace_texts(call_model: _CallModel, heads: Sequence[head_kinds.HeadInfo]) -> _Functions:
@@ -120,25 +139,26 @@ def _trace_images(
     }
 
 
-def model_inputs(model: keras.Model, values: tf.Tensor) -> tf.Tensor | _Tensors:
+def model_inputs(model: keras.Model, values: tf.Tensor | _Tensors) -> tf.Tensor | _Tensors:
     """The model's one input in the structure that the model was made with.
 
     Keras warns about any other.
 
     Args:
       model: the model.
-      values: float32 [batch, height, width, channels], or string [batch].
+      values: float32 [batch, height, width, channels], or string [batch]; of columns {input:
+        tensor}.
 
     Returns:
       {"image": values}, {"text": values} or the values alone.
     """
-    if not isinstance(model.input, dict):
+    if isinstance(values, dict) or not isinstance(model.input, dict):
         return values
     return {text_store.INPUT if values.dtype == tf.string else image_stores.INPUT: values}
 
 
 def output_prefix(head: head_kinds.HeadInfo, *, num_heads: int) -> str:
-    """What stands before `probabilities` and `classes` in the names of a head's outputs.
+    """What stands before `probabilities`, `classes` or `predictions` in the names of outputs.
 
     Args:
       head: the head.
@@ -153,6 +173,8 @@ def output_prefix(head: head_kinds.HeadInfo, *, num_heads: int) -> str:
 def write_saved_model(graph: ServingGraph, folder: str) -> None:
     """Writes the graph, its weights and assets/labels_HEAD.txt (a class name on each line).
 
+    A head of numbers has no labels file. A model of columns has assets/columns.json.
+
     Args:
       graph: the graph; its module takes the labels files along.
       folder: an existing, empty folder.
@@ -166,9 +188,16 @@ def write_saved_model(graph: ServingGraph, folder: str) -> None:
     with tempfile.TemporaryDirectory() as labels_dir:
         assets = []
         for head in graph.heads:
+            if not head_kinds.HEAD_KINDS[head.kind].has_classes:
+                continue
             path = os.path.join(labels_dir, f"labels_{head.name}.txt")
             with open(path, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{name}\n" for name in head.classes)
+            assets.append(tf.saved_model.Asset(path))
+        if graph.fed_by is not None:
+            path = os.path.join(labels_dir, COLUMNS_FILE)
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(graph.fed_by.to_dict(), file, ensure_ascii=False)
             assets.append(tf.saved_model.Asset(path))
         graph.module.labels = assets
         tf.saved_model.save(graph.module, folder, signatures=graph.signatures, options=options)
@@ -191,7 +220,7 @@ def _copy_weights(model: keras.Model) -> tuple[tf.Module, _CallModel]:
         )
     module.trainable_weights, module.other_weights = trainable, other
 
-    def call_model(values: tf.Tensor) -> _Tensors:
+    def call_model(values: tf.Tensor | _Tensors) -> _Tensors:
         inputs = model_inputs(model, values)
         with contextlib.ExitStack() as stack:
             for copy in copies:
@@ -232,15 +261,18 @@ def _make_outputs(logits: _Tensors, heads: Sequence[head_kinds.HeadInfo]) -> _Te
     outputs = {}
     for head in heads:
         prefix = output_prefix(head, num_heads=len(heads))
-        probabilities = _make_probabilities(tf.cast(logits[head.name], tf.float32), head.kind)
-        outputs[f"{prefix}probabilities"] = probabilities
-        outputs[f"{prefix}classes"] = _make_classes(probabilities, head)
+        row = head_kinds.HEAD_KINDS[head.kind]
+        numbers = _make_probabilities(tf.cast(logits[head.name], tf.float32), row)
+        outputs[f"{prefix}{row.output}"] = numbers
+        if row.has_classes:
+            outputs[f"{prefix}classes"] = _make_classes(numbers, head)
     return outputs
 
 
-def _make_probabilities(logits: tf.Tensor, kind: str) -> tf.Tensor:
+def _make_probabilities(logits: tf.Tensor, row: head_kinds.HeadKind) -> tf.Tensor:
     # The graph's twin of head_kinds.probabilities.
-    row = head_kinds.HEAD_KINDS[kind]
+    if row.activation == "linear":
+        return logits[:, 0]
     if row.activation == "softmax":
         return tf.nn.softmax(logits)
     if row.exclusive:

@@ -25,11 +25,18 @@ _GROUPS: dict[str, type] = {
     "model": specs.ModelSpec,
     "freeze": specs.FreezeSpec,
     "data": specs.DataSpec,
+    "augment": specs.AugmentSpec,
     "train": specs.TrainSpec,
     "export": specs.ExportSpec,
     "predict": specs.PredictSpec,
 }
-_TITLES = {"": "run", "freeze": "freezing", "train": "training", "predict": "prediction"}
+_TITLES = {
+    "": "run",
+    "freeze": "freezing",
+    "augment": "augmentation",
+    "train": "training",
+    "predict": "prediction",
+}
 # Flags of the form key=value,key=value that build one spec each.
 _COMPOSITES: dict[str, type] = {"head": specs.HeadSpec, "phase": specs.PhaseSpec}
 _NOT_IN_RUN_FLAGS = frozenset(
@@ -46,6 +53,7 @@ _PATHS = frozenset(
         "test_data",
         "tfds_data_dir",
         "validation_data",
+        "vocabulary",
         "weights",
         "workdir",
     }

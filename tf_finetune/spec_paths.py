@@ -47,6 +47,7 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
             test_data=_absolute(data.test_data),
             split_file=_absolute(data.split_file),
             tfds_data_dir=_absolute(data.tfds_data_dir),
+            vocabulary=_absolute(data.vocabulary),
             classes=classes,
         ),
         export=dataclasses.replace(spec.export, export_dir=_absolute(spec.export.export_dir)),

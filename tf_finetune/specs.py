@@ -24,6 +24,7 @@ ModelSpec = model_specs.ModelSpec
 FreezeSpec = model_specs.FreezeSpec
 HeadSpec = model_specs.HeadSpec
 DataSpec = data_specs.DataSpec
+AugmentSpec = data_specs.AugmentSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,12 @@ class TrainSpec(options.CheckedSpec):
     )
     gradient_clip_norm: float | None = option(
         None, "Longest gradient, over all variables; 0 clips nothing.", lower_bound=0.0
+    )
+    resample: str = option(
+        "none",
+        "balanced: an epoch of as many examples draws every class equally often (of the first head "
+        "with one class per example; else the rarest of each example's classes).",
+        choices=("none", "balanced"),
     )
     patience_epochs: int | None = option(
         None, "A phase ends after this many epochs without a better monitor.", lower_bound=1
@@ -170,7 +177,9 @@ class PredictSpec(options.CheckedSpec):
         repeated=True,
     )
     output: str | None = option(
-        None, "Where predictions (.csv or .jsonl) or, with --mode=validate, problems (.csv) go."
+        None,
+        "Where predictions (.csv or .jsonl) go; with --mode=validate, the report (.md, .json) or "
+        "its problems (.csv).",
     )
     top_k: int = option(1, "Classes to write for each example.", lower_bound=1)
     inspect_format: str = option(
@@ -195,6 +204,7 @@ class RunSpec(options.CheckedSpec):
     freeze: FreezeSpec = dataclasses.field(default_factory=FreezeSpec)
     heads: tuple[HeadSpec, ...] = ()
     data: DataSpec = dataclasses.field(default_factory=DataSpec)
+    augment: AugmentSpec = dataclasses.field(default_factory=AugmentSpec)
     train: TrainSpec = dataclasses.field(default_factory=TrainSpec)
     export: ExportSpec = dataclasses.field(default_factory=ExportSpec)
     predict: PredictSpec = dataclasses.field(default_factory=PredictSpec)
@@ -206,6 +216,14 @@ class RunSpec(options.CheckedSpec):
             f"--head: the name {name!r} is used twice. Give each head its own."
             for name in sorted({name for name in names if names.count(name) > 1})
         ]
+        for flag in ("split_by", "split_column"):
+            column = getattr(self.data, flag)
+            problems += [
+                f"--{flag} and --head=name={head.name} both name the column {column!r}. Expected "
+                "different columns."
+                for head in self.heads
+                if column is not None and head.label and column in head.label.split("+")
+            ]
         phases = self.train.phases
         if self.freeze.freeze is not None and phases and all(phase.freeze for phase in phases):
             problems.append(

@@ -113,6 +113,9 @@ def _read_meaning(
                 kind=head["kind"],
                 classes=tuple(head["classes"]),
                 thresholds=tuple(head["thresholds"]),
+                # Older runs have no numbers to predict.
+                mean=float(head.get("mean", 0.0)),
+                deviation=float(head.get("deviation", 1.0)),
             )
             for head in facts.pop("heads")
         )

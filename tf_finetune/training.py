@@ -25,12 +25,13 @@ from tf_finetune import (
     optimizers,
     recipe,
     specs,
+    token_lengths,
     trainer_model,
     training_cost,
     workdir,
 )
 from tf_finetune.data import loading as data_loading
-from tf_finetune.data import pipeline, preprocessing
+from tf_finetune.data import pipeline, preprocessing, resampling
 from tf_finetune.models import loading as model_loading
 
 
@@ -93,6 +94,7 @@ class Task:
       batch_norm: "frozen" or "train".
       seed: feeds the order of examples.
       precision: "float32", "bfloat16" or "float16".
+      augment: how the images of training vary; none for texts.
     """
 
     splits: data_loading.Splits
@@ -103,6 +105,7 @@ class Task:
     batch_norm: str = "frozen"
     seed: int = 0
     precision: str = "float32"
+    augment: specs.AugmentSpec = dataclasses.field(default_factory=specs.AugmentSpec)
 
 
 def fit(
@@ -196,9 +199,10 @@ class _Fitter:
         self._train_data = self._make_dataset(task.splits.train, shuffle=True)
         self._validation_data = None
         if len(task.splits.validation):
-            self._validation_data = self._make_dataset(task.splits.validation, shuffle=False)
+            split = token_lengths.sort_split(task.splits.validation, backbone.model)
+            self._validation_data = self._make_dataset(split, shuffle=False)
         self._steps = int(self._train_data.cardinality())
-        monitor = task.train.monitor or objectives.CROSS_ENTROPY
+        monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
         self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
@@ -350,7 +354,16 @@ class _Fitter:
             epoch=self._epoch if shuffle else None,
             with_weights=True,
             num_replicas=self._strategy.num_replicas_in_sync,
+            views=(self._task.augment.steps or None) if shuffle else None,
+            strata=self._find_strata() if shuffle else None,
         )
+
+    def _find_strata(self) -> np.ndarray | None:
+        task = self._task
+        if task.train.resample == "none":
+            return None
+        head = resampling.find_head(task.heads, task.splits.heads)
+        return resampling.find_strata(head, task.splits.train.labels)
 
     def _make_writers(self) -> dict[str, Any]:
         if self._workdir is None:
@@ -365,7 +378,7 @@ class _Fitter:
         return None if self._workdir is None else os.path.join(self._workdir, name)
 
     def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
-        return monitors.read_logs(logs, self._task.heads)
+        return monitors.read_logs(logs, self._task.heads, self._task.splits.heads)
 
 
 def _describe_phase(result: PhaseResult, run: callbacks.Progress, start_value: float | None) -> str:

@@ -6,7 +6,7 @@ Reads the disk (folders, tables, the head of a model file) and imports no Tensor
 import os
 
 from tf_finetune import evaluation, findings, option_values, specs, version_folders
-from tf_finetune.data import leaks
+from tf_finetune.data import leaks, resampling
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import formats
 
@@ -168,6 +168,11 @@ def _find_split_problems(
                         "or a larger part in --split."
                     )
                 )
+    if spec.train.resample != "none":
+        try:
+            resampling.find_head(spec.heads, splits.heads)
+        except specs.SpecError as error:
+            problems += [findings.Problem(text, flag="--resample") for text in error.problems]
     if spec.train.batch_size > len(splits.train):
         problems.append(
             findings.Problem(

@@ -1,19 +1,18 @@
-"""What can be asked beside training: evaluate, export, predict, inspect, validate.
+"""What can be asked beside training: evaluate, export, predict, inspect; validate is `diagnosis`'s.
 
 One idea: a finished run's folder holds everything, so these verbs take a workdir and little else.
 `run_verb` is the command line's side: it maps a mode and its flags to these functions.
 """
 
-import csv
 import dataclasses
-import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune import (
+    diagnosis,
+    diagnosis_page,
     distribution,
     findings,
     run_folder,
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 # texts, or nothing that may be decoded.
 _MAY_NOT_NEED_TENSORFLOW = ("inspect", "validate")
 _OTHER_DATA = "other_data"
-# Where a cell may begin, and what begins a formula there; also in the width of Asian scripts.
-_FORMULA = re.compile(r"""((?:^|[,;|])["'\s]*)([=+\-@＝＋－＠])""")
-_PROBLEM_COLUMNS = ("severity", "path", "line", "message", "flag")
 
 
 def evaluate(
@@ -180,6 +176,8 @@ def predict(
     top_k: int = 1,
     batch_size: int = 32,
     text_column: str | None = None,
+    encoding: str | None = None,
+    header: str | None = None,
     custom_objects: str | None = None,
     trust_model: bool = False,
     announce: Callable[[str], None] = print,
@@ -187,14 +185,17 @@ def predict(
     """Classifies images or texts and writes a table.
 
     Args:
-      inputs: images, folders of images, or .csv files with a column of paths; for a model of
-        texts, .csv files with a column of texts, or .txt files with a text on each line.
+      inputs: images, folders of images, or tables (.csv, .tsv, .jsonl) with a column of paths; for
+        a model of texts, tables with a column of texts, or .txt files with a text on each line;
+        for a model of columns, tables with its columns.
       output: .csv or .jsonl to write.
       workdir_path: folder of a finished run, or
       model: a version that a run exported, EXPORT_DIR/VERSION.
       top_k: classes to write for each example.
       batch_size: examples at a time.
       text_column: column of texts in a .csv; default: the run's own.
+      encoding: of tables; default: the run's own.
+      header: of tables of columns, see --header; default: the run's own.
       custom_objects: module of the run's custom layers, see `trained.load_run`.
       trust_model: see `trained.load_run`.
       announce: takes the line that tells what was written.
@@ -205,7 +206,7 @@ def predict(
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction, prediction_files, prediction_texts
+    from tf_finetune import prediction, prediction_columns, prediction_files, prediction_texts
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
@@ -218,18 +219,34 @@ def predict(
         "batch_size": batch_size,
         "top_k": top_k,
     }
-    if of_texts:
+    of_rows = predictor.input_kind == input_stores.COLUMNS
+    table = _table_options(workdir_path, encoding=encoding, header=header)
+    if of_rows:
+        prediction_columns.check_inputs(tuple(inputs), predictor.columns, data=table)
+        found = prediction_columns.iterate_rows(tuple(inputs), predictor.columns, data=table)
+        rows = prediction.predict_rows(found, **options)
+    elif of_texts:
         texts = prediction_texts.iterate_texts(
-            tuple(inputs), trained_column=column, text_column=text_column
+            tuple(inputs), trained_column=column, text_column=text_column, data=table
         )
         rows = prediction.predict_texts(texts, **options)
     else:
-        rows = prediction.predict_files(prediction_files.iterate_inputs(tuple(inputs)), **options)
+        rows = prediction.predict_files(
+            prediction_files.iterate_inputs(tuple(inputs), data=table), **options
+        )
     written = prediction_files.write_predictions(
-        rows, output, heads=heads, top_k=top_k, of_texts=of_texts
+        rows, output, heads=heads, top_k=top_k, of_texts=of_texts, of_rows=of_rows
     )
     announce(f"{written.num_predicted} predictions, {written.num_errors} errors: {output}")
     return written
+
+
+def _table_options(
+    workdir_path: str | None, *, encoding: str | None, header: str | None
+) -> specs.DataSpec:
+    """How the tables of --input are read."""
+    own = run_folder.read_spec(workdir_path).data if workdir_path else specs.DataSpec()
+    return specs.DataSpec(encoding=encoding or own.encoding, header=header or own.header)
 
 
 def _open_predictor(
@@ -282,59 +299,6 @@ def inspect(
         shown = findings.one_line(model.model)
         raise findings.RefusedError(findings.Problem(f"{shown}: {found.refusal}", path=model.model))
     return text
-
-
-def validate(
-    spec: specs.RunSpec, *, announce: Callable[[str], None] = print
-) -> tuple[findings.Problem, ...]:
-    """Reads all data once and tells what is wrong with them.
-
-    Args:
-      spec: its data and heads; with predict.output, a .csv that gets a row per problem.
-      announce: takes a line per problem, and one that counts them.
-
-    Returns:
-      Errors and warnings.
-
-    Raises:
-      OSError: the output cannot be written.
-    """
-    from tf_finetune.data import checks
-
-    problems = checks.find_data_problems(spec.data, heads=spec.heads)
-    for problem in problems:
-        announce(f"{problem.severity}: {problem.message}")
-    errors = sum(problem.severity == findings.ERROR for problem in problems)
-    announce(f"{errors} errors, {len(problems) - errors} warnings.")
-    if spec.predict.output:
-        workdir.write_atomic(spec.predict.output, format_problems(problems))
-    return problems
-
-
-def format_problems(problems: Sequence[findings.Problem]) -> str:
-    """Problems as CSV, a row each.
-
-    Args:
-      problems: any number.
-
-    Returns:
-      Text with the header severity,path,line,message,flag. What a spreadsheet would run as a
-      formula stands behind an apostrophe, also behind a comma or semicolon inside of a cell, where
-      a program that reads the file with other separators begins a new one.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_PROBLEM_COLUMNS)
-    for problem in problems:
-        values = dataclasses.asdict(problem)
-        cells = ["" if values[name] is None else str(values[name]) for name in _PROBLEM_COLUMNS]
-        # A flag's own "--" is no formula that a file name could have put there.
-        writer.writerow([_safe_cell(cell) for cell in cells[:-1]] + cells[-1:])
-    return text.getvalue()
-
-
-def _safe_cell(text: str) -> str:
-    return _FORMULA.sub(r"\1'\2", findings.one_line(text))
 
 
 def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
@@ -433,6 +397,8 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         top_k=spec.predict.top_k,
         batch_size=spec.train.batch_size,
         text_column=spec.data.text_column if "text_column" in given else None,
+        encoding=spec.data.encoding if "encoding" in given else None,
+        header=spec.data.header if "header" in given else None,
         custom_objects=spec.model.custom_objects,
         trust_model=spec.model.trust_model,
     )
@@ -445,8 +411,8 @@ def _run_inspect(spec: specs.RunSpec, given: frozenset[str]) -> int:
 
 
 def _run_validate(spec: specs.RunSpec, given: frozenset[str]) -> int:
-    problems = validate(spec)
-    return 2 if any(problem.severity == findings.ERROR for problem in problems) else 0
+    report = diagnosis.validate(spec)
+    return 2 if diagnosis_page.count_errors(report.problems) else 0
 
 
 _VERBS: dict[str, Callable[[specs.RunSpec, frozenset[str]], int]] = {

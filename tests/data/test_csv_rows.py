@@ -48,7 +48,10 @@ def test_a_sparse_file_of_a_terabyte(tmp_path):
 def test_a_bad_byte_far_inside(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"a,b\n" + "é,1\n".encode() * 400_000 + b"x,\xe9\n")
-    assert refused(path) == ", line 400002: byte 0xe9 is not UTF-8. Save the file as UTF-8."
+    assert refused(path) == (
+        ", line 400002: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name its encoding with "
+        "--encoding."
+    )
 
 
 def test_what_is_no_file(tmp_path):

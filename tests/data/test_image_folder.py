@@ -67,7 +67,8 @@ def test_a_name_that_is_not_utf8_is_kept_and_said(tmp_path):
     assert part.keys.tolist() == ["cat/\\xff\\xe9.jpg", "dog/1.jpg"]
     assert os.path.exists(part.inputs.paths[0])
     assert data_files.warnings_of(part.problems) == [
-        f"{tmp_path}: 1 file names are not UTF-8; split.csv writes their bytes as \\x.."
+        f"{tmp_path}: 1 file names are not UTF-8, and split.csv writes their bytes as \\x..: "
+        "'cat/\\xff\\xe9.jpg'."
     ]
 
 
@@ -96,7 +97,8 @@ def test_what_is_left_aside_is_counted(tmp_path):
         "loose.jpg",
     )
     assert data_files.warnings_of(load(tmp_path).problems) == [
-        f"{tmp_path}: left aside 1 images outside of class folders.",
+        f"{tmp_path}: left aside 1 images outside of class folders: 'loose.jpg'. Move them into "
+        "the folder of their class.",
         f"{tmp_path}: left aside 4 hidden or repeated files and folders: '.DS_Store', '__MACOSX', "
         "'cat/._0.jpg', 'cat/Thumbs.db'.",
         f"{tmp_path}: left aside 5 files that are no JPEG, PNG, BMP, GIF or WebP (2 .tif, 1 .txt, "
@@ -316,3 +318,13 @@ def test_terminal_codes_in_names_are_escaped(tmp_path):
     part = load(tmp_path)
     assert len(part) == 2
     assert all(problem.message.isprintable() for problem in part.problems)
+
+
+def test_a_folder_too_many(tmp_path):
+    data_files.write_files(tmp_path / "photos" / "unpacked", cat=3, dog=3)
+    part = load(tmp_path / "photos")
+    assert data_files.warnings_of(part.problems) == [
+        f"{tmp_path}/photos: all images are in folders of the only folder. Did you mean "
+        f"--data={tmp_path}/photos/unpacked?"
+    ]
+    assert load(tmp_path / "photos" / "unpacked").problems == ()

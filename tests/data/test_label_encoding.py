@@ -208,3 +208,89 @@ def test_classes_are_of_one_head():
     )
     assert len(found) == 2
     assert problems == ["--classes names the classes of one head. Received 2 heads. Leave it out."]
+
+
+def test_missing_labels_of_several_heads_are_counted():
+    part = make_part(
+        breed=["cat", "", "dog", ""] * 3,
+        tags=[("a", "b"), ("b",), "", ""] * 3,
+        age=["1", "2", "", ""] * 3,
+        x=["1", "0", "", ""] * 3,
+        y=["1", "", "1", ""] * 3,
+    )
+    heads = (
+        specs.HeadSpec(name="breed"),
+        specs.HeadSpec(name="tags"),
+        specs.HeadSpec(name="age", kind="regression"),
+        specs.HeadSpec(name="marks", label="y+x"),
+    )
+    found, problems = read(part, heads=heads)
+    assert [(head.info.kind, head.info.classes, head.column) for head in found] == [
+        ("multiclass", ("cat", "dog"), "breed"),
+        ("multilabel", ("a", "b"), "tags"),
+        ("regression", (), "age"),
+        ("multilabel", ("y", "x"), "y+x"),
+    ]
+    assert problems == [
+        "labels.csv, column 'breed': 6 of 12 examples have no label. Head 'breed' passes them "
+        "over.",
+        "labels.csv, column 'tags': 6 of 12 examples have no label. Head 'tags' passes them over.",
+        "labels.csv, column 'age': 6 of 12 examples have no label. Head 'age' passes them over.",
+        "labels.csv, column 'y+x': 3 of 12 examples have no label; classes of some examples are "
+        "unknown: 'x (3)', 'y (3)'. Head 'marks' passes them over.",
+        "labels.csv: 3 of 12 examples have no label of any head, and nothing is learnt from them.",
+    ]
+
+
+def test_a_single_head_needs_a_label_for_each_example():
+    heads = (specs.HeadSpec(name="age", kind="regression"),)
+    assert read(make_part(age=["1", "", "2"]), heads=heads)[1] == [
+        "labels.csv, line 3: no label in column 'age'."
+    ]
+    marks = (specs.HeadSpec(label="a+b"),)
+    part = make_part(a=["1"] * 3 + ["", ""], b=["0", "1", "1", "1", ""])
+    assert read(part, heads=marks)[1] == ["labels.csv, line 6: no label in column 'a+b'."]
+
+
+def test_numbers_that_teach_nothing():
+    heads = (specs.HeadSpec(name="age", kind="regression"),)
+    assert read(make_part(age=["3"] * 4), heads=heads)[1] == [
+        "labels.csv: every label of head 'age' is 3. Expected numbers that differ."
+    ]
+    assert read(
+        make_part(age=["3", "4"] * 4), spec=specs.DataSpec(examples_per_class=2), heads=heads
+    )[1] == ["--examples_per_class needs classes. Head 'age' has none: leave it out."]
+
+
+def test_options_that_a_kind_does_not_take():
+    part = make_part(label=["cat", "dog"] * 3, a=["0", "1"] * 3)
+    head = specs.HeadSpec(name="x", label="label", threshold="0.3", empty="missing")
+    assert read(part, heads=(head,))[1] == [
+        "--head=name=x is multiclass and has no threshold: its answer is the most probable class. "
+        "Leave threshold out.",
+        "--head=name=x is multiclass, and empty=missing is about kind=multilabel. Leave it out.",
+    ]
+    head = specs.HeadSpec(name="x", label="label+a", kind="binary")
+    assert read(part, heads=(head,))[1] == [
+        "--head=name=x: label=label+a names 2 columns, a class each, which kind=multilabel takes. "
+        "Received kind=binary."
+    ]
+    head = specs.HeadSpec(name="x", label="a", kind="regression")
+    assert read(part, spec=specs.DataSpec(classes="a,b"), heads=(head,))[1] == [
+        "--classes names classes, and --head=name=x has kind=regression, which has none. Leave it "
+        "out."
+    ]
+
+
+def test_a_threshold_that_is_given():
+    heads = (specs.HeadSpec(name="ok", kind="binary", threshold="0.3"),)
+    (head,), _ = read(make_part(ok=["no", "yes"] * 3), heads=heads)
+    assert head.info.thresholds == (0.3,)
+
+
+def test_columns_that_a_joint_names_and_that_do_not_exist():
+    part = make_part(label=["cat", "dog"] * 3, red=["0", "1"] * 3)
+    heads = (specs.HeadSpec(name="x", label="label+redd"),)
+    assert read(part, heads=heads)[1] == [
+        "labels.csv has no label column 'redd'. Did you mean 'red'? It has 'label', 'red'."
+    ]

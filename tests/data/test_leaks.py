@@ -43,7 +43,26 @@ def test_equal_images_are_counted(tmp_path):
     for key in splits.test.keys[:2]:
         shutil.copy(source, tmp_path / "colors" / key)
     prepared = preprocessing.make_preprocessing(spec, input_shape=(12, 12, 3))
-    assert leaks.find_equal_images(splits) == ()  # nothing is in memory yet
+    assert leaks.find_equal_inputs(splits) == ()  # nothing is in memory yet
     splits, _, _ = pipeline.read_images(splits, prepared, on_bad_example="error")
-    (problem,) = leaks.find_equal_images(splits)
-    assert problem.message.startswith("2 of 3 test images are equal to a training image, ")
+    found = leaks.find_equal_inputs(splits)
+    assert found[0].message.startswith("2 of 3 test images are equal to a training image, ")
+    label = splits.train.keys[0].split("/")[0]
+    pairs = [
+        f"'{splits.train.keys[0]} = {key}'"
+        for key in splits.test.keys[:2]
+        if not key.startswith(label)
+    ]
+    assert [problem.message for problem in found[1:]] == [
+        f"{len(pairs)} images are equal to one with another label, so one of the labels is wrong: "
+        f"{', '.join(pairs)}. --mode=validate lists all; correct the labels, or remove these "
+        "examples."
+    ]
+
+
+def test_a_missing_label_contradicts_nothing():
+    for labels in (np.array([0, -1, 1]), np.array([[0.0], [np.nan], [1.0]], np.float32)):
+        first, missing, second = labels
+        assert leaks._differ(first, second) and leaks._differ(second, first)
+        assert not leaks._differ(first, missing) and not leaks._differ(missing, missing)
+        assert not leaks._differ(first, first)

@@ -7,7 +7,10 @@ from tests.data import data_files
 from tf_finetune import specs
 from tf_finetune.data import image_folder, sklearn_source, sources, tables, tfds_source
 
-EXPECTED = "Expected a folder of class folders, a .csv, a .tfrecord, tfds:NAME or sklearn:NAME."
+EXPECTED = (
+    "Expected a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or "
+    "sklearn:NAME."
+)
 
 
 def test_the_kind_is_told_from_the_text(tmp_path):
@@ -31,7 +34,7 @@ def test_the_kind_is_told_from_the_text(tmp_path):
         ),
         (
             "a.txt",
-            f"--test_data=a.txt is neither a folder nor a .csv or .tfrecord file. {EXPECTED}",
+            f"--test_data=a.txt is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. {EXPECTED}",
         ),
     ],
 )

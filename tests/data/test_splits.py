@@ -153,11 +153,20 @@ def test_plan_fractions(own, given, expected):
     assert parts == pytest.approx(expected)
 
 
-def test_strata_of_several_labels_are_the_rarest():
+def test_limit_keeps_the_first_of_every_class():
+    keys = make_keys(60, "x")
     labels = examples.object_array(
-        [("a", "b"), ("a",), (), ("b", "a"), ("c", "b", "a"), ("d", "c")]
+        [("a", "b") if n % 3 == 0 else ("a",) if n % 3 == 1 else ("",) for n in range(60)]
     )
-    assert splits.find_strata(labels).tolist() == ["b", "a", "", "b", "c", "d"]
+    codes = np.full(60, splits.TRAIN, np.int8)
+    kept = {}
+    for limit in (1, 4, 9):
+        limited = splits.limit_per_class(codes, keys, labels, limit=limit, seed=3, rest=splits.TEST)
+        kept[limit] = np.flatnonzero(limited == splits.TRAIN).tolist()
+        counts = {name: sum(name in labels[row] for row in kept[limit]) for name in ("a", "b", "")}
+        # "b" is filled with examples that are "a" too, which has more than its limit then.
+        assert counts["b"] == counts[""] == limit <= counts["a"] <= 2 * limit
+    assert set(kept[1]) < set(kept[4]) < set(kept[9])
 
 
 def test_split_file_round_trip(tmp_path):

@@ -175,7 +175,7 @@ def test_repeated_rows(photos):
     assert messages(part) == [
         f"{path}, line 5: 'cat/1.jpg' has other labels in line 4. Expected one row for each image; "
         'several labels are joined by "|".',
-        f"{path}: 1 rows repeat another. Skipped.",
+        f"{path}: 1 rows repeat another: lines 3. Skipped.",
     ]
 
 
@@ -221,7 +221,8 @@ def test_files_that_are_no_table(photos, text, message):
 def test_other_encodings_are_named(photos):
     path = write_table(photos, "image,label\ncat/0.jpg,a\ncat/1.jpg,été\n", encoding="latin-1")
     assert data_files.refusal(load, path) == [
-        f"{path}, line 3: byte 0xe9 is not UTF-8. Save the file as UTF-8."
+        f"{path}, line 3: byte 0xe9 is not UTF-8. Save the file as UTF-8, or "
+        "name its encoding with --encoding."
     ]
 
 

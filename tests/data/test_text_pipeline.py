@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests import tiny_text
 from tf_finetune import specs
-from tf_finetune.data import checks, leaks, loading, pipeline, preprocessing, text_store
+from tf_finetune.data import doctor, leaks, loading, pipeline, preprocessing, text_store
 
 SPEC = text_store.TextSpec(column="review")
 
@@ -88,18 +88,26 @@ def test_texts_that_training_has_too(tmp_path):
     rows = tiny_text.make_rows()
     data = tiny_text.write_table(tmp_path / "a.csv", rows)
     test = tiny_text.write_table(tmp_path / "b.csv", [*rows[:2], ("so\nnew", "pos")])
-    splits = loading.load_data(specs.DataSpec(data=data, test_data=test, split=(1.0, 0.0, 0.0)))
+    spec = specs.DataSpec(data=data, test_data=test, split=(1.0, 0.0, 0.0))
+    splits = loading.load_data(spec)
     (problem,) = leaks.find_equal_inputs(splits)
     texts = [text for text in splits.test.texts if text != "so\nnew"]
     assert problem.message == (
         "2 of 3 test texts are equal to a training text, so test numbers are too good: "
-        f"'{text_store.shorten(texts[0])}', '{text_store.shorten(texts[1])}'. Remove them."
+        f"'{text_store.shorten(texts[0])}', '{text_store.shorten(texts[1])}'. --mode=validate "
+        "lists the pairs; remove one of each."
     )
     assert leaks.count_shared(splits.test, splits.train) == 2
-    found = checks.find_repeated(splits)
-    assert [problem.message for problem in found] == [
-        f"{data}: identical texts are in train and test: '{text_store.shorten(text)}' (2 times)."
-        for text in sorted(texts, key=splits.train.texts.index)
+    (section,) = (found for found in doctor.examine(spec).sections if found.title == "Duplicates")
+    lines = {text: number for number, (text, _) in enumerate(rows[:2], 2)}
+    assert [(problem.path, problem.line, problem.message) for problem in section.problems] == [
+        (
+            data,
+            lines[text],
+            f"{data}, line {lines[text]}: '{text_store.shorten(text)}' is identical to {test}, "
+            f"line {lines[text]}, in train and test: test measures memory. Keep one.",
+        )
+        for text, _ in rows[:2]
     ]
 
 

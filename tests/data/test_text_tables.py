@@ -138,7 +138,7 @@ def test_every_bad_row_is_told(tmp_path):
         (b"text,label\n,x\n", {"on_bad_example": "skip"}, "{}: no row has a text in the column "
          "'text'."),
         (b"text,label\n\xe9,x\n", {}, "{}, line 2: byte 0xe9 is not UTF-8. Save the file as "
-         "UTF-8."),
+         "UTF-8, or name its encoding with --encoding."),
         (b"text,label\nhello,x\n", {"text_column": "texts"}, "--text_column=texts: {} has no such "
          "column. Did you mean 'text'? It has 'text', 'label'."),
         (b"text,label\nhello,x\n", {"text_column": "text", "image_column": "label"},
@@ -164,7 +164,7 @@ def test_only_tables_hold_texts(tmp_path):
     spec = specs.DataSpec(text_column="x")
     refusal = data_files.refusal(sources.load_source, spec, str(tmp_path), flag="data")
     assert refusal == [
-        f"--text_column=x needs a .csv with that column. Received --data={tmp_path}."
+        f"--text_column=x needs a .csv, .tsv or .jsonl with that column. Received --data={tmp_path}."
     ]
 
 

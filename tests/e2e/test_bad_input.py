@@ -52,7 +52,7 @@ def test_positional_argument(place, capsys):
 
 def test_missing_data_folder(place, capsys):
     assert refused(capsys, data="fotos") == [
-        "error: --data=fotos does not exist. Expected a folder of class folders, a .csv, a .tfrecord, tfds:NAME or sklearn:NAME."
+        "error: --data=fotos does not exist. Expected a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or sklearn:NAME."
     ]
 
 

@@ -139,3 +139,30 @@ def write_function(folder: pathlib.Path, function, *specs, name="serving_default
     module.held = list(variables)
     traced = tf.function(function).get_concrete_function(*specs)
     tf.saved_model.save(module, str(folder), signatures={name: traced})
+
+
+class TextModule(tf.Module):
+    """A hub module of sentences: the mean of the vectors of their words, by hash bucket."""
+
+    def __init__(self, *, buckets: int, width: int):
+        super().__init__()
+        values = np.random.default_rng(0).normal(0, 0.1, (buckets, width)).astype(np.float32)
+        self.table = tf.Variable(values, name="embeddings/table")
+        self.regularization_losses = []
+        self.buckets = buckets
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, sentences):
+        words = tf.strings.split(tf.strings.lower(sentences))
+        numbers = tf.strings.to_hash_bucket_fast(words.flat_values, self.buckets)
+        rows = words.value_rowids()
+        vectors = tf.gather(self.table, numbers)
+        sums = tf.math.unsorted_segment_sum(vectors, rows, words.nrows())
+        return sums / tf.sqrt(tf.cast(words.row_lengths(), tf.float32) + 1.0)[:, tf.newaxis]
+
+
+def write_text_module(folder: pathlib.Path, *, buckets: int = 4096, width: int = 16) -> TextModule:
+    """Writes a module of strings, trainable."""
+    module = TextModule(buckets=buckets, width=width)
+    tf.saved_model.save(module, str(folder))
+    return module

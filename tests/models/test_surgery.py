@@ -169,7 +169,8 @@ def test_several_inputs_are_refused():
     inputs = [keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 3), name="right")]
     assert _refusal(keras.Model(inputs, L.Add()(inputs))) == (
         "The model has 2 inputs ('left', 'right'). This version fine-tunes models of one image "
-        "input or one string input."
+        "input or one string input, and of several inputs that each take a column of a table: "
+        "(batch,), (batch, 1) or floats of (batch, columns)."
     )
 
 
@@ -181,8 +182,9 @@ TOKENS = (
 
 @pytest.mark.parametrize("shape", [(70,), (8, 8), (8, 8, 4), (8, 8, None)])
 def test_input_that_is_no_image_is_refused(shape):
-    inputs = keras.Input(shape)
-    assert _refusal(keras.Model(inputs, L.Dropout(0.1)(inputs))) == (
+    # A vector of floats is one of columns, of whole numbers one of token ids.
+    inputs = keras.Input(shape, dtype="int32" if len(shape) == 1 else "float32")
+    assert _refusal(keras.Model(inputs, L.Identity()(inputs))) == (
         f"The model's input has the shape {(None, *shape)}. This version fine-tunes models of one "
         "image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
         f"input.{TOKENS if len(shape) == 1 else ''}"

@@ -1,116 +1,101 @@
-"""A CSV file as rows with their lines: what tables of images and of texts share.
+"""A CSV or TSV file as rows with their lines: what tables of images, texts and numbers share.
 
 Reference: Y. Shafranovich, RFC 4180, Common Format and MIME Type for CSV Files, 2005,
 https://www.rfc-editor.org/rfc/rfc4180.
 """
 
-import codecs
 import csv
 import dataclasses
-import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import examples, regular_files
+from tf_finetune.data import encodings, examples
 
 SEPARATOR = "|"
-# Several times what `csv` takes as one cell, 131,072.
-_MAX_ROW_CHARACTERS = 2**22
-_CHUNK_BYTES = 2**20
+TAB_ENDINGS = (".tsv", ".tab")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A CSV file as text.
+    """A CSV, TSV or JSONL file as text.
 
     Attributes:
       path: the file, as the user wrote it.
       columns: names of the columns.
-      rows: cells of each row.
+      rows: cells of each row; of JSONL a list of names is a tuple, and null an empty string.
       lines: 1-based line on which each row starts.
     """
 
     path: str
     columns: list[str]
-    rows: list[list[str]]
+    rows: list[list[Any]]
     lines: list[int]
 
 
-def read_rows(path: str, *, expected: str) -> tuple[list[list[str]], list[int]]:
+def read_rows(
+    path: str, *, expected: str, encoding: str = encodings.DEFAULT
+) -> tuple[list[list[str]], list[int]]:
     """Reads every row that is not empty.
 
     Args:
-      path: the file.
+      path: the file; .tsv and .tab are separated by tabs, all others by commas.
       expected: what a row should look like, for messages.
+      encoding: value of --encoding.
 
     Returns:
       (cells of each row, 1-based line on which each starts), at least one row.
 
     Raises:
-      findings.RefusedError: the file is empty, not UTF-8, no CSV, or has a cell of more than
-        131,072 characters or a row of more than 4,194,304.
+      findings.RefusedError: the file is empty, not in the encoding, no CSV, or has a cell of more
+        than 131,072 characters or a row of more than 4,194,304.
     """
     rows: list[list[str]] = []
-    lines, start = [], 1
+    lines: list[int] = []
+    for line, row in iterate_rows(path, encoding=encoding):
+        rows.append(row)
+        lines.append(line)
+    if not rows:
+        raise refusal(path, f"the file is empty. Expected rows {expected}.")
+    return rows, lines
+
+
+def iterate_rows(
+    path: str, *, encoding: str = encodings.DEFAULT
+) -> Iterator[tuple[int, list[str]]]:
+    """Reads one row after another; memory does not grow with the file.
+
+    Args:
+      path: the file; .tsv and .tab are separated by tabs, all others by commas.
+      encoding: value of --encoding.
+
+    Yields:
+      (1-based line on which the row starts, its cells) of every row that is not empty.
+
+    Raises:
+      findings.RefusedError: as for `read_rows`, when the place is reached.
+    """
+    start = 1
+    delimiter = "\t" if path.lower().endswith(TAB_ENDINGS) else ","
     try:
-        with regular_files.open_regular(path) as binary:
-            text = _BoundedLines(io.TextIOWrapper(binary, "utf-8-sig", newline=""))
-            reader = csv.reader(text, strict=True)
+        with encodings.open_text(path, encoding) as file:
+            text = encodings.BoundedLines(file, "a row", error=csv.Error)
+            reader = csv.reader(text, strict=True, delimiter=delimiter)
             for row in reader:
                 text.num_characters = 0
                 if row:
-                    rows.append(row)
-                    lines.append(start)
+                    yield start, row
                 start = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        byte, line = _find_bad_byte(path)
-        message = f"byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
-        raise refusal(path, message, line=line) from error
+    except UnicodeError as error:
+        raise encodings.refuse_bytes(path, encoding) from error
     except csv.Error as error:
         raise refusal(
             path, f"no valid CSV: {error}. Is a quotation mark missing?", line=start
         ) from error
     except OSError as error:
         raise refusal(path, f"it cannot be read: {error.strerror}.") from error
-    if not rows:
-        raise refusal(path, f"the file is empty. Expected rows {expected}.")
-    return rows, lines
-
-
-class _BoundedLines:
-    """The lines of a file, as long as no row of them is made to fill the memory.
-
-    Attributes:
-      num_characters: of the row so far; set to 0 where one ends.
-    """
-
-    def __init__(self, file: io.TextIOWrapper):
-        self._file = file
-        self.num_characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        while line := self._file.readline(_MAX_ROW_CHARACTERS + 1):
-            self.num_characters += len(line)
-            if self.num_characters > _MAX_ROW_CHARACTERS:
-                raise csv.Error(f"a row is longer than {_MAX_ROW_CHARACTERS:,} characters")
-            yield line
-
-
-def _find_bad_byte(path: str) -> tuple[int, int]:
-    """(the first byte that is not UTF-8, its line)."""
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    with regular_files.open_regular(path) as file:
-        while True:
-            chunk = file.read(_CHUNK_BYTES)
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                return error.object[error.start], line + error.object.count(b"\n", 0, error.start)
-            if not chunk:
-                return 0, line  # the file has changed meanwhile
-            line += chunk.count(b"\n")
 
 
 def check_separator(path: str, first: list[str], *, line: int, expected: str) -> None:
@@ -183,38 +168,44 @@ def find_column(table: Table, name: str | None, *, flag: str) -> int:
     return table.columns.index(name)
 
 
-def to_labels(cells: list[str]) -> np.ndarray:
-    """Label cells as labels: several names in a cell are joined by "|".
+def to_labels(cells: list[Any], delimiter: str | None = SEPARATOR) -> np.ndarray:
+    """Label cells as labels: several names in a cell are joined by the delimiter.
 
     Args:
       cells: the cells of a column.
+      delimiter: value of --label_delimiter; None: cells of JSONL, where a list says it.
 
     Returns:
-      object [n]: str, stripped; or, where some cell holds "|", tuples of the names in it.
+      object [n]: str, stripped; or, where some cell holds the delimiter, tuples of the names in it.
     """
+    if delimiter is None:
+        return examples.object_array(
+            [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+        )
     shared: dict[str, str] = {}
     stripped = [shared.setdefault(cell, cell) for cell in (cell.strip() for cell in cells)]
-    if not any(SEPARATOR in cell for cell in shared):
+    if not any(delimiter in cell for cell in shared):
         return examples.object_array(list(stripped))
-    tuples = {cell: split_cell(cell) for cell in shared}
+    tuples = {cell: split_cell(cell, delimiter) for cell in shared}
     return examples.object_array([tuples[cell] for cell in stripped])
 
 
-def split_cell(cell: str) -> tuple[str, ...]:
+def split_cell(cell: str, delimiter: str = SEPARATOR) -> tuple[str, ...]:
     """The names in a cell.
 
     Args:
       cell: for example "cat|dog"; empty for none.
+      delimiter: what stands between two names.
 
     Returns:
       The names without surrounding spaces, each once, in the cell's order.
     """
-    names = (name.strip() for name in cell.split(SEPARATOR))
+    names = (name.strip() for name in cell.split(delimiter))
     return tuple(dict.fromkeys(name for name in names if name))
 
 
 def refusal(path: str, message: str, *, line: int | None = None) -> findings.RefusedError:
-    """An error about a table, with its place in front.
+    """An error about a table, see `encodings.refusal`.
 
     Args:
       path: the file.
@@ -224,5 +215,4 @@ def refusal(path: str, message: str, *, line: int | None = None) -> findings.Ref
     Returns:
       The error to raise.
     """
-    place = findings.one_line(path) + ("" if line is None else f", line {line}")
-    return findings.RefusedError(findings.Problem(f"{place}: {message}", path=path, line=line))
+    return encodings.refusal(path, message, line=line)

@@ -28,6 +28,15 @@ _MAX_PNG_CHUNKS = 64
 _WEBP_FLAGS_OFFSET = 20
 _WEBP_ANIMATION_FLAG = 0x02
 _WEBP_ALPHA_FLAG = 0x10
+# TensorFlow 2.21 visits every operation of a branch that is not taken, which for the branches here
+# costs more than decoding a photograph. A call that is not inlined is one operation.
+_APART = {"_noinline": True}
+# Place and length of what begins each part of a JPEG as libjpeg writes it: JFIF of 16 bytes, two
+# tables of 67 bytes, then the frame in colour. No EXIF can stand before the frame.
+_PLAIN_JPEG_PARTS = ((0, 6), (20, 4), (89, 4), (158, 2))
+PLAIN_JPEG_BYTES = 160
+_JFIF, _TABLE = b"\xff\xd8\xff\xe0\x00\x10", b"\xff\xdb\x00\x43"
+_PLAIN_JPEGS = [(_JFIF, _TABLE, _TABLE, frame) for frame in (b"\xff\xc0", b"\xff\xc2")]
 
 
 def has_16_bits(contents: tf.Tensor) -> tf.Tensor:
@@ -43,8 +52,58 @@ def has_16_bits(contents: tf.Tensor) -> tf.Tensor:
     return _begins(head, _PNG) & (head[_PNG_DEPTH_OFFSET] == 16)
 
 
+def begins_plain_jpeg(head: bytes) -> bool:
+    """As `is_plain_jpeg`, without a graph.
+
+    Args:
+      head: the first PLAIN_JPEG_BYTES of a file.
+
+    Returns:
+      Whether it is such a JPEG.
+    """
+    parts = tuple(head[place : place + size] for place, size in _PLAIN_JPEG_PARTS)
+    return parts in _PLAIN_JPEGS
+
+
+def is_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    """Tells a JPEG of the parts that libjpeg writes, in which nobody has to look for EXIF.
+
+    Args:
+      contents: string scalar, a file.
+
+    Returns:
+      bool scalar; False for other kinds of JPEG too.
+    """
+    head = tf.strings.substr(contents, 0, PLAIN_JPEG_BYTES)
+    head = tf.strings.join([head, tf.constant(b"\0" * PLAIN_JPEG_BYTES)])
+    places, sizes = zip(*_PLAIN_JPEG_PARTS, strict=True)
+    parts = tf.strings.substr(tf.fill([len(places)], head), places, sizes)
+    return tf.reduce_any(tf.reduce_all(parts == tf.constant(_PLAIN_JPEGS), axis=1))
+
+
+def decode_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    """Decodes a JPEG as it is stored.
+
+    Args:
+      contents: string scalar, a JPEG file.
+
+    Returns:
+      uint8 [height, width, 1 or 3]; CMYK becomes RGB.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the file is damaged.
+    """
+    # The accurate transform gives libjpeg's (and Pillow's) pixels bit for bit; the default is up
+    # to 3 of 255 away.
+    return tf.io.decode_jpeg(contents, dct_method="INTEGER_ACCURATE")
+
+
 # Functions of their own, so that a process builds these graphs once and not for each image size.
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string)],
+    autograph=False,
+    experimental_attributes=_APART,
+)
 def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes the first frame of a JPEG, PNG, BMP, GIF or WebP; a JPEG upright.
 
@@ -71,14 +130,18 @@ def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
         [
             lambda: tf.io.decode_image(contents, expand_animations=False),
             lambda: _decode_jpeg(contents),
-            lambda: bitmaps.decode_bitmap(contents),
+            lambda: _decode_bitmap(contents),
             lambda: _decode_animated_webp(contents, head),
             lambda: _decode_png(contents, tf.uint8),
         ],
     )
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string)],
+    autograph=False,
+    experimental_attributes=_APART,
+)
 def decode_16_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes a 16-bit PNG.
 
@@ -123,6 +186,11 @@ def _decode_png(contents: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     )
 
 
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string)],
+    autograph=False,
+    experimental_attributes=_APART,
+)
 def _find_trns(contents: tf.Tensor) -> tf.Tensor:
     """bool scalar: whether a tRNS chunk stands before the pixels."""
     size = tf.strings.length(contents)
@@ -149,10 +217,16 @@ def _find_trns(contents: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    # The accurate transform gives libjpeg's (and Pillow's) pixels bit for bit; the default is up
-    # to 3 of 255 away.
-    image = tf.io.decode_jpeg(contents, dct_method="INTEGER_ACCURATE")
-    return exif.apply_orientation(image, exif.read_orientation(contents))
+    return exif.apply_orientation(decode_plain_jpeg(contents), exif.read_orientation(contents))
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string)],
+    autograph=False,
+    experimental_attributes=_APART,
+)
+def _decode_bitmap(contents: tf.Tensor) -> tf.Tensor:
+    return bitmaps.decode_bitmap(contents)
 
 
 def _decode_animated_webp(contents: tf.Tensor, head: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,8 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from tf_finetune.data import input_stores
 SPLIT_NAMES = ("train", "validation", "test")
 LABEL_COLUMN = "label"
 _MAX_LINES_PER_FILE = 5
+_CHUNK_ROWS = 2**16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Examples:
       identity: what tells two versions of a source without files apart, such as "mnist/3.0.1".
       repeats: int64 [n], row of the first example with the same content, which an example follows
         into its split; None: each example is assigned by itself.
+      groups: object [n] of str, the cells of --split_by: equal ones are in one split; None: no
+        groups.
       problems: errors and warnings found while listing.
     """
 
@@ -47,6 +52,7 @@ class Examples:
     lines: np.ndarray | None = None
     identity: str = ""
     repeats: np.ndarray | None = None
+    groups: np.ndarray | None = None
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:
@@ -121,17 +127,38 @@ def fingerprint(parts: list[Examples]) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        sections = {"identity": part.identity.encode(), "keys": "\0".join(part.keys).encode()}
+        _update(digest, "identity", part.identity.encode())
+        _update(digest, "keys", part.keys)
         for column, cells in part.labels.items():
-            texts = ["|".join(cell) if isinstance(cell, tuple) else cell for cell in cells]
-            sections[f"labels {column}"] = "\0".join(texts).encode(errors="surrogateescape")
+            _update(digest, f"labels {column}", cells)
         for name in ("splits", "stamps"):
             numbers = getattr(part, name)
-            sections[name] = b"" if numbers is None else numbers.tobytes()
-        for name, content in sections.items():
-            # With its length, so that no two contents run into each other the same way.
-            digest.update(f"{name} {len(content)}\n".encode() + content)
+            _update(digest, name, b"" if numbers is None else numbers.tobytes())
+        if part.groups is not None:
+            _update(digest, "groups", part.groups)
     return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, content: bytes | np.ndarray) -> None:
+    # With its length, so that no two contents run into each other the same way. Encoded twice: of
+    # millions of rows, the text takes more memory than the rows.
+    def encode() -> Iterable[bytes]:
+        return [content] if isinstance(content, bytes) else _encode_texts(content)
+
+    digest.update(f"{name} {sum(map(len, encode()))}\n".encode())
+    for part in encode():
+        digest.update(part)
+
+
+def _encode_texts(cells: np.ndarray) -> Iterator[bytes]:
+    """The cells, separated by zeros, in parts."""
+    for start in range(0, len(cells), _CHUNK_ROWS):
+        texts = [
+            "|".join(cell) if isinstance(cell, tuple) else cell
+            for cell in cells[start : start + _CHUNK_ROWS]
+        ]
+        text = ("\0" if start else "") + "\0".join(texts)
+        yield text.encode(errors="surrogateescape")
 
 
 def cut_problems(problems: list[findings.Problem]) -> list[findings.Problem]:

@@ -28,7 +28,18 @@ SPLIT_FOLDERS = {
 }
 _EXPECTED = "Expected a folder for each class, with JPEG, PNG, BMP, GIF or WebP files in it."
 _BINARY_ENDINGS = tuple(ending.encode() for ending in IMAGE_ENDINGS)
-_CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
+# What archives, file managers, network disks and file systems leave behind.
+_CLUTTER = (
+    b"$RECYCLE.BIN",
+    b"@eaDir",
+    b"System Volume Information",
+    b"Thumbs.db",
+    b"__MACOSX",
+    b"__pycache__",
+    b"desktop.ini",
+    b"ehthumbs.db",
+    b"lost+found",
+)
 
 
 def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
@@ -54,7 +65,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     text = text.rstrip("/") or "/"
     root = os.fsencode(text)
     listing = _Listing(root, findings.one_line(text), follow_links=spec.follow_links)
-    folders, num_loose = _list_top(listing)
+    folders = _list_top(listing)
     splits = find_split_folders([_decode(folder) for folder in folders])
     if splits is None:
         _warn_about_split_names(listing, folders)
@@ -63,10 +74,9 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     else:
         _list_split_folders(listing, folders, splits)
     if not listing.keys:
-        _refuse_empty(listing, num_loose, flag)
-    if num_loose:
-        message = f"{listing.source}: left aside {num_loose} images outside of class folders."
-        listing.warn(message)
+        _refuse_empty(listing, flag)
+    if splits is None:
+        _warn_about_nesting(listing, folders, flag)
     return _to_examples(listing, text, skip_bad=spec.on_bad_example == "skip", split=splits)
 
 
@@ -101,9 +111,10 @@ class _Listing:
     stamps: array.array = dataclasses.field(default_factory=lambda: array.array("q"))
     hidden: list[str] = dataclasses.field(default_factory=list)
     unsupported: list[str] = dataclasses.field(default_factory=list)
+    loose: list[str] = dataclasses.field(default_factory=list)
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     empty: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    num_not_utf8: int = 0
+    not_utf8: list[str] = dataclasses.field(default_factory=list)
     problems: list[findings.Problem] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -156,8 +167,8 @@ def _scan(listing: _Listing, folder: bytes) -> list[os.DirEntry[bytes]]:
         ) from error
 
 
-def _list_top(listing: _Listing) -> tuple[list[bytes], int]:
-    folders, num_loose = [], 0
+def _list_top(listing: _Listing) -> list[bytes]:
+    folders = []
     for entry in _scan(listing, listing.root):
         if _is_hidden(entry.name):
             listing.hidden.append(_decode(entry.name))
@@ -165,11 +176,15 @@ def _list_top(listing: _Listing) -> tuple[list[bytes], int]:
             continue
         elif is_folder:
             folders.append(entry.name)
-        elif entry.name.lower().endswith(_BINARY_ENDINGS):
-            num_loose += 1
         else:
-            listing.unsupported.append(_decode(entry.name))
-    return sorted(folders), num_loose
+            _leave_aside(listing, entry.name)
+    return sorted(folders)
+
+
+def _leave_aside(listing: _Listing, name: bytes) -> None:
+    """Notes a file outside of class folders."""
+    is_image = name.lower().endswith(_BINARY_ENDINGS)
+    (listing.loose if is_image else listing.unsupported).append(_decode(name))
 
 
 def _warn_about_split_names(listing: _Listing, folders: list[bytes]) -> None:
@@ -180,6 +195,16 @@ def _warn_about_split_names(listing: _Listing, folders: list[bytes]) -> None:
             f"{listing.source}: {findings.list_first(split_names)} are read as classes, because "
             f"they are not one folder each of train, validation and test alone. Found: "
             f"{findings.list_first(names)}."
+        )
+
+
+def _warn_about_nesting(listing: _Listing, folders: list[bytes], flag: str) -> None:
+    """An archive that was unpacked into its own folder has the classes one level down."""
+    if len(folders) == 1 and all(key.count("/") > 1 for key in listing.keys):
+        inner = f"{listing.source}/{findings.one_line(_decode(folders[0]))}"
+        listing.warn(
+            f"{listing.source}: all images are in folders of the only folder. Did you mean "
+            f"--{flag}={inner}?"
         )
 
 
@@ -194,7 +219,7 @@ def _list_split_folders(listing: _Listing, folders: list[bytes], splits: dict[st
             elif is_folder:
                 _list_class(listing, (folder, entry.name), split=split)
             else:
-                listing.unsupported.append(_decode(folder + b"/" + entry.name))
+                _leave_aside(listing, folder + b"/" + entry.name)
 
 
 def _entry_name(entry: os.DirEntry[bytes]) -> bytes:
@@ -270,7 +295,8 @@ def _list_one_folder(listing: _Listing, folder: bytes, path: bytes) -> list[byte
             listing.bad.append((prefix + _to_key(name), reason))
             continue
         key = prefix + (name.decode() if name.isascii() else _to_key(name))
-        listing.num_not_utf8 += not name.isascii() and not _is_utf8(name)
+        if not name.isascii() and not _is_utf8(name):
+            listing.not_utf8.append(key)
         listing.keys.append(key)
         listing.paths.append(entry.path)
         listing.stamps.extend((status.st_size, status.st_mtime_ns))
@@ -301,10 +327,11 @@ def leads_to_image(link: bytes) -> bool:
     return target.endswith(_BINARY_ENDINGS) or not os.path.splitext(target)[1]
 
 
-def _refuse_empty(listing: _Listing, num_loose: int, flag: str) -> None:
+def _refuse_empty(listing: _Listing, flag: str) -> None:
     shown = f"--{flag}={listing.source}"
-    if num_loose:
-        message = f"{shown} has {num_loose} images but no class folder with an image. {_EXPECTED}"
+    if listing.loose:
+        count = len(listing.loose)
+        message = f"{shown} has {count} images but no class folder with an image. {_EXPECTED}"
     elif listing.unsupported:
         message = (
             f"{shown} has no image among its {len(listing.unsupported)} files "
@@ -391,6 +418,12 @@ def _find_empty_classes(listing: _Listing) -> list[findings.Problem]:
 
 
 def _warn_about_skipped(listing: _Listing) -> None:
+    if listing.loose:
+        listing.warn(
+            f"{listing.source}: left aside {len(listing.loose)} images outside of class folders: "
+            f"{findings.list_first(sorted(listing.loose))}. Move them into the folder of their "
+            "class."
+        )
     if listing.hidden:
         listing.warn(
             f"{listing.source}: left aside {len(listing.hidden)} hidden or repeated files and "
@@ -408,8 +441,8 @@ def _warn_about_skipped(listing: _Listing) -> None:
             f"BMP, GIF or WebP ({counts}): {findings.list_first(sorted(listing.unsupported))}. "
             "Convert images of other formats first."
         )
-    if listing.num_not_utf8:
+    if listing.not_utf8:
         listing.warn(
-            f"{listing.source}: {listing.num_not_utf8} file names are not UTF-8; split.csv writes "
-            "their bytes as \\x.."
+            f"{listing.source}: {len(listing.not_utf8)} file names are not UTF-8, and split.csv "
+            f"writes their bytes as \\x..: {findings.list_first(sorted(listing.not_utf8))}."
         )

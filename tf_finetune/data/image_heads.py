@@ -9,12 +9,13 @@ import dataclasses
 import io
 import os
 from concurrent import futures
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 
 from tf_finetune import findings, progress
 from tf_finetune.data import (
+    columns,
     image_formats,
     image_sizes,
     image_stores,
@@ -78,6 +79,8 @@ def group_by_store(parts: tuple[loading.Split, ...]) -> list[Group]:
     indices: dict[int, list[np.ndarray]] = {}
     start = 0
     for part in parts:
+        if isinstance(part.inputs, columns.Columns):
+            raise ValueError("Columns are not decoded: give a ColumnsSpec.")
         if isinstance(part.inputs, text_store.Texts):
             raise ValueError("Texts are not decoded: give a TextSpec, not a PreprocessingSpec.")
         stores[id(part.inputs)] = part.inputs
@@ -90,12 +93,15 @@ def group_by_store(parts: tuple[loading.Split, ...]) -> list[Group]:
     ]
 
 
-def check_heads(groups: list[Group], *, max_pixels: int | None) -> Heads:
+def check_heads(
+    groups: list[Group], *, max_pixels: int | None, stream: TextIO | None = None
+) -> Heads:
     """Looks at the first bytes of every encoded image.
 
     Args:
       groups: of `group_by_store`; arrays and streams have no first bytes.
       max_pixels: the most that an image may have, all frames together; None: any number.
+      stream: takes the progress bar; default: standard output.
 
     Returns:
       What was found.
@@ -103,7 +109,7 @@ def check_heads(groups: list[Group], *, max_pixels: int | None) -> Heads:
     heads = Heads()
     for group in groups:
         if isinstance(group.images, image_stores.EncodedImages):
-            _check_group(heads, group, group.images, max_pixels=max_pixels)
+            _check_group(heads, group, group.images, max_pixels=max_pixels, stream=stream)
     heads.wide.sort()
     return heads
 
@@ -225,7 +231,12 @@ def describe_failure(images: image_stores.EncodedImages, index: int) -> str:
 
 
 def _check_group(
-    heads: Heads, group: Group, images: image_stores.EncodedImages, *, max_pixels: int | None
+    heads: Heads,
+    group: Group,
+    images: image_stores.EncodedImages,
+    *,
+    max_pixels: int | None,
+    stream: TextIO | None,
 ) -> None:
     def check(first: int) -> Heads:
         return _check_some(group, images, first, max_pixels=max_pixels)
@@ -235,7 +246,9 @@ def _check_group(
         pool = stack.enter_context(futures.ThreadPoolExecutor())
         bar = None
         if len(group.rows) > MIN_SHOWN:
-            bar = stack.enter_context(progress.ProgressBar("Checking files", len(group.rows)))
+            bar = stack.enter_context(
+                progress.ProgressBar("Checking files", len(group.rows), stream=stream)
+            )
         for first, found in zip(tasks, pool.map(check, tasks), strict=True):
             heads.bad |= found.bad
             heads.stubs |= found.stubs

@@ -1,13 +1,15 @@
-"""Where the inputs of examples are before they are read: images in a store, or texts.
+"""Where the inputs of examples are before they are read: images in a store, texts or columns.
 
 One idea: the store tells what the examples are, so no flag and no second field can disagree.
 """
 
-from tf_finetune.data import image_stores, text_store
+from tf_finetune.data import columns, image_stores, text_store
 
-IMAGE, TEXT = "image", "text"
+IMAGE, TEXT, COLUMNS = "image", "text", "columns"
+# What examples of a kind are called in messages.
+PLURALS = {IMAGE: "images", TEXT: "texts", COLUMNS: "columns"}
 
-InputStore = image_stores.ImageStore | text_store.Texts
+InputStore = image_stores.ImageStore | text_store.Texts | columns.Columns
 
 
 def find_kind(store: InputStore) -> str:
@@ -17,6 +19,8 @@ def find_kind(store: InputStore) -> str:
       store: of a split or a source.
 
     Returns:
-      IMAGE or TEXT.
+      IMAGE, TEXT or COLUMNS.
     """
+    if isinstance(store, columns.Columns):
+        return COLUMNS
     return TEXT if isinstance(store, text_store.Texts) else IMAGE

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples, loading, sources
+from tf_finetune.data import examples, label_cells, label_encoding, loading, sources
 
 
 def load_split(
@@ -34,14 +34,14 @@ def load_split(
     problems = list(part.problems)
     labels = {}
     for head, info in zip(heads, infos, strict=True):
-        cells = _find_cells(part, spec, head)
-        unknown = _find_unknown(part, cells, info)
-        problems += unknown
-        if not unknown:
+        columns = _find_columns(part, spec, head)
+        cells, cell_problems = label_cells.convert(part, columns, head=head, kind=info.kind)
+        cell_problems += _find_missing(part, cells, columns, may_miss=len(infos) > 1)
+        cell_problems += _find_unknown(part, cells, info)
+        problems += cell_problems
+        if not any(problem.severity == findings.ERROR for problem in cell_problems):
             labels[info.name] = head_kinds.encode_labels(
-                cells if info.kind != "multilabel" else _as_tuples(cells),
-                kind=info.kind,
-                classes=info.classes,
+                cells, kind=info.kind, classes=info.classes
             )
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors:
@@ -50,41 +50,50 @@ def load_split(
     return loading.Split(name, part.keys, part.inputs, rows, labels), tuple(problems)
 
 
-def _find_cells(part: examples.Examples, spec: specs.DataSpec, head: specs.HeadSpec) -> np.ndarray:
-    columns = list(part.labels)
+def _find_columns(
+    part: examples.Examples, spec: specs.DataSpec, head: specs.HeadSpec
+) -> tuple[str, ...]:
+    names = list(part.labels)
     asked = head.label or spec.label_column
     for column in (asked, head.name):
-        if column in part.labels:
-            return part.labels[column]
-    if len(columns) == 1:  # a folder calls its only column "label", whatever a table calls its own
-        return part.labels[columns[0]]
+        columns = label_cells.split_columns(column or "", names)
+        if all(name in part.labels for name in columns):
+            return columns
+    if len(names) == 1:  # a folder calls its only column "label", whatever a table calls its own
+        return (names[0],)
     raise findings.RefusedError(
         findings.Problem(
             f"{findings.one_line(part.source)} has no label column for head '{head.name}'"
             f"{f', which was trained on {asked!r}' if asked else ''}. It has "
-            f"{findings.list_first(columns, limit=20)}.",
+            f"{findings.list_first(names, limit=20)}.",
             path=part.source,
         )
     )
 
 
-def _as_tuples(cells: np.ndarray) -> np.ndarray:
-    return examples.object_array(
-        [cell if isinstance(cell, tuple) else ((cell,) if cell else ()) for cell in cells]
-    )
+def _find_missing(
+    part: examples.Examples, cells: np.ndarray, columns: tuple[str, ...], *, may_miss: bool
+) -> list[findings.Problem]:
+    """An error for each missing label of a run's only head."""
+    if may_miss:
+        return []
+    column = findings.one_line(label_cells.COLUMN_JOINT.join(columns))
+    return [
+        part.problem(int(row), f"no label in column '{column}'.")
+        for row in np.flatnonzero(label_encoding.is_missing(cells))
+    ]
 
 
 def _find_unknown(
     part: examples.Examples, cells: np.ndarray, info: head_kinds.HeadInfo
 ) -> list[findings.Problem]:
     """An error for each label that the model does not know, at its first example."""
-    known = set(info.classes)
+    if not head_kinds.HEAD_KINDS[info.kind].has_classes:
+        return []
+    known = {*info.classes, ""}
     rows: dict[str, int] = {}
     for row, cell in enumerate(cells):
-        names = cell if isinstance(cell, tuple) else (cell,)
-        if info.kind == "multilabel":
-            names = tuple(name for name in names if name)
-        for name in names:
+        for name in cell if isinstance(cell, tuple) else (cell,):
             if name not in known:
                 rows.setdefault(name, row)
     return [

@@ -4,20 +4,19 @@ One idea: the classes of a head are settled once, over all splits of --data, and
 source must fit them. So an index means the same class in training, validation and test.
 """
 
-import collections
 import csv
 import dataclasses
-import unicodedata
 
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import csv_rows, examples, regular_files
+from tf_finetune.data import class_checks, class_names, examples, label_cells, regular_files
 
-# Fewer cannot be in training, validation and test.
-MIN_EXAMPLES = 3
-_MISSING_WORDS = ("nan", "null", "none", "n/a", "na")
-_MULTILABEL_THRESHOLD = 0.5
+# Where callers look for it.
+MIN_EXAMPLES = class_checks.MIN_EXAMPLES
+_THRESHOLD = 0.5
+
+count_classes = label_cells.count_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,8 @@ class HeadLabels:
 
     Attributes:
       info: name, kind, classes.
-      column: the label column of the first source.
-      labels: for each source object [n]: str, or tuples of str for multilabel.
+      column: the label column of the first source; several are joined by "+".
+      labels: for each source object [n]: str, or tuples of str for multilabel; "" is missing.
     """
 
     info: head_kinds.HeadInfo
@@ -71,10 +70,19 @@ def read_heads(
         problems += column_problems
         if columns:
             labels, head_problems = _read_head(
-                parts, head, columns=columns, wanted=wanted, odd_names=odd_names
+                parts,
+                head,
+                columns=columns,
+                wanted=wanted,
+                odd_names=odd_names,
+                may_miss=len(heads) > 1,
             )
             problems += head_problems
             found += [] if labels is None else [labels]
+    if len(found) == len(heads):
+        problems += _find_unlabelled(parts, found)
+        if spec.examples_per_class is not None:
+            problems += _find_nothing_to_limit(found[0].info)
     return found, list(dict.fromkeys(problems))
 
 
@@ -118,8 +126,8 @@ def _refusal(message: str) -> findings.RefusedError:
 
 def _find_columns(
     parts: list[examples.Examples], spec: specs.DataSpec, *, head: specs.HeadSpec, single: bool
-) -> tuple[tuple[str, ...], list[findings.Problem]]:
-    """The label column of a head in each source; () where one cannot be told."""
+) -> tuple[tuple[tuple[str, ...], ...], list[findings.Problem]]:
+    """The label columns of a head in each source; () where one cannot be told."""
     available = list(parts[0].labels)
     asked = head.label or spec.label_column
     flag = "--head" if head.label else "--label_column"
@@ -133,25 +141,27 @@ def _find_columns(
     first = asked or (head.name if head.name in available else available[0])
     columns = []
     for part in parts:
+        names = list(part.labels)
+        wanted = label_cells.split_columns(first, names)
+        absent = [name for name in wanted if name not in part.labels]
         # A folder's only column is named "label", whatever the table beside it calls its own.
-        implied = len(part.labels) == 1 and (asked is None or part is not parts[0])
-        if first not in part.labels and not implied:
-            names = list(part.labels)
+        implied = len(names) == len(wanted) == 1 and (asked is None or part is not parts[0])
+        if absent and not implied:
             message = (
                 f"{findings.one_line(part.source)} has no label column "
-                f"'{findings.one_line(first)}'.{examples.nearest_name(first, names)} It has "
-                f"{findings.list_first(names, limit=20)}."
+                f"'{findings.one_line(absent[0])}'.{examples.nearest_name(absent[0], names)} It "
+                f"has {findings.list_first(names, limit=20)}."
             )
             problems.append(findings.Problem(message, path=part.source, flag=flag))
             continue
-        columns.append(first if first in part.labels else next(iter(part.labels)))
+        columns.append((names[0],) if absent else wanted)
     if problems:
         return (), problems
-    unused = [name for name in available if name != columns[0]]
+    unused = [name for name in available if name not in columns[0]]
     if unused and asked is None and single:
         message = (
             f"{findings.one_line(parts[0].source)}: the label is column "
-            f"'{findings.one_line(columns[0])}'; {findings.list_first(unused)} not used. "
+            f"'{findings.one_line(columns[0][0])}'; {findings.list_first(unused)} not used. "
             "--label_column chooses another."
         )
         problems.append(findings.Problem(message, severity=findings.WARNING, flag=flag))
@@ -162,77 +172,156 @@ def _read_head(
     parts: list[examples.Examples],
     head: specs.HeadSpec,
     *,
-    columns: tuple[str, ...],
+    columns: tuple[tuple[str, ...], ...],
     wanted: tuple[str, ...] | None,
     odd_names: str,
+    may_miss: bool,
 ) -> tuple[HeadLabels | None, list[findings.Problem]]:
-    raw = [part.labels[column] for part, column in zip(parts, columns, strict=True)]
-    kind = head.kind or ("multilabel" if _is_multiple(raw[0]) else "multiclass")
-    labels, problems = [], []
-    for part, cells, column in zip(parts, raw, columns, strict=True):
-        converted, cell_problems = _convert_cells(part, cells, head=head.name, kind=kind)
+    kind = head.kind or label_cells.find_kind(parts[0], columns[0])
+    row = head_kinds.HEAD_KINDS[kind]
+    problems = _find_option_problems(head, kind, columns[0], wanted=wanted)
+    if problems:
+        return None, problems
+    labels = []
+    for part, names in zip(parts, columns, strict=True):
+        converted, cell_problems = label_cells.convert(part, names, head=head, kind=kind)
         labels.append(converted)
         problems += cell_problems
-        if head_kinds.HEAD_KINDS[kind].exclusive:
-            problems += _find_missing_labels(part, converted, column=column)
-    counts = count_classes(labels[0])
-    classes = wanted or tuple(sorted(counts))
-    for part, converted in zip(parts, labels, strict=True):
-        problems += _find_unknown_labels(part, converted, classes, wanted=wanted, first=parts[0])
-    problems += _find_odd_names(parts[0], classes, severity=odd_names)
-    problems += _find_class_problems(parts[0], counts, classes=classes, wanted=wanted)
-    problems += _find_number_problems(head, kind, classes)
+        shown = label_cells.COLUMN_JOINT.join(names)
+        missing = [] if may_miss else _find_missing_labels(part, converted, column=shown)
+        problems += missing or label_cells.describe_missing(
+            part, converted, head=head.name, column=shown
+        )
+    classes: tuple[str, ...] = ()
+    if row.has_classes:
+        named = columns[0] if len(columns[0]) > 1 else None
+        classes = wanted or named or tuple(sorted(count_classes(labels[0])))
+        problems += class_checks.find_problems(
+            parts,
+            labels,
+            counts=count_classes(labels[0]),
+            classes=classes,
+            wanted=wanted,
+            odd_names=odd_names,
+        )
+        if classes != wanted and named is None:
+            problems += class_names.find_twins(parts[0], classes, single=not may_miss)
+        problems += class_checks.find_number_problems(head, kind, classes)
+    else:
+        problems += _find_constant(parts[0], labels[0], head.name)
     if any(problem.severity == findings.ERROR for problem in problems):
         return None, problems
-    thresholds = {"multiclass": 0, "binary": 1, "multilabel": len(classes)}[kind]
-    info = head_kinds.HeadInfo(
-        head.name, kind, classes, thresholds=(_MULTILABEL_THRESHOLD,) * thresholds
-    )
-    return HeadLabels(info, columns[0], tuple(labels)), problems
+    threshold = _THRESHOLD if head.threshold == "auto" else float(head.threshold)
+    thresholds = (threshold,) * row.num_thresholds(len(classes))
+    info = head_kinds.HeadInfo(head.name, kind, classes, thresholds=thresholds)
+    column = label_cells.COLUMN_JOINT.join(columns[0])
+    return HeadLabels(info, column, tuple(labels)), problems
 
 
-def _is_multiple(cells: np.ndarray) -> bool:
-    return len(cells) > 0 and isinstance(cells[0], tuple)
-
-
-def _convert_cells(
-    part: examples.Examples, cells: np.ndarray, *, head: str, kind: str
-) -> tuple[np.ndarray, list[findings.Problem]]:
-    """Cells in the form that the kind of head takes."""
-    exclusive = head_kinds.HEAD_KINDS[kind].exclusive
-    if not exclusive and not _is_multiple(cells):
-        return examples.object_array([(cell,) if cell else () for cell in cells]), []
-    if not exclusive or not _is_multiple(cells):
-        return cells, []
-    problems = [
-        part.problem(
-            row,
-            f"'{findings.one_line(csv_rows.SEPARATOR.join(cell))}' names {len(cell)} classes, and "
-            f"head '{head}' is {kind}: it takes one. --head=name={head},kind=multilabel takes "
-            "several.",
-            flag="--head",
+def _find_option_problems(
+    head: specs.HeadSpec, kind: str, columns: tuple[str, ...], *, wanted: tuple[str, ...] | None
+) -> list[findings.Problem]:
+    """Options of a head that its kind, which the labels may have told, does not take."""
+    row = head_kinds.HEAD_KINDS[kind]
+    messages = []
+    if len(columns) > 1 and row.exclusive:
+        shown = findings.one_line(label_cells.COLUMN_JOINT.join(columns))
+        messages.append(
+            f"--head=name={head.name}: label={shown} names {len(columns)} columns, a class each, "
+            f"which kind=multilabel takes. Received kind={kind}."
         )
-        for row, cell in enumerate(cells)
-        if len(cell) > 1
-    ]
-    return examples.object_array([cell[0] if cell else "" for cell in cells]), problems
+    if head.threshold != "auto" and not row.has_thresholds:
+        messages.append(
+            f"--head=name={head.name} is {kind} and has no threshold: its answer is the most "
+            "probable class. Leave threshold out."
+        )
+    if head.empty != "none" and row.exclusive:
+        messages.append(
+            f"--head=name={head.name} is {kind}, and empty={head.empty} is about kind=multilabel. "
+            "Leave it out."
+        )
+    if wanted is not None and not row.has_classes:
+        messages.append(
+            f"--classes names classes, and --head=name={head.name} has kind={kind}, which has "
+            "none. Leave it out."
+        )
+    return [findings.Problem(message, flag="--head") for message in messages]
 
 
-def count_classes(labels: np.ndarray) -> dict[str, int]:
-    """Examples of each class.
+def _find_constant(
+    first: examples.Examples, labels: np.ndarray, head: str
+) -> list[findings.Problem]:
+    """Numbers of which there is nothing to learn."""
+    values = {label for label in labels if label}
+    if len(values) > 1 or not len(first):
+        return []
+    source = findings.one_line(first.source)
+    message = f"{source} has no number at all for head '{head}'. Expected two or more."
+    if values:
+        message = (
+            f"{source}: every label of head '{head}' is {findings.one_line(values.pop())}. "
+            "Expected numbers that differ."
+        )
+    return [findings.Problem(message, path=first.source)]
+
+
+def _find_nothing_to_limit(info: head_kinds.HeadInfo) -> list[findings.Problem]:
+    if head_kinds.HEAD_KINDS[info.kind].has_classes:
+        return []
+    message = f"--examples_per_class needs classes. Head '{info.name}' has none: leave it out."
+    return [findings.Problem(message, flag="--examples_per_class")]
+
+
+def _find_unlabelled(
+    parts: list[examples.Examples], heads: list[HeadLabels]
+) -> list[findings.Problem]:
+    """Examples without a label of any of several heads: they teach nothing."""
+    problems = []
+    for number, part in enumerate(parts if len(heads) > 1 else []):
+        missing = [is_missing(head.labels[number]) for head in heads]
+        count = int(np.logical_and.reduce(missing).sum())
+        if count:
+            message = (
+                f"{findings.one_line(part.source)}: {count} of {len(part)} examples have no label "
+                "of any head, and nothing is learnt from them."
+            )
+            problems.append(findings.Problem(message, severity=findings.WARNING, path=part.source))
+    return problems
+
+
+def is_missing(labels: np.ndarray) -> np.ndarray:
+    """Tells missing labels.
 
     Args:
-      labels: object [n] of str, or of tuples of str; "" is no label.
+      labels: object [n] of str, or of tuples of str.
 
     Returns:
-      {class: number of examples}, an example with several classes counting for each.
+      bool [n], True where the label is "".
     """
-    if _is_multiple(labels):
-        counts = collections.Counter(name for names in labels for name in names)
-    else:
-        counts = collections.Counter(labels)
-    counts.pop("", None)
-    return dict(counts)
+    return np.array([isinstance(cell, str) and not cell for cell in labels], bool)
+
+
+def find_unlabelled_split(
+    head: HeadLabels, labels: dict[str, np.ndarray], *, split: str
+) -> list[findings.Problem]:
+    """A head that has no label in a split.
+
+    Args:
+      head: the head.
+      labels: {head name: encoded labels of the split}.
+      split: the split's name.
+
+    Returns:
+      An error for training, a warning for another split that has examples; or none.
+    """
+    values, name = labels[head.info.name], head.info.name
+    if not len(values) or head_kinds.find_labelled(values).any():
+        return []
+    message = f"the {split} split has no label of head '{name}'."
+    if split == "train":
+        return [findings.Problem(f"{message} Add some, or leave the head out.")]
+    message += " Nothing of this head is measured there."
+    return [findings.Problem(message, severity=findings.WARNING)]
 
 
 def _find_missing_labels(
@@ -240,109 +329,5 @@ def _find_missing_labels(
 ) -> list[findings.Problem]:
     return [
         part.problem(int(row), f"no label in column '{findings.one_line(column)}'.")
-        for row in np.flatnonzero(labels == "")
+        for row in np.flatnonzero(is_missing(labels))
     ]
-
-
-def _find_unknown_labels(
-    part: examples.Examples,
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    *,
-    wanted: tuple[str, ...] | None,
-    first: examples.Examples,
-) -> list[findings.Problem]:
-    """One error per unknown label, at its first example."""
-    known = {*classes, ""}
-    rows: dict[str, int] = {}
-    counts = count_classes(labels)
-    for row, cell in enumerate(labels):
-        for name in cell if isinstance(cell, tuple) else (cell,):
-            if name not in known:
-                rows.setdefault(name, row)
-    expected = "--classes" if wanted else findings.one_line(first.source)
-    problems = []
-    for name, row in rows.items():
-        number = f" ({counts[name]} examples)" if counts[name] > 1 else ""
-        message = (
-            f"label '{findings.one_line(name)}'{number} is not a class of {expected}: "
-            f"{findings.list_first(list(classes))}.{examples.nearest_name(name, list(classes))}"
-        )
-        problems.append(part.problem(row, message, flag="--classes"))
-    return problems
-
-
-def _find_class_problems(
-    first: examples.Examples,
-    counts: dict[str, int],
-    *,
-    classes: tuple[str, ...],
-    wanted: tuple[str, ...] | None,
-) -> list[findings.Problem]:
-    source = findings.one_line(first.source)
-    flag = "--classes" if wanted else ""
-    errors, warnings = [], []
-    empty = [name for name in classes if name not in counts]
-    if empty and wanted:
-        errors.append(f"--classes names {findings.list_first(empty)}, with no example in {source}.")
-    if len(classes) == 1:
-        errors.append(
-            f"{source} has only one class, {findings.list_first(list(classes))}. Expected two or "
-            "more."
-        )
-    # Of a table with nothing but bad rows, the rows are the mistake.
-    if not classes and len(first):
-        errors.append(f"{source} has no label at all. Expected two or more classes.")
-    few = [name for name in classes if 0 < counts.get(name, 0) < MIN_EXAMPLES]
-    if few:
-        warnings.append(
-            f"{source}: {len(few)} of {len(classes)} classes have fewer than {MIN_EXAMPLES} "
-            f"examples, too few for training, validation and test: {findings.list_first(few)}."
-        )
-    odd = [name for name in classes if name.casefold() in _MISSING_WORDS]
-    if odd:
-        warnings.append(
-            f"{source}: {findings.list_first(odd)} are classes here. Are they missing values?"
-        )
-    return [findings.Problem(text, path=first.source, flag=flag) for text in errors] + [
-        findings.Problem(text, severity=findings.WARNING, path=first.source) for text in warnings
-    ]
-
-
-def _find_odd_names(
-    first: examples.Examples, classes: tuple[str, ...], *, severity: str
-) -> list[findings.Problem]:
-    return [
-        findings.Problem(
-            f"{findings.one_line(first.source)}: class name '{findings.one_line(name)}' {reason}. "
-            f"{'Training refuses it. ' if severity == findings.WARNING else ''}Rename the class.",
-            severity=severity,
-            path=first.source,
-        )
-        for name in classes
-        if (reason := _find_name_fault(name))
-    ]
-
-
-def _find_name_fault(name: str) -> str:
-    # Classes are joined by commas in --classes and in reports, and are lines of labels files.
-    if "," in name:
-        return "has a comma"
-    kinds = {unicodedata.category(character) for character in name}
-    if "Cs" in kinds:
-        return "is not UTF-8"
-    return "has a line end or control character" if kinds & {"Cc", "Zl", "Zp"} else ""
-
-
-def _find_number_problems(
-    head: specs.HeadSpec, kind: str, classes: tuple[str, ...]
-) -> list[findings.Problem]:
-    expected = head.num_classes or (2 if kind == "binary" else None)
-    if expected is None or expected == len(classes):
-        return []
-    asked = f"num_classes={expected}" if head.num_classes else "kind=binary, which has 2 classes"
-    message = (
-        f"--head=name={head.name} has {asked}. The data has {len(classes)}: "
-        f"{findings.list_first(list(classes))}."
-    )
-    return [findings.Problem(message, flag="--head")]

@@ -1,10 +1,16 @@
-"""Test and validation examples that training sees too: the result would be memory, not skill."""
+"""Examples that are there twice: in training and in test, or with two labels.
+
+One idea: the first makes the result a measure of memory, the second of noise, and neither is an
+error that anything else would raise. Looked for in what is in memory anyway, so it costs no time.
+"""
 
 import hashlib
 import os
 
+import numpy as np
+
 from tf_finetune import findings
-from tf_finetune.data import image_stores, input_stores, loading, text_store
+from tf_finetune.data import columns, image_stores, input_stores, loading, text_store
 
 
 def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
@@ -35,76 +41,102 @@ def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
 
 
 def find_equal_inputs(splits: loading.Splits) -> tuple[findings.Problem, ...]:
-    """Images or texts of validation and test that training has too.
+    """Images or texts that are there twice, where that matters.
 
     Args:
       splits: after `read_images`.
 
     Returns:
-      A warning per split, see `find_equal_images` and `find_equal_texts`.
+      A warning for each of validation and test that holds images (pixel by pixel) or texts (letter
+      by letter) of training, and one where equal ones have different labels. Nothing is compared
+      where pixels are not in memory (--mode=validate compares files of any number).
     """
-    if splits.input_kind == input_stores.TEXT:
-        return find_equal_texts(splits)
-    return find_equal_images(splits)
-
-
-def find_equal_images(splits: loading.Splits) -> tuple[findings.Problem, ...]:
-    """Images of validation and test that look exactly like one of training.
-
-    Args:
-      splits: after `read_images`.
-
-    Returns:
-      A warning per split; nothing is compared where pixels are not in memory (--mode=validate
-      compares files of any number).
-    """
-    if not isinstance(splits.train.inputs, image_stores.DecodedImages):
-        return ()
-    known = set(_digests(splits.train, splits.train.inputs))
+    if splits.input_kind == input_stores.COLUMNS:
+        return _find_equal_rows(splits)
+    parts = _all(splits)
+    kind = input_stores.PLURALS[splits.input_kind]
+    digests = [_read_digests(split) for split in parts]
+    known = set(digests[0])
     problems = []
-    for split in (splits.validation, splits.test):
-        if not isinstance(split.inputs, image_stores.DecodedImages):
-            continue
-        keys = [
-            key
-            for key, digest in zip(split.keys, _digests(split, split.inputs), strict=True)
-            if digest in known
-        ]
-        if keys:
-            problems.append(
-                findings.Problem(
-                    f"{len(keys)} of {len(split)} {split.name} images are equal to a training "
-                    f"image, so {split.name} numbers are too good: {findings.list_first(keys)}. "
-                    "--mode=validate lists the pairs; remove one of each.",
-                    severity=findings.WARNING,
-                )
+    for split, own in zip(parts[1:], digests[1:], strict=True):
+        rows = [row for row, digest in enumerate(own) if digest in known]
+        if rows:
+            shown = findings.list_first([_show(split, row) for row in rows])
+            message = (
+                f"{len(rows)} of {len(split)} {split.name} {kind} are equal to a training "
+                f"{splits.input_kind}, so {split.name} numbers are too good: {shown}. "
+                "--mode=validate lists the pairs; remove one of each."
             )
+            problems.append(findings.Problem(message, severity=findings.WARNING))
+    return (*problems, *_find_contradictions(parts, digests, kind=kind))
+
+
+def _find_equal_rows(splits: loading.Splits) -> tuple[findings.Problem, ...]:
+    """A warning for each of validation and test that has the features of training rows."""
+    problems = []
+    known = _row_digests(splits.train)
+    for split in (splits.validation, splits.test):
+        count = int(np.isin(_row_digests(split), known).sum())
+        if count:
+            message = (
+                f"{count:,} of {len(split):,} {split.name} rows have the features of a training "
+                f"row, so {split.name} numbers are too good. Remove one of each."
+            )
+            problems.append(findings.Problem(message, severity=findings.WARNING))
     return tuple(problems)
 
 
-def find_equal_texts(splits: loading.Splits) -> tuple[findings.Problem, ...]:
-    """Texts of validation and test that training has too, letter by letter.
+def _row_digests(split: loading.Split) -> np.ndarray:
+    if not isinstance(split.inputs, columns.Columns):
+        return np.empty(0, np.uint64)
+    return split.inputs.digests[split.indices]
 
-    Args:
-      splits: of texts.
 
-    Returns:
-      A warning per split.
-    """
-    known = set(splits.train.texts)
-    problems = []
-    for split in (splits.validation, splits.test):
-        shared = [text for text in split.texts if text in known]
-        if shared:
-            shown = findings.list_first([text_store.shorten(text) for text in shared])
-            problems.append(
-                findings.Problem(
-                    f"{len(shared)} of {len(split)} {split.name} texts are equal to a training "
-                    f"text, so {split.name} numbers are too good: {shown}. Remove them.",
-                    severity=findings.WARNING,
-                )
-            )
-    return tuple(problems)
+def _read_digests(split: loading.Split) -> list[bytes]:
+    """One of each example, equal for equal ones; none where the inputs are not in memory."""
+    if isinstance(split.inputs, text_store.Texts):
+        return [text.encode() for text in split.texts]
+    if isinstance(split.inputs, image_stores.DecodedImages):
+        return _digests(split, split.inputs)
+    return []
+
+
+def _show(split: loading.Split, row: int) -> str:
+    if isinstance(split.inputs, text_store.Texts):
+        return text_store.shorten(split.inputs.texts[split.indices[row]])
+    return str(split.keys[row])
+
+
+def _find_contradictions(
+    parts: tuple[loading.Split, ...], digests: list[list[bytes]], *, kind: str
+) -> list[findings.Problem]:
+    """A warning where equal examples of any splits have different labels."""
+    first: dict[bytes, tuple[loading.Split, int]] = {}
+    pairs = []
+    for split, own in zip(parts, digests, strict=True):
+        for row, digest in enumerate(own):
+            other, other_row = first.setdefault(digest, (split, row))
+            if (other is not split or other_row != row) and any(
+                _differ(values[row], other.labels[head][other_row])
+                for head, values in split.labels.items()
+            ):
+                pairs.append(f"{_show(other, other_row)} = {_show(split, row)}")
+    if not pairs:
+        return []
+    message = (
+        f"{len(pairs)} {kind} are equal to one with another label, so one of the labels is wrong: "
+        f"{findings.list_first(pairs)}. --mode=validate lists all; correct the labels, or remove "
+        "these examples."
+    )
+    return [findings.Problem(message, severity=findings.WARNING)]
+
+
+def _differ(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two encoded labels contradict each other; a missing one contradicts none."""
+    known = (first == first) & (second == second)  # NaN is missing among floats
+    if np.issubdtype(np.asarray(first).dtype, np.integer):
+        known = (first >= 0) & (second >= 0)
+    return bool(np.any(known & (first != second)))
 
 
 def count_shared(split: loading.Split, *others: loading.Split) -> int:
@@ -117,6 +149,9 @@ def count_shared(split: loading.Split, *others: loading.Split) -> int:
     Returns:
       The number; 0 where the examples are neither texts nor in files of their own.
     """
+    if isinstance(split.inputs, columns.Columns):
+        known_rows = np.concatenate([_row_digests(other) for other in others])
+        return int(np.isin(_row_digests(split), known_rows).sum())
     if isinstance(split.inputs, text_store.Texts):
         known_texts = set().union(*(other.texts for other in others))
         return sum(text in known_texts for text in split.texts)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import image_stores, preprocessing
+from tf_finetune.data import decoding, image_heads, image_stores, preprocessing
 
 # EIGEN_MAX_ALIGN_BYTES of builds with AVX-512: kernels abort on tensors that start elsewhere.
 _ALIGNMENT_BYTES = 64
@@ -67,9 +67,35 @@ def make_loader(
     """
     if isinstance(images, image_stores.EncodedImages):
         read = make_reader(images, indices)
-        return lambda position: preprocessing.decode_image(read(position), spec)
+        decode = preprocessing.decode_image
+        if are_plain_jpegs(images, indices):
+            decode = preprocessing.decode_plain_jpeg
+        return lambda position: decode(read(position), spec)
     pixels, places = as_tensor(images.pixels), tf.constant(indices, tf.int64)
+    is_ready = images.pixels.shape[1:] == (spec.height, spec.width, spec.channels)
+    if isinstance(images, image_stores.DecodedImages) and is_ready:
+        return lambda position: tf.cast(pixels[places[position]], tf.float32)
     return lambda position: preprocessing.resize_pixels(pixels[places[position]], spec)
+
+
+def are_plain_jpegs(images: image_stores.EncodedImages, indices: np.ndarray) -> bool:
+    """Whether every image is a JPEG that needs no look for EXIF; asks until one is not.
+
+    Args:
+      images: files, or stretches of files.
+      indices: int64 [n], places in the store.
+
+    Returns:
+      False too where an image cannot be read.
+    """
+    try:
+        for index in indices:
+            with image_heads.read_image(images, index) as file:
+                if not decoding.begins_plain_jpeg(file.read(decoding.PLAIN_JPEG_BYTES)):
+                    return False
+    except OSError:
+        return False
+    return len(indices) > 0
 
 
 def make_reader(

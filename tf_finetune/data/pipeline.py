@@ -6,18 +6,25 @@ memory or from files, and a resumed run can ask for epoch 7 without living throu
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune import specs
 from tf_finetune.data import (
+    augmentation,
     batching,
+    column_batches,
+    columns,
     image_stores,
     input_stores,
+    length_batches,
     loaders,
     loading,
     preprocessing,
     reading,
+    resampling,
     text_store,
 )
 
@@ -41,6 +48,8 @@ def make_dataset(
     epoch: tf.Variable | None = None,
     with_weights: bool = False,
     num_replicas: int = 1,
+    views: augmentation.Steps | None = None,
+    strata: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """One epoch of batches; finite, deterministic, the last partial batch kept.
 
@@ -58,18 +67,25 @@ def make_dataset(
       epoch: int64 scalar, not negative; read once when an iterator gives its first batch. None: 0.
       with_weights: adds the weights under which a sum over examples is the mean of the batch.
       num_replicas: devices that share each batch; the last batches are such that all get examples.
+      views: how images vary with (seed, epoch, key); needs `shuffle_seed`. None: they are given as
+        they are.
+      strata: int64 [n], what is drawn evenly, see `resampling`; needs `shuffle_seed`. None: each
+        example comes once.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
       1 / b}. The inputs are {"image": float32 [b, height, width, channels], values 0 to 255}, or
-      {"text": string [b]}.
+      {"text": string [b]}, or {input: [b, ...]} of columns.
 
     Raises:
-      ValueError: the split holds images and `pre` is of texts, or the reverse.
-      SpecError: a device would get no example.
+      ValueError: the split holds images and `pre` is of texts, or the reverse; views of texts, or
+        without a `shuffle_seed`; strata without one.
+      SpecError: a device would get no example; strata of a stream that is not in memory.
     """
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
-    batches = _make_batches(split, pre, _make_seeds(shuffle_seed, epoch), batch_size=batch_size)
+    seeds = _make_seeds(shuffle_seed, epoch)
+    view = None if views is None else _make_viewer(split, views, seed=shuffle_seed)
+    batches = _make_batches(split, pre, seeds, batch_size=batch_size, view=view, strata=strata)
     if sizes != batching.plan_batches(len(split), batch_size=batch_size):
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
     labels = {head: tf.constant(values) for head, values in split.labels.items()}
@@ -78,7 +94,8 @@ def make_dataset(
         name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
     def assemble(values: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
-        inputs = {name: tf.ensure_shape(values, shape)}
+        # Columns have their names already.
+        inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
         targets = {head: tf.gather(values, positions) for head, values in labels.items()}
         if not with_weights:
             return inputs, targets
@@ -106,6 +123,30 @@ def sample_texts(split: loading.Split, *, count: int, seed: int) -> list[str]:
     return [texts[row] for row in np.sort(chosen)]
 
 
+def sample_rows(
+    split: loading.Split, spec: columns.ColumnsSpec, *, count: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Some rows of a split.
+
+    Args:
+      split: the examples, columns.
+      spec: the inputs of the model.
+      count: how many; all of a smaller split.
+      seed: chooses which, 0 or more.
+
+    Returns:
+      At most `count` times {input: [1, ...]}, in the split's order.
+
+    Raises:
+      ValueError: the split holds no columns.
+    """
+    store = split.inputs
+    if not isinstance(store, columns.Columns):
+        raise ValueError("Only tables have rows.")
+    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
+    return [store.read(split.indices[[row]], spec) for row in np.sort(chosen)]
+
+
 def sample_pixels(
     split: loading.Split,
     pre: preprocessing.PreprocessingSpec,
@@ -129,8 +170,8 @@ def sample_pixels(
       tf.errors.OpError: an image cannot be read or decoded.
     """
     images = split.inputs
-    if isinstance(images, text_store.Texts):
-        raise ValueError("Texts have no pixels.")
+    if isinstance(images, text_store.Texts | columns.Columns):
+        raise ValueError("Only images have pixels.")
     if isinstance(images, image_stores.StreamImages):
         elements = loaders.select_elements(images, split.indices).take(count)
         dataset = elements.map(lambda element, position: loaders.load_element(element, pre))
@@ -153,7 +194,8 @@ def _make_options() -> tf.data.Options:
     # Splitting by file or by element would drop examples from an epoch whose order is ours;
     # strategies divide each global batch among their replicas all the same.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # The rewriting of graphs copies what functions capture: here gigabytes of pixels.
+    # The rewriting of graphs copies what functions capture, here gigabytes of pixels, and changes
+    # the last bits of views, which must not depend on where pixels come from.
     options.experimental_optimization.apply_default_optimizations = False
     return options
 
@@ -171,8 +213,12 @@ def _make_seeds(shuffle_seed: int | None, epoch: tf.Variable | None) -> tf.data.
     return tf.data.Dataset.range(1).map(read)
 
 
-def _make_positions(num_examples: int, seeds: tf.data.Dataset | None) -> tf.data.Dataset:
+def _make_positions(
+    num_examples: int, seeds: tf.data.Dataset | None, strata: np.ndarray | None
+) -> tf.data.Dataset:
     """Dataset of int64 scalars, 0 to num_examples - 1 in the epoch's order."""
+    if strata is not None:
+        return _make_balanced_positions(strata, seeds)
     if seeds is None:
         return tf.data.Dataset.range(num_examples)
 
@@ -186,33 +232,65 @@ def _make_positions(num_examples: int, seeds: tf.data.Dataset | None) -> tf.data
     return seeds.map(shuffle).unbatch()
 
 
+def _make_balanced_positions(strata: np.ndarray, seeds: tf.data.Dataset | None) -> tf.data.Dataset:
+    """Dataset of as many int64 scalars, in which each stratum comes equally often."""
+    if seeds is None:
+        raise ValueError("Strata need a shuffle_seed: only training is resampled.")
+
+    def draw(seed: np.ndarray) -> np.ndarray:
+        return resampling.draw_epoch(strata, seed=int(seed[0]), epoch=int(seed[1]))
+
+    def draw_rows(seed: tf.Tensor) -> tf.Tensor:
+        rows = tf.numpy_function(draw, [seed], tf.int64, stateful=False)
+        return tf.ensure_shape(rows, [len(strata)])
+
+    return seeds.map(draw_rows).unbatch()
+
+
 def _make_batches(
     split: loading.Split,
     pre: preprocessing.InputSpec,
     seeds: tf.data.Dataset | None,
     *,
     batch_size: int,
+    view: augmentation.Viewer | None = None,
+    strata: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Dataset of (inputs of a batch, positions of a batch)."""
     store = split.inputs
-    positions = _make_positions(len(split), seeds)
+    positions = _make_positions(len(split), seeds, strata)
+    if isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
+        batched = positions.batch(batch_size)
+        return column_batches.make_batches(store, pre, split.indices, positions=batched)
     if isinstance(store, text_store.Texts) and isinstance(pre, text_store.TextSpec):
         # Once as TensorFlow strings, and only this split's.
         texts = tf.constant(split.texts, tf.string, shape=(len(split),))
+        if seeds is not None and store.lengths is not None:
+            lengths = store.lengths[split.indices]
+            positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
         return positions.batch(batch_size).map(lambda batch: (tf.gather(texts, batch), batch))
-    if isinstance(store, text_store.Texts) or isinstance(pre, text_store.TextSpec):
+    no_images = text_store.Texts | columns.Columns
+    if isinstance(store, no_images) or not isinstance(pre, preprocessing.PreprocessingSpec):
+        shown = input_stores.PLURALS[input_stores.find_kind(store)]
         raise ValueError(
-            f"The split holds {input_stores.find_kind(store)}s. Received {pre}. Expected a "
-            "PreprocessingSpec for images, a TextSpec for texts."
+            f"The split holds {shown}. Received {pre}. Expected a PreprocessingSpec for images, a "
+            "TextSpec for texts, a ColumnsSpec for columns."
         )
     if isinstance(store, image_stores.StreamImages):
+        if strata is not None:
+            raise specs.SpecError(
+                "--resample=balanced draws examples in any order, and this data set is too large "
+                "for the memory and can only be read one after another. Leave it out, or give "
+                "image files, a table or TFRecords."
+            )
         elements = loaders.select_elements(store, split.indices)
-        return _stream_batches(elements, pre, seeds, batch_size=batch_size)
-    if isinstance(store, image_stores.DecodedImages):
+        return _stream_batches(elements, pre, seeds, batch_size=batch_size, view=view)
+    if isinstance(store, image_stores.DecodedImages) and view is None:
         positions = positions.batch(batch_size)
         return _gather_batches(store, split.indices, positions=positions)
     load = loaders.make_loader(store, split.indices, pre)
-    return _load_batches(load, positions, batch_size=batch_size)
+    examples = _map_images(lambda position: (load(position), position), positions, seeds, view)
+    return examples.batch(batch_size)
 
 
 def _gather_batches(
@@ -227,14 +305,32 @@ def _gather_batches(
     return positions.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _load_batches(
-    load: Callable[[tf.Tensor], tf.Tensor], positions: tf.data.Dataset, *, batch_size: int
+def _make_viewer(
+    split: loading.Split, views: augmentation.Steps, *, seed: int | None
+) -> augmentation.Viewer:
+    if seed is None:
+        raise ValueError("Views need a shuffle_seed: only the images of training vary.")
+    if isinstance(split.inputs, text_store.Texts):
+        raise ValueError("Texts have no views. Expected a split of images.")
+    return augmentation.make_viewer(views, augmentation.make_seeds(split.keys, seed=seed))
+
+
+def _map_images(
+    load: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    items: tf.data.Dataset,
+    seeds: tf.data.Dataset | None,
+    view: augmentation.Viewer | None,
 ) -> tf.data.Dataset:
-    """Dataset of (images of a batch, positions of a batch), read and resized one by one."""
-    examples = positions.map(
-        lambda position: (load(position), position), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    return examples.batch(batch_size)
+    """Dataset of (image, position), as `load` gives them or in the epoch's view."""
+    if view is None or seeds is None:
+        return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def show(item: Any, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, position = load(*item) if isinstance(item, tuple) else load(item)
+        return view(image, position, epoch), position
+
+    numbered = tf.data.Dataset.zip(items, augmentation.repeat_epoch(seeds))
+    return numbered.map(show, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _stream_batches(
@@ -243,6 +339,7 @@ def _stream_batches(
     seeds: tf.data.Dataset | None,
     *,
     batch_size: int,
+    view: augmentation.Viewer | None,
 ) -> tf.data.Dataset:
     """Dataset of (images of a batch, positions of a batch) from a stream's elements."""
 
@@ -254,8 +351,8 @@ def _stream_batches(
         return elements.shuffle(_STREAM_SHUFFLE_BUFFER, seed=number, reshuffle_each_iteration=False)
 
     ordered = elements if seeds is None else seeds.flat_map(shuffle)
-    examples = ordered.map(
-        lambda element, position: (loaders.load_element(element, pre), position),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    return examples.batch(batch_size)
+
+    def load(element: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return loaders.load_element(element, pre), position
+
+    return _map_images(load, ordered, seeds, view).batch(batch_size)

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_finetune import findings, option_values, specs
-from tf_finetune.data import decoding, text_store
+from tf_finetune.data import columns, decoding, input_stores, text_store
 
 _WHITE = 255.0
 _MAX_16_BITS = 65535.0
@@ -64,12 +64,12 @@ class PreprocessingSpec:
         return cls(**values)
 
 
-# How an example of either kind becomes the model's input.
-InputSpec = PreprocessingSpec | text_store.TextSpec
+# How an example of any kind becomes the model's input.
+InputSpec = PreprocessingSpec | text_store.TextSpec | columns.ColumnsSpec
 
 
 def read_input_spec(values: dict[str, Any]) -> InputSpec:
-    """Reads what `to_dict` of either kind gave.
+    """Reads what `to_dict` of any kind gave.
 
     Args:
       values: {field: value}; without "kind" they are of images.
@@ -80,9 +80,25 @@ def read_input_spec(values: dict[str, Any]) -> InputSpec:
     Raises:
       TypeError: a field is missing or unknown.
     """
+    if values.get("kind") == columns.ColumnsSpec.kind:
+        return columns.ColumnsSpec.from_dict(values)
     if "kind" in values:
         return text_store.TextSpec(**values)
     return PreprocessingSpec.from_dict(values)
+
+
+def find_kind(spec: InputSpec) -> str:
+    """What a spec is about.
+
+    Args:
+      spec: of any kind.
+
+    Returns:
+      "image", "text" or "columns", as `input_stores.find_kind` calls a store of such examples.
+    """
+    if isinstance(spec, columns.ColumnsSpec):
+        return input_stores.COLUMNS
+    return input_stores.TEXT if isinstance(spec, text_store.TextSpec) else input_stores.IMAGE
 
 
 def make_preprocessing(
@@ -150,6 +166,25 @@ def decode_image(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
     return _make_decoder(spec)(contents)
 
 
+def decode_plain_jpeg(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
+    """`decode_image` for a JPEG that `decoding.is_plain_jpeg`, with the same bits in less time.
+
+    TensorFlow 2.21 visits the operations of branches that are not taken, and those of the other
+    formats cost as much as half of decoding a photograph.
+
+    Args:
+      contents: string scalar, the bytes of the file.
+      spec: size, channels and scale.
+
+    Returns:
+      float32 [height, width, channels], values 0 to 255.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the file is damaged.
+    """
+    return _fit(decoding.decode_plain_jpeg(contents), spec)
+
+
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def find_maximum(contents: tf.Tensor) -> tf.Tensor:
     """The largest value of an encoded image, to see whether it can be decoded.
@@ -191,6 +226,11 @@ def resize_pixels(image: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
     image = _put_over_white(image, white=white, alpha_max=alpha_max)
     if image.dtype == tf.uint16:
         image = tf.minimum(tf.cast(image, tf.float32) * (_WHITE / white), _WHITE)
+    return _fit(image, spec)
+
+
+def _fit(image: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
+    """The wanted channels and size; of 1 or 3 channels, values 0 to 255."""
     if spec.channels == 1:
         image = _make_grey(image)
     image = _RESIZES[spec.resize](image, spec)
@@ -206,14 +246,27 @@ def resize_pixels(image: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
 def _make_decoder(spec: PreprocessingSpec) -> Any:
     """The graph of `decode_image`; building it takes as long as decoding 1,000 small images."""
 
-    def decode(contents: tf.Tensor) -> tf.Tensor:
+    def decode_other(contents: tf.Tensor) -> tf.Tensor:
         return tf.cond(
             decoding.has_16_bits(contents),
             lambda: resize_pixels(decoding.decode_16_bits(contents), spec),
             lambda: resize_pixels(decoding.decode_8_bits(contents), spec),
         )
 
-    return tf.function(decode, [tf.TensorSpec([], tf.string)], autograph=False)
+    signature = [tf.TensorSpec([], tf.string)]
+    # Not inlined, see `decoding`.
+    other = tf.function(
+        decode_other, signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+    def decode(contents: tf.Tensor) -> tf.Tensor:
+        return tf.cond(
+            decoding.is_plain_jpeg(contents),
+            lambda: _fit(decoding.decode_plain_jpeg(contents), spec),
+            lambda: other(contents),
+        )
+
+    return tf.function(decode, signature, autograph=False)
 
 
 def _put_over_white(image: tf.Tensor, *, white: float, alpha_max: float) -> tf.Tensor:

@@ -23,14 +23,14 @@ from tf_finetune.data import (
     loading,
     memory,
     preprocessing,
-    text_store,
     white_point,
 )
 
 # Decoding this many takes seconds to a minute; more, and only first bytes are checked where the
 # pixels are not kept anyway.
 MAX_CHECKED_IMAGES = 20_000
-_MAX_CACHE_BYTES = 2 * 2**30
+# More examples must not mean more memory: beyond this, images are decoded in every epoch.
+_MAX_CACHE_BYTES = 256 * 2**20
 # Pixels that are decoded at a time: 3 to 8 bytes each, and as much again to turn an image.
 _MAX_PIXELS_IN_FLIGHT = 100_000_000
 _PREFETCHED_IMAGES = 16
@@ -47,7 +47,7 @@ def read_images(
 ) -> tuple[loading.Splits, preprocessing.InputSpec, tuple[findings.Problem, ...]]:
     """Checks every image, settles `pixel_max`, and keeps decoded pixels if they fit.
 
-    Texts are in memory and were checked when they were listed: nothing is done to them.
+    Texts and columns were checked when they were listed: nothing is done to them.
 
     Where pixels do not fit and there are more than 20,000 images, only kinds and first bytes of
     files are checked unless bad ones are to be skipped; see `naming_bad_images` for the others.
@@ -56,7 +56,7 @@ def read_images(
       splits: the examples.
       pre: what the model takes; its `pixel_max` None is measured where there are 16-bit images.
       on_bad_example: "error" or "skip".
-      memory_bytes: the most that pixels may take; default: 2 GiB or a quarter of the available
+      memory_bytes: the most that pixels may take; default: 256 MiB or a quarter of the available
         memory, whichever is less.
       max_image_pixels: an image whose header promises more is bad, and no decoder sees it; None:
         any number.
@@ -69,7 +69,7 @@ def read_images(
       findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
         named), or skipping them leaves a split or a class of the training split empty.
     """
-    if isinstance(pre, text_store.TextSpec):
+    if not isinstance(pre, preprocessing.PreprocessingSpec):
         return splits, pre, ()
     parts = (splits.train, splits.validation, splits.test)
     groups = image_heads.group_by_store(parts)
@@ -111,7 +111,7 @@ def find_bad_images(
       A problem for each image that cannot be read or decoded, in the splits' order (a warning
       where it is left aside in training too); none of texts.
     """
-    if isinstance(pre, text_store.TextSpec):
+    if not isinstance(pre, preprocessing.PreprocessingSpec):
         return ()
     groups = image_heads.group_by_store(parts)
     if heads is None:
@@ -320,7 +320,12 @@ def _check_not_emptied(
             )
             problems.append(findings.Problem(message))
     for head in splits.heads if len(kept[0]) else ():
-        counts = [_count_classes(part.labels[head.name], head) for part in (splits.train, kept[0])]
+        counts = [
+            head_kinds.count_labels(
+                part.labels[head.name], kind=head.kind, num_classes=len(head.classes)
+            )
+            for part in (splits.train, kept[0])
+        ]
         for name, old_count, new_count in zip(head.classes, *counts, strict=True):
             if old_count and not new_count:
                 message = (
@@ -331,14 +336,6 @@ def _check_not_emptied(
                 problems.append(findings.Problem(message))
     if problems:
         raise findings.RefusedError(*problems)
-
-
-def _count_classes(labels: np.ndarray, head: head_kinds.HeadInfo) -> list[int]:
-    """Examples of each class, from encoded labels."""
-    if head.kind == "multiclass":
-        return np.bincount(labels, minlength=len(head.classes)).tolist()
-    positive = labels.sum(axis=0).astype(int).tolist()
-    return positive if head.kind == "multilabel" else [len(labels) - positive[0], *positive]
 
 
 def _list_names(parts: tuple[loading.Split, ...], bad: dict[int, str]) -> str:

@@ -11,6 +11,7 @@ from tf_finetune.data import (
     examples,
     image_folder,
     sklearn_source,
+    table_rows,
     tables,
     tfds_source,
     tfrecord_source,
@@ -18,13 +19,15 @@ from tf_finetune.data import (
 
 Loader = Callable[..., examples.Examples]
 
-EXPECTED = "a folder of class folders, a .csv, a .tfrecord, tfds:NAME or sklearn:NAME"
-TEXT_LOADERS = (tables.load,)
+EXPECTED = (
+    "a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or sklearn:NAME"
+)
+TABLE_LOADERS = (tables.load,)
 PREFIXES: dict[str, Loader] = {
     tfds_source.PREFIX: tfds_source.load,
     sklearn_source.PREFIX: sklearn_source.load,
 }
-ENDINGS: dict[str, Loader] = {".csv": tables.load}
+ENDINGS: dict[str, Loader] = dict.fromkeys(table_rows.ENDINGS, tables.load)
 
 
 def find_source(text: str, *, flag: str) -> Loader:
@@ -68,16 +71,19 @@ def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examp
       The examples; their `problems` may hold errors.
 
     Raises:
-      findings.RefusedError: nothing can be listed, see the loaders; or --text_column is given for
-        a source that holds no texts.
+      findings.RefusedError: nothing can be listed, see the loaders; or --text_column or
+        --feature_columns is given for a source that is no table.
     """
     loader = find_source(text, flag=flag)
-    if spec.text_column is not None and loader not in TEXT_LOADERS:
-        message = (
-            f"--text_column={findings.one_line(spec.text_column)} needs a .csv with that column. "
-            f"Received --{flag}={findings.one_line(text)}."
-        )
-        raise findings.RefusedError(findings.Problem(message, path=text, flag="--text_column"))
+    for name in ("text_column", "feature_columns"):
+        value = getattr(spec, name)
+        if value is not None and loader not in TABLE_LOADERS:
+            which = "that column" if name == "text_column" else "such columns"
+            message = (
+                f"--{name}={findings.one_line(value)} needs a .csv, .tsv or .jsonl with "
+                f"{which}. Received --{flag}={findings.one_line(text)}."
+            )
+            raise findings.RefusedError(findings.Problem(message, path=text, flag=f"--{name}"))
     return loader(spec, text, flag=flag)
 
 
@@ -86,7 +92,10 @@ def _describe_unknown(text: str, flag: str) -> str:
     if not text:
         return f"--{flag} is missing. Expected {EXPECTED}."
     if os.path.lexists(text):
-        return f"{shown} is neither a folder nor a .csv or .tfrecord file. Expected {EXPECTED}."
+        return (
+            f"{shown} is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. Expected "
+            f"{EXPECTED}."
+        )
     head, colon, name = text.partition(":")
     hint = ""
     if colon and not os.path.isdir(os.path.dirname(text)):

@@ -78,7 +78,7 @@ def assign(
         new = rows[codes[rows] == LEFT_OUT]
         if len(new) < len(rows):
             present = np.bincount(codes[rows][codes[rows] != LEFT_OUT], minlength=3)
-            targets = _fill_up(len(new), targets=targets, present=present)
+            targets = fill_up(len(new), targets=targets, present=present)
         codes[new] = np.repeat(np.arange(3, dtype=np.int8), targets)
     return codes
 
@@ -103,21 +103,23 @@ def follow(codes: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 def limit_per_class(
     codes: np.ndarray,
     keys: np.ndarray,
-    strata: np.ndarray,
+    labels: np.ndarray,
     *,
     limit: int,
     seed: int,
     rest: int,
     known: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Few-shot: keeps at most `limit` examples of each class for training and for validation.
+    """Few-shot: keeps the first `limit` examples of each class for training and for validation.
 
-    The first in rank are kept, so that 5 of a class are among the 10 of a larger limit.
+    First in rank, so that 5 of a class are among the 10 of a larger limit. Of several classes, one
+    for which an example is among the first keeps it: each class has its `limit`, or all it has,
+    and one that others bring along has more.
 
     Args:
       codes: int8 [n] of `assign`.
       keys: object [n] of str, sorted and unique.
-      strata: object [n] of str, the class of each example.
+      labels: object [n] of str, or of tuples of str, the classes of each example.
       limit: examples per class, at least 1.
       seed: of the ranking.
       rest: TEST or LEFT_OUT, where the others go.
@@ -126,12 +128,20 @@ def limit_per_class(
     Returns:
       int8 [n], a copy.
     """
+    order = np.argsort(hash_keys(keys, seed), kind="stable")
+    if known is not None:
+        order = order[np.argsort(known[order] == LEFT_OUT, kind="stable")]
+    counts: dict[tuple[int, str], int] = {}
     limited = codes.copy()
-    for rows in _group_by_rank(keys, strata, seed):
-        if known is not None:
-            rows = rows[np.argsort(known[rows] == LEFT_OUT, kind="stable")]
-        for split in (TRAIN, VALIDATION):
-            limited[rows[codes[rows] == split][limit:]] = rest
+    for row in order.tolist():
+        split = int(codes[row])
+        if split not in (TRAIN, VALIDATION):
+            continue
+        names = labels[row] if isinstance(labels[row], tuple) else (labels[row],)
+        places = [counts.get((split, name), 0) for name in names]
+        counts.update({(split, name): at + 1 for name, at in zip(names, places, strict=True)})
+        if min(places) >= limit:
+            limited[row] = rest
     return limited
 
 
@@ -154,23 +164,41 @@ def count_parts(total: int, fractions: tuple[float, float, float]) -> np.ndarray
     return counts
 
 
-def find_strata(labels: np.ndarray) -> np.ndarray:
-    """The class that stands for each example when classes are shared out.
+def fill_up(total: int, *, targets: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Shares out new examples so that the splits come near their targets.
 
     Args:
-      labels: object [n] of str, or of tuples of str where an example has several classes.
+      total: new examples, at most what the targets lack.
+      targets: int64 [3], examples that each split should have in the end.
+      present: int64 [3], examples that it has already.
 
     Returns:
-      object [n] of str: the label, of several the rarest (then the first by name), "" of none.
+      int64 [3], summing to `total`.
     """
-    if not len(labels) or not isinstance(labels[0], tuple):
-        return labels
-    counts: dict[str, int] = {}
-    for names in labels:
-        for name in names:
-            counts[name] = counts.get(name, 0) + 1
-    rarest = [min(names, key=lambda name: (counts[name], name), default="") for names in labels]
-    return examples.object_array(rarest)
+    lacking = np.maximum(targets - present, 0)
+    if lacking.sum() <= total:
+        return lacking
+    return _largest_remainder(total, tuple(lacking / lacking.sum()))
+
+
+def hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
+    """The numbers that keys are ranked by.
+
+    Args:
+      keys: object [n] of str.
+      seed: any whole number.
+
+    Returns:
+      uint64 [n], the same in every process and for every order of the keys.
+    """
+    # Python's own hash differs between processes; blake2b is fast and keyed by the seed.
+    start = hashlib.blake2b(digest_size=8, key=str(seed).encode())
+    digests = bytearray()
+    for key in keys:
+        digest = start.copy()
+        digest.update(key.encode())
+        digests += digest.digest()
+    return np.frombuffer(bytes(digests), ">u8")
 
 
 def read_split_file(path: str) -> dict[str, int]:
@@ -253,20 +281,9 @@ def _group_by_rank(keys: np.ndarray, strata: np.ndarray, seed: int) -> list[np.n
         return []
     names = {name: number for number, name in enumerate(sorted(set(strata)))}
     numbers = np.fromiter((names[name] for name in strata), np.int64, len(strata))
-    order = np.lexsort((_hash_keys(keys, seed), numbers))
+    order = np.lexsort((hash_keys(keys, seed), numbers))
     bounds = np.flatnonzero(np.diff(numbers[order])) + 1
     return np.split(order, bounds)
-
-
-def _hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
-    # Python's own hash differs between processes; blake2b is fast and keyed by the seed.
-    start = hashlib.blake2b(digest_size=8, key=str(seed).encode())
-    digests = bytearray()
-    for key in keys:
-        digest = start.copy()
-        digest.update(key.encode())
-        digests += digest.digest()
-    return np.frombuffer(bytes(digests), ">u8")
 
 
 def _largest_remainder(total: int, fractions: tuple[float, ...]) -> np.ndarray:
@@ -278,11 +295,3 @@ def _largest_remainder(total: int, fractions: tuple[float, ...]) -> np.ndarray:
         if counts.sum() < total:
             counts[split] += 1
     return counts
-
-
-def _fill_up(total: int, *, targets: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Shares out `total` new examples so that the splits come near their targets."""
-    lacking = np.maximum(targets - present, 0)
-    if lacking.sum() <= total:
-        return lacking
-    return _largest_remainder(total, tuple(lacking / lacking.sum()))

@@ -1,4 +1,6 @@
-"""A CSV of image paths and labels; one with a column of texts goes on to `text_tables`.
+"""A table of image paths and labels: CSV, TSV or JSONL.
+
+One with a column of texts goes on to `text_tables`, one with feature columns to `column_tables`.
 
 One idea: every mistake has a line. A row is checked by itself and the pass goes on, so that a
 table of a million rows shows all its mistakes at once.
@@ -13,11 +15,13 @@ import numpy as np
 
 from tf_finetune import findings, specs
 from tf_finetune.data import (
+    column_tables,
     csv_rows,
     examples,
     image_folder,
     image_stores,
     regular_files,
+    table_rows,
     text_tables,
 )
 
@@ -26,11 +30,12 @@ _EXPECTED = "path,label"
 
 
 def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
-    """Lists the images that a CSV names, or the texts that it holds (see `text_tables`).
+    """Lists the images that a table names, or the texts or feature columns that it holds.
 
     Args:
-      spec: the data options: `image_column`, `text_column`, `label_column`, `on_bad_example`.
-      text: path of the .csv file. Its image paths are relative to its folder.
+      spec: the data options: `image_column`, `text_column`, `feature_columns`, `label_column`,
+        `header`, `encoding`, `on_bad_example`.
+      text: path of the .csv, .tsv or .jsonl file. Its image paths are relative to its folder.
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
@@ -39,19 +44,27 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
       used.
 
     Raises:
-      findings.RefusedError: the file is empty, not UTF-8 or no CSV; it has a single column or
-        no row; --image_column or --text_column names no column.
+      findings.RefusedError: the file is empty, not in its encoding or no such table; it has a
+        single column or no row; --image_column or --text_column names no column; see also
+        `column_tables.load`.
     """
-    rows, lines = csv_rows.read_rows(text, expected=_EXPECTED)
+    if spec.feature_columns is not None:
+        return column_tables.load(spec, text, flag=flag)
+    rows, lines = table_rows.read_table(text, spec, expected=_EXPECTED)
     # A first row that is an image has no header above it, whatever its label is called.
-    headless = spec.text_column is None and _is_image_cell(text, rows[0][0])
+    headless = spec.text_column is None and not _has_names(spec, text)
+    headless = headless and _is_image_cell(text, rows[0][0])
     if not headless and text_tables.holds_texts(rows[0], spec):
         return text_tables.load_rows(spec, text, rows=rows, lines=lines)
     return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
 
 
 def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:
-    place = csv_rows.find_column(table, spec.image_column, flag="image_column")
+    column = spec.image_column
+    if column is None and table_rows.is_json(table.path):
+        # Keys have no order that anybody chose.
+        column = next((name for name in text_tables.IMAGE_COLUMNS if name in table.columns), None)
+    place = csv_rows.find_column(table, column, flag="image_column")
     names = [name for number, name in enumerate(table.columns) if number != place]
     rows = _Rows(
         table, place, skip_bad=spec.on_bad_example == "skip", follow_links=spec.follow_links
@@ -66,7 +79,10 @@ def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Exampl
     order = sorted(range(len(rows.keys)), key=rows.keys.__getitem__)
     order = _drop_repeated(rows, order)
     cells = {
-        name: csv_rows.to_labels([rows.cells[row][number] for row in order])
+        name: csv_rows.to_labels(
+            [rows.cells[row][number] for row in order],
+            table_rows.label_delimiter(table.path, spec),
+        )
         for number, name in enumerate(names)
     }
     return examples.Examples(
@@ -98,7 +114,7 @@ def _make_table(
     first = rows[0]
     csv_rows.check_separator(path, first, line=lines[0], expected=_EXPECTED)
     named = spec.image_column is not None or spec.label_column is not None
-    if named or not _is_image_cell(path, first[0]):
+    if named or _has_names(spec, path) or not _is_image_cell(path, first[0]):
         return csv_rows.make_table(path, rows, lines)
     if len(first) > 2:
         raise csv_rows.refusal(
@@ -108,6 +124,11 @@ def _make_table(
             line=lines[0],
         )
     return csv_rows.Table(path, [IMAGE_COLUMN, examples.LABEL_COLUMN], rows, lines)
+
+
+def _has_names(spec: specs.DataSpec, path: str) -> bool:
+    """Whether the first row is known to be names."""
+    return table_rows.is_json(path) or spec.header == "none"
 
 
 def _is_image_cell(path: str, cell: str) -> bool:
@@ -148,6 +169,9 @@ class _Rows:
                 )
                 continue
             cell = row[self.place]
+            if isinstance(cell, tuple):
+                self._report("expected a path. Received a list.", line)
+                continue
             key, complaint = resolve_cell(cell, folder)
             if complaint:
                 self._report(complaint, line)
@@ -158,8 +182,8 @@ class _Rows:
                 self._report(complaint, line, skip=self.skip_bad)
                 continue
             if not self.follow_links and self._leads_out(path, root):
-                shown = f"'{findings.one_line(key)}'"
-                self._report(f"{shown} is, or lies behind, {regular_files.LINK_OUT}.", line)
+                place = f"'{findings.one_line(key)}'"
+                self._report(f"{place} is, or lies behind, {regular_files.LINK_OUT}.", line)
                 continue
             self.keys.append(unicodedata.normalize("NFC", key))
             self.paths.append(path)
@@ -239,14 +263,14 @@ def find_file(folder: str, relative: str) -> tuple[bytes, os.stat_result | None,
 def _drop_repeated(rows: _Rows, order: list[int]) -> list[int]:
     """Keeps one of equal rows; the same image with other labels is a mistake."""
     kept: list[int] = []
-    num_equal = 0
+    equal = []
     for row in order:
         if not kept or rows.keys[kept[-1]] != rows.keys[row]:
             kept.append(row)
             continue
         first = kept[-1]
         if rows.cells[first] == rows.cells[row]:
-            num_equal += 1
+            equal.append(rows.lines[row])
             continue
         rows.problems.append(
             findings.Problem(
@@ -258,9 +282,16 @@ def _drop_repeated(rows: _Rows, order: list[int]) -> list[int]:
                 line=rows.lines[row],
             )
         )
-    if num_equal:
-        message = f"{findings.one_line(rows.table.path)}: {num_equal} rows repeat another. Skipped."
+    if equal:
+        equal.sort()
+        more = f" and {len(equal) - 5} more" if len(equal) > 5 else ""
+        message = (
+            f"{findings.one_line(rows.table.path)}: {len(equal)} rows repeat another: lines "
+            f"{', '.join(map(str, equal[:5]))}{more}. Skipped."
+        )
         rows.problems.append(
-            findings.Problem(message, severity=findings.WARNING, path=rows.table.path)
+            findings.Problem(
+                message, severity=findings.WARNING, path=rows.table.path, line=equal[0]
+            )
         )
     return kept

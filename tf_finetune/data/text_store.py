@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 INPUT = "text"
+# Batches whose texts are sorted by length together.
+WINDOW_BATCHES = 50
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,10 +21,13 @@ class Texts:
     Attributes:
       texts: object [n] of str, encodable as UTF-8.
       column: name of the column that they stood in.
+      lengths: int32 [n], tokens of each text; None: not known, or the model pads every text to the
+        same length, so that nothing is gained by batches of like length.
     """
 
     texts: np.ndarray
     column: str = INPUT
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -61,3 +66,16 @@ def shorten(text: str, *, limit: int = 40) -> str:
     """
     text = " ".join(text.split())
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def sort_by_length(lengths: np.ndarray) -> np.ndarray:
+    """The order in which texts are evaluated or predicted with little padding.
+
+    Args:
+      lengths: int [n].
+
+    Returns:
+      int64 [n]: the row of the longest text first, so that what does not fit into memory is known
+      at once; rows of equal length keep their order.
+    """
+    return np.argsort(-np.asarray(lengths, np.int64), kind="stable")

@@ -1,4 +1,4 @@
-"""A CSV with a header and a column of texts.
+"""A table with a header and a column of texts.
 
 One idea: a row is known by what it says. Its key is a hash of the text and, where several rows say
 the same, a number that follows from their labels, so that neither sorting nor adding rows moves an
@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, examples, text_store
+from tf_finetune.data import csv_rows, examples, table_rows, text_store
 
 # Names by which a header tells that a table holds texts, or paths of images; in lower case.
 TEXT_COLUMNS = ("text", "sentence", "review")
@@ -101,7 +101,9 @@ def load_rows(
             examples.object_array([texts[row] for row in order]), table.columns[place]
         ),
         labels={
-            name: csv_rows.to_labels([cells[row][number] for row in order])
+            name: csv_rows.to_labels(
+                [cells[row][number] for row in order], table_rows.label_delimiter(path, spec)
+            )
             for number, name in enumerate(names)
         },
         lines=np.array([table.lines[good[row]] for row in order], np.int64),
@@ -120,6 +122,8 @@ def _check_rows(
         if len(row) != len(table.columns):
             message = f"expected {len(table.columns)} columns ({shown}). Received {len(row)}."
             problems.append(_problem(table, message, line=line))
+        elif isinstance(row[place], tuple):
+            problems.append(_problem(table, "expected a text. Received a list.", line=line))
         elif not row[place].strip():
             empty.append(line)
         else:
@@ -150,7 +154,7 @@ def _make_keys(texts: list[str], cells: list[list[str]]) -> tuple[list[str], lis
     first: dict[str, int] = {}
     counts: dict[str, int] = {}
     # Not in the order of the file, which may change: equal texts differ in their labels at most.
-    for row in sorted(range(len(texts)), key=lambda row: (texts[row], cells[row])):
+    for row in sorted(range(len(texts)), key=lambda row: (texts[row], list(map(str, cells[row])))):
         digest = hashlib.sha256(texts[row].encode()).hexdigest()[:_KEY_DIGITS]
         counts[digest] = counts.get(digest, 0) + 1
         keys[row] = f"{digest}-{counts[digest]}"

@@ -14,7 +14,7 @@ from tf_finetune import findings, layer_table
 if typing.TYPE_CHECKING:
     from tf_finetune.models import pixel_range
 
-IMAGE, TEXT = "image", "text"
+IMAGE, TEXT, COLUMNS = "image", "text", "columns"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Backbone:
     """A pretrained model without its old classifier, ready for new heads.
 
     Attributes:
-      model: functional model of one input and one output, the features before pooling, [batch, h,
-        w, c] or [batch, c]. Images: float32 [batch, height, width, channels] in `pixel_range`.
-        Text: string [batch].
-      input_shape: (height, width, channels) in pixels; None inside: any size. () for text.
+      model: functional model of one output, the features before pooling, [batch, h, w, c] or
+        [batch, c]. Images: one input, float32 [batch, height, width, channels] in `pixel_range`.
+        Text: string [batch]. Columns: inputs [batch], [batch, 1] or [batch, columns], see `inputs`.
+      input_shape: (height, width, channels) in pixels; None inside: any size. () for text and
+        columns.
       pooling: how the features become a vector: "avg", "max", "flatten", or "none" where they
         are one already.
       pixel_range: what the model expects; None: only a sample of the data can tell (see
@@ -57,7 +58,7 @@ class Backbone:
       sha256: of the file; None for an application without one.
       requested_pixel_range: value of --pixel_range.
       outputs: (layer name, shape) of each output of the whole model; shape None: any rank.
-      input_kind: "image" or "text".
+      input_kind: "image", "text" or "columns".
       notes: lines for the user, see `LoadedModel`.
       found: what the examination of its files found, see `trust.examine`; None: it has none.
     """
@@ -76,3 +77,11 @@ class Backbone:
     input_kind: str = IMAGE
     notes: tuple[str, ...] = ()
     found: tuple[findings.Finding, ...] | None = None
+
+    @property
+    def inputs(self) -> tuple[tuple[str, tuple[int | None, ...], str], ...]:
+        """(name, shape without the batch, dtype) of each input of the model."""
+        return tuple(
+            (tensor._keras_history.operation.name, tuple(tensor.shape[1:]), tensor.dtype)
+            for tensor in self.model.inputs
+        )

@@ -13,6 +13,11 @@ from tf_finetune.models import classifier
 
 _OTHER_DTYPES = ("float16", "bfloat16", "float64", "int8", "uint8", "float8_e4m3fn")
 
+# What a model takes, see `backbone.Backbone`.
+IMAGE, TEXT, COLUMNS = "image", "text", "columns"
+# (name, shape with the batch, dtype) of an input.
+Input = tuple[str, tuple[int | None, ...], str]
+
 _TOKENS = (
     " If it takes token ids, put the tokenizer into the model: a TextVectorization layer before "
     "its first layer."
@@ -37,32 +42,79 @@ class Cut(typing.Generic[classifier.AnyTensor]):
     old_classifier: str | None
 
 
+def find_input_kind(inputs: Sequence[Input]) -> str:
+    """What a model takes, told by its inputs.
+
+    Args:
+      inputs: (name, shape with the batch, dtype) of each.
+
+    Returns:
+      TEXT: one input of strings. COLUMNS: one vector of floats; one scalar; or several inputs, each
+      a scalar or a vector. IMAGE: anything else, such as one input that is no image.
+    """
+    shapes = [shape[1:] for _, shape, _ in inputs]
+    if len(inputs) == 1 and inputs[0][2] == "string":
+        return TEXT
+    are_columns = all(
+        shape in ((), (1,)) or (len(shape) == 1 and "float" in dtype)
+        for shape, (_, _, dtype) in zip(shapes, inputs, strict=True)
+    )
+    return COLUMNS if are_columns else IMAGE
+
+
 def check_inputs(
-    inputs: Sequence[tuple[str, tuple[int | None, ...]]],
+    inputs: Sequence[Input],
     weight_dtypes: Iterable[tuple[str, str]],
     *,
     channels_first: str | None,
-    takes_text: bool = False,
 ) -> None:
-    """Says whether a model is one of images or texts that new heads can be attached to.
+    """Says whether a model is one of images, texts or columns that new heads can be attached to.
 
     Args:
-      inputs: (name, shape) of each input.
+      inputs: (name, shape with the batch, dtype) of each.
       weight_dtypes: (path of the weight, dtype of its variable).
       channels_first: the first layer with that data_format; None: there is none.
-      takes_text: its one input holds strings.
 
     Raises:
-      findings.RefusedError: several inputs, an input that is no image with the channels last and no
-        text, a channels_first layer, or weights in half precision or quantized.
+      findings.RefusedError: several inputs that are no columns, an input that is no image with the
+        channels last, no text and no columns, a channels_first layer, or weights in half precision
+        or quantized.
     """
+    kind = find_input_kind(inputs)
+    if kind == COLUMNS:
+        _check_columns(inputs)
+    else:
+        _check_single(inputs, channels_first=channels_first, takes_text=kind == TEXT)
+    for path, dtype in weight_dtypes:
+        if dtype in _OTHER_DTYPES:
+            # Layer and weight; which models Keras led the path with depends on how it was built.
+            name = "/".join(path.split("/")[-2:])
+            raise refused(
+                f"Weight '{findings.one_line(name)}' is stored as {dtype}. Expected float32: save "
+                "the model again with float32 weights."
+            )
+
+
+def _check_columns(inputs: Sequence[Input]) -> None:
+    for name, _, dtype in inputs:
+        if dtype not in ("string", "int32", "int64") and "float" not in dtype:
+            raise refused(
+                f"The model's input '{findings.one_line(name)}' is {dtype}. Expected float32, "
+                "int32, int64 or string."
+            )
+
+
+def _check_single(
+    inputs: Sequence[Input], *, channels_first: str | None, takes_text: bool
+) -> None:
     if len(inputs) != 1:
-        names = findings.list_first([name for name, _ in inputs])
+        names = findings.list_first([name for name, _, _ in inputs])
         raise refused(
             f"The model has {len(inputs)} inputs ({names}). This version fine-tunes models of one "
-            "image input or one string input."
+            "image input or one string input, and of several inputs that each take a column of a "
+            "table: (batch,), (batch, 1) or floats of (batch, columns)."
         )
-    ((_, shape),) = inputs
+    ((_, shape, _),) = inputs
     if takes_text and shape[1:] not in ((), (1,)):
         raise refused(
             f"The model's input of strings has the shape {shape}. This version fine-tunes models "
@@ -84,14 +136,6 @@ def check_inputs(
             f"Layer '{findings.one_line(channels_first)}' is channels_first. This version "
             "fine-tunes models of one image input, (batch, height, width, channels)."
         )
-    for path, dtype in weight_dtypes:
-        if dtype in _OTHER_DTYPES:
-            # Layer and weight; which models Keras led the path with depends on how it was built.
-            name = "/".join(path.split("/")[-2:])
-            raise refused(
-                f"Weight '{findings.one_line(name)}' is stored as {dtype}. Expected float32: save "
-                "the model again with float32 weights."
-            )
 
 
 def refuse_without_graph(class_name: str) -> findings.RefusedError:

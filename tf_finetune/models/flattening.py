@@ -24,26 +24,32 @@ class FlatGraph:
     """A graph without nested models.
 
     Attributes:
-      input: the fresh input, float32 [None, height, width, channels]; string [None] or [None, 1].
+      inputs: the fresh inputs: float32 [None, height, width, channels]; string [None] or [None, 1];
+        of columns any number of [None], [None, 1] or [None, d].
       outputs: what the model returned, in order.
       by_name: the last output of each layer and of each nested model that was opened.
       renamed: new name -> old name of each layer whose name was used twice.
     """
 
-    input: keras.KerasTensor
+    inputs: tuple[keras.KerasTensor, ...]
     outputs: tuple[keras.KerasTensor, ...]
     by_name: dict[str, keras.KerasTensor]
     renamed: dict[str, str]
 
+    @property
+    def input(self) -> typing.Any:
+        """What a `keras.Model` of this graph takes: the input, or a list of several."""
+        return self.inputs[0] if len(self.inputs) == 1 else list(self.inputs)
+
 
 def flatten_graph(model: keras.Model, *, precision: str = "float32") -> FlatGraph:
-    """Calls every layer of a one-input model, nested ones included, on one fresh input.
+    """Calls every layer of a model, nested ones included, on fresh inputs.
 
     A nested model stays whole, as one layer, where opening it could change what is computed: a
     subclassed model, one called with a mask, or one whose inputs need a cast or another rank.
 
     Args:
-      model: functional or sequential, built, one input; its layers are taken over.
+      model: functional or sequential, built; its layers are taken over.
       precision: "float32", "bfloat16" or "float16": what the layers compute in; their variables
         stay as they are.
 
@@ -61,12 +67,18 @@ def flatten_graph(model: keras.Model, *, precision: str = "float32") -> FlatGrap
         operation._inbound_nodes = []
         operation._outbound_nodes = []
         _set_precision(operation, precision)
-    old = functional.inputs[0]
-    dtype = "string" if old.dtype == "string" else "float32"
-    fresh = keras.Input(shape=old.shape[1:], dtype=dtype, name=old._keras_history.operation.name)
-    walk = _Walk(names={old._keras_history.operation.name}, whole=whole)
-    outputs = walk.run(functional, [fresh])
-    return FlatGraph(fresh, tuple(outputs), walk.by_name, walk.renamed)
+    fresh = [_make_input(old) for old in functional.inputs]
+    names = {old._keras_history.operation.name for old in functional.inputs}
+    walk = _Walk(names=names, whole=whole)
+    outputs = walk.run(functional, fresh)
+    return FlatGraph(tuple(fresh), tuple(outputs), walk.by_name, walk.renamed)
+
+
+def _make_input(old: keras.KerasTensor) -> keras.KerasTensor:
+    # Pixels are floats whatever a model was saved with; numbers of columns may be ids.
+    is_kept = old.dtype == "string" or (old.dtype in ("int32", "int64") and len(old.shape) <= 2)
+    name = old._keras_history.operation.name
+    return keras.Input(shape=old.shape[1:], dtype=old.dtype if is_kept else "float32", name=name)
 
 
 def functional_of(layer: typing.Any) -> typing.Any:

@@ -25,7 +25,7 @@ from tf_finetune.models import (
 )
 from tf_finetune.models import backbone as results
 from tf_finetune.models import custom_objects as objects
-from tf_finetune.models.encoders import hugging_face, keras_hub_presets
+from tf_finetune.models.encoders import hugging_face, keras_hub_presets, token_inputs
 from tf_finetune.models.origins import hub_handles
 from tf_finetune.models.saved import saved_model
 
@@ -87,22 +87,28 @@ def load_pretrained(
             return _BACKBONE_LOADERS[kind](local.path, spec, "float32").model
 
 
-def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backbone:
+def load_backbone(
+    spec: specs.ModelSpec, *, precision: str = "float32", data: specs.DataSpec | None = None
+) -> Backbone:
     """Loads a pretrained model and cuts off its old classifier.
 
     Args:
       spec: which model, where to cut, how it pools, which pixels it expects.
       precision: "float32", "bfloat16" or "float16": what its layers compute in; their variables
         stay float32.
+      data: vocabulary, sequence_length and token_padding, for models of texts; default:
+        none is given.
 
     Returns:
       The backbone.
 
     Raises:
       trust.UntrustedModelError: as for `load_pretrained`.
-      findings.RefusedError: as for `load_pretrained`, `applications.load_model` and
-        `surgery.cut_model`; or --pixel_range needs three channels and the model has one.
+      findings.RefusedError: as for `load_pretrained`, `applications.load_model`,
+        `token_inputs.put_tokenizer` and `surgery.cut_model`; or --pixel_range needs three
+        channels and the model has one.
     """
+    data = data or specs.DataSpec()
     with _examined(spec) as local:
         kind = formats.detect_format(local.path)
         _check_weights_flag(spec, kind)
@@ -111,9 +117,12 @@ def load_backbone(spec: specs.ModelSpec, *, precision: str = "float32") -> Backb
         with objects.offered(spec.custom_objects), _named_by_user(local.path, spec.model):
             if kind in _BACKBONE_LOADERS:
                 loaded = _BACKBONE_LOADERS[kind](local.path, spec, precision)
+                notes = token_inputs.limit_length(loaded.model, data)
+                loaded = dataclasses.replace(loaded, notes=(*loaded.notes, *notes))
             else:
                 model = _MODEL_LOADERS[kind](local.path, spec)
-                loaded = _cut(model, spec, precision=precision)
+                model = token_inputs.put_tokenizer(model, data)
+                loaded = _cut(model, spec, precision=precision, data=data)
     found = loaded.found if local.found is None else local.found
     return dataclasses.replace(loaded, sha256=local.sha256 or loaded.sha256, found=found)
 
@@ -174,16 +183,17 @@ def _check_weights_flag(spec: specs.ModelSpec, kind: str) -> None:
         raise findings.RefusedError(findings.Problem(message, flag="--weights"))
 
 
-def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) -> Backbone:
+def _cut(
+    loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str, data: specs.DataSpec
+) -> Backbone:
     try:
         cut = surgery.cut_model(
             loaded.model, cut_layer=spec.cut_layer, pooling=spec.pooling, precision=precision
         )
     except findings.RefusedError as error:
         raise _led_by_path(error, spec.model) from error
-    is_text = cut.model.inputs[0].dtype == "string"
-    pixels = None
-    if not is_text:
+    pixels, is_image = None, cut.input_kind == results.IMAGE
+    if is_image:
         pixels = pixel_range.find_pixel_range(
             cut.model,
             requested=spec.pixel_range,
@@ -192,18 +202,30 @@ def _cut(loaded: results.LoadedModel, spec: specs.ModelSpec, *, precision: str) 
         )
     return Backbone(
         model=cut.model,
-        input_shape=() if is_text else tuple(cut.model.inputs[0].shape[1:]),
+        input_shape=tuple(cut.model.inputs[0].shape[1:]) if is_image else (),
         pooling=cut.pooling,
         pixel_range=pixels,
-        table=layer_table.table_from_model(cut.model),
+        table=(_count_own if data.vocabulary else layer_table.table_from_model)(cut.model),
         dropped=cut.dropped,
         cut_reason=cut.reason,
         source=loaded.source,
         sha256=loaded.sha256,
         requested_pixel_range=spec.pixel_range,
         outputs=cut.outputs,
-        input_kind=results.TEXT if is_text else results.IMAGE,
+        input_kind=cut.input_kind,
         notes=loaded.notes,
+    )
+
+
+def _count_own(model: keras.Model) -> layer_table.LayerTable:
+    # A tokenizer that we put in front is no layer of the user's model.
+    rows = [
+        row
+        for row in layer_table.table_from_model(model).rows
+        if row.name not in token_inputs.LAYERS
+    ]
+    return layer_table.LayerTable(
+        tuple(dataclasses.replace(row, number=number) for number, row in enumerate(rows, start=1))
     )
 
 

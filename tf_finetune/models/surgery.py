@@ -18,8 +18,9 @@ class CutModel:
     """The part of a pretrained model that is kept.
 
     Attributes:
-      model: flat functional model, one input [None, height, width, channels], one output: the
-        features before pooling, [batch, h, w, c] or [batch, c].
+      model: flat functional model, one output: the features before pooling, [batch, h, w, c] or
+        [batch, c].
+      input_kind: "image", "text" or "columns".
       pooling: "avg", "max", "flatten", or "none" where the features are a vector.
       dropped: names of the layers that were cut off, in order.
       reason: a sentence that says where it was cut and why.
@@ -31,6 +32,7 @@ class CutModel:
     dropped: tuple[str, ...]
     reason: str
     outputs: tuple[tuple[str, tuple[int | None, ...]], ...]
+    input_kind: str
 
 
 def cut_model(
@@ -46,8 +48,8 @@ def cut_model(
     features keep their positions. A layer that `cut_layer` names stays, whatever it is.
 
     Args:
-      model: functional or sequential, built; one input of rank 4, channels last. Its layers are
-        taken over: it should not be used afterwards.
+      model: functional or sequential, built, with inputs as `cut_rules.check_inputs` wants them.
+        Its layers are taken over: it should not be used afterwards.
       cut_layer: name of the layer, or of the nested model, whose output becomes the features;
         None: the input of the old classifier, or all of a model that has none.
       pooling: a value of --pooling.
@@ -57,29 +59,50 @@ def cut_model(
       The part that is kept.
 
     Raises:
-      findings.RefusedError: the model has no fixed graph, several inputs, an input that is no
-        image, channels_first layers, half-precision or quantized weights, several outputs and no
-        cut_layer; the layer does not exist; its output is no map and no vector; the pooling does
-        not suit it; nothing would be left.
+      findings.RefusedError: the model has no fixed graph, inputs of another kind than images,
+        strings or columns, channels_first layers, half-precision or quantized weights, several
+        outputs and no cut_layer; the layer does not exist; its output is no map and no vector; the
+        pooling does not suit it; nothing would be left.
     """
     model = channels_first.drop_input_permute(model)
     functional = check_supported(model)
     graph = flattening.flatten_graph(model, precision=precision)
     everything = keras.Model(graph.input, list(graph.outputs))
     named = [(_name(tensor), tensor) for tensor in graph.outputs]
-    takes_text = graph.input.dtype == "string"
+    kind = cut_rules.find_input_kind(_inputs(functional))
+    takes_text = kind == cut_rules.TEXT
     if cut_layer is not None:
         features = _find_layer(graph, everything, cut_layer)
         cut = cut_rules.cut_behind(cut_layer, features, pooling=pooling, takes_text=takes_text)
     else:
         cut = cut_rules.find_cut(named, step_back, pooling=pooling, takes_text=takes_text)
-    if cut.features is graph.input:
+    if any(cut.features is tensor for tensor in graph.inputs):
         raise cut_rules.refuse_empty()
-    kept = keras.Model(graph.input, channels_first.undo_permute(cut.features), name=functional.name)
+    features = channels_first.undo_permute(cut.features)
+    used = _find_used(graph.inputs, features)
+    kept = keras.Model(used[0] if len(used) == 1 else used, features, name=functional.name)
     names = {layer.name for layer in kept.layers}
     dropped = tuple(layer.name for layer in everything.layers if layer.name not in names)
     outputs = tuple((name, tuple(tensor.shape)) for name, tensor in named)
-    return CutModel(kept, cut.pooling, dropped, cut.reason, outputs)
+    return CutModel(kept, cut.pooling, dropped, cut.reason, outputs, kind)
+
+
+def _find_used(
+    inputs: tuple[keras.KerasTensor, ...], features: keras.KerasTensor
+) -> list[keras.KerasTensor]:
+    """The inputs that the features depend on: behind --cut_layer there may be fewer."""
+    seen, pending = set(), [features]
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            layer, node_index, _ = tensor._keras_history
+            pending += layer._inbound_nodes[node_index].input_tensors
+    return [tensor for tensor in inputs if id(tensor) in seen]
+
+
+def _inputs(functional: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:
+    return [(_name(tensor), tuple(tensor.shape), tensor.dtype) for tensor in functional.inputs]
 
 
 def check_supported(model: keras.Model) -> keras.Model:
@@ -92,17 +115,16 @@ def check_supported(model: keras.Model) -> keras.Model:
       Its functional form.
 
     Raises:
-      findings.RefusedError: it has no fixed graph, several inputs, an input that is no image with
-        the channels last and no text, or weights in half precision or quantized.
+      findings.RefusedError: it has no fixed graph, inputs that are no image with the channels last,
+        no text and no columns, or weights in half precision or quantized.
     """
     functional = flattening.functional_of(model)
     if functional is None:
         raise cut_rules.refuse_without_graph(type(model).__name__)
     cut_rules.check_inputs(
-        [(_name(tensor), tuple(tensor.shape)) for tensor in functional.inputs],
+        _inputs(functional),
         ((weight.path, str(weight.dtype)) for weight in functional.weights),
         channels_first=_find_channels_first(functional),
-        takes_text=functional.inputs[0].dtype == "string",
     )
     return functional
 

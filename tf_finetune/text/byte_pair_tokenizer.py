@@ -105,6 +105,14 @@ class BytePairTokenizer(keras.layers.Layer):
             parts = [ones * self._first_id, pieces, ones * self._last_id]
             return tf.concat(parts, axis=1).to_tensor(PADDING_ID)
 
+    def shorten(self, sequence_length: int) -> None:
+        """Cuts texts earlier from now on.
+
+        Args:
+          sequence_length: longest output in tokens, at least 3 and at most what it was.
+        """
+        self.sequence_length = self._config["sequence_length"] = sequence_length
+
     def compute_output_spec(self, texts: keras.KerasTensor) -> keras.KerasTensor:
         """See `keras.layers.Layer`."""
         return keras.KerasTensor((texts.shape[0], None), dtype="int32")

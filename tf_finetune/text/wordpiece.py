@@ -34,6 +34,7 @@ class WordPieceTokenizer(keras.layers.Layer):
       last_token: what stands behind the text.
       padding_token: what fills up the shorter texts of a batch.
       unknown_token: what a word becomes that has no pieces.
+      fixed_length: every text is padded to sequence_length, not only to the longest of its batch.
 
     Raises:
       ValueError: a special token is not in the vocabulary, or sequence_length is below 3.
@@ -51,6 +52,7 @@ class WordPieceTokenizer(keras.layers.Layer):
         last_token: str = "[SEP]",
         padding_token: str = "[PAD]",
         unknown_token: str = "[UNK]",
+        fixed_length: bool = False,
         **kwargs: typing.Any,
     ):
         super().__init__(trainable=kwargs.pop("trainable", False), **kwargs)
@@ -82,8 +84,10 @@ class WordPieceTokenizer(keras.layers.Layer):
             "last_token": last_token,
             "padding_token": padding_token,
             "unknown_token": unknown_token,
+            "fixed_length": fixed_length,
         }
         self.sequence_length = sequence_length
+        self._width = sequence_length if fixed_length else None
 
     def call(self, texts: tf.Tensor) -> tf.Tensor:
         """Tokenizes.
@@ -92,7 +96,7 @@ class WordPieceTokenizer(keras.layers.Layer):
           texts: string [batch], UTF-8.
 
         Returns:
-          int32 [batch, longest], at most sequence_length wide.
+          int32 [batch, longest], at most sequence_length wide; with fixed_length so wide.
         """
         # The kernels of strings are on the CPU, and so should be all that is between them.
         with tf.device("CPU:0"):
@@ -104,11 +108,19 @@ class WordPieceTokenizer(keras.layers.Layer):
             )[:, : self.sequence_length - 2]
             ones = tf.ones([batch, 1], tf.int32)
             parts = [ones * self._first_id, pieces, ones * self._last_id]
-            return tf.concat(parts, axis=1).to_tensor(self.padding_id)
+            return tf.concat(parts, axis=1).to_tensor(self.padding_id, shape=[None, self._width])
+
+    def shorten(self, sequence_length: int) -> None:
+        """Cuts texts earlier from now on.
+
+        Args:
+          sequence_length: longest output in tokens, at least 3 and at most what it was.
+        """
+        self.sequence_length = self._config["sequence_length"] = sequence_length
 
     def compute_output_spec(self, texts: keras.KerasTensor) -> keras.KerasTensor:
         """See `keras.layers.Layer`."""
-        return keras.KerasTensor((texts.shape[0], None), dtype="int32")
+        return keras.KerasTensor((texts.shape[0], self._width), dtype="int32")
 
     def get_config(self) -> dict[str, typing.Any]:
         """See `keras.layers.Layer`."""

@@ -75,11 +75,11 @@ OWN = _names(
     MultiHeadAttention Multiply Normalization ParametricSoftplus Rescaling SReLU
     SampleNormalization SavedModelLayer ScaledAdd Softmax StochasticDepth Subtract
     TensorOperation ThresholdedReLU TimeDistributed TimeMajor TokenEmbeddings TokenMask TokenPooling
-    TransformerBlock WordPieceTokenizer hard_sigmoid"""
+    TransformerBlock WordPieceTokenizer WordTokenizer hard_sigmoid"""
 )
 
 # Of these a vocabulary is the text itself and never a path.
-INLINE_TEXTS = frozenset({"BytePairTokenizer", "WordPieceTokenizer"})
+INLINE_TEXTS = frozenset({"BytePairTokenizer", "WordPieceTokenizer", "WordTokenizer"})
 
 CONTAINERS = _names("""Container Functional Graph Model Pipeline Sequential""")
 

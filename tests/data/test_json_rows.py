@@ -1,0 +1,59 @@
+import os
+
+import pytest
+
+from tests.data import data_files
+from tf_finetune.data import json_rows
+
+
+def test_cells_and_their_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"a": 1.50, "b": ["x", "y", "x"], "c": null}\r\n\r\n'
+        b'{"b": [], "a": "\xc3\xa9\\n", "d": true, "e": [1, 2]}'
+    )
+    columns, rows, lines = json_rows.read_rows(str(path), expected="")
+    assert columns == ["a", "b", "c", "d", "e"]
+    assert rows == [["1.50", ("x", "y"), "", "", ""], ["é\n", (), "", "true", ("1", "2")]]
+    assert lines == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", ": the file is empty. Expected on each line an object."),
+        (b"{}\n[1]\n", ", line 2: expected an object such as {...}. Received another value."),
+        (b'{"a": 1\n', ", line 1: no valid JSON: Expecting ',' delimiter at character 9. Expected "
+         "an object on one line."),
+        (b'{"a": {"b": 1}}\n', ", line 1: the value of 'a' is an object. Expected text, a number "
+         "or a list of names."),
+        (b'{"a": [["b"]]}\n', ", line 1: the value of 'a' is a list with more than text and "
+         "numbers in it."),
+        (b'{"a": [null]}\n', ", line 1: the value of 'a' is a list with more than text and "
+         "numbers in it."),
+        (b'{"a": 1, "a": 2}\n', ", line 1: the key 'a' is there twice."),
+        (b'{"a": NaN}\n', ", line 1: no valid JSON: NaN. Write null where there is no number."),
+        (b'{"a\\u001b": {}}\n', ", line 1: the value of 'a\\x1b' is an object. Expected text, a "
+         "number or a list of names."),
+        (b'{"a": "\\ud800"}\n', ", line 1: the value of 'a' holds a lone surrogate, which is no "
+         "character."),
+        (b'{"a": ' + b"[" * 200_000 + b"\n", ", line 1: values are nested too deeply. Expected a "
+         "flat object."),
+        (b'{"a": 1}\n{"a": "' + b"x" * 5_000_000, ", line 2: a line is longer than 4,194,304 "
+         "characters"),
+        (b'{"a": "\xe9"}\n', ", line 1: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name "
+         "its encoding with --encoding."),
+    ],
+)  # fmt: skip
+def test_what_is_refused(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    (line,) = data_files.refusal(json_rows.read_rows, str(path), expected="an object")
+    assert line == f"{path}{message}"
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    path = str(tmp_path / "a.jsonl")
+    (line,) = data_files.refusal(json_rows.read_rows, path, expected="")
+    assert line == f"{path}: it cannot be read: is a pipe, not a file."

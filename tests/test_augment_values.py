@@ -1,0 +1,58 @@
+import pytest
+
+from tf_finetune import option_values, options, spec_flags, specs
+
+KNOWN = (
+    "flip, crop, rotate, translate, zoom, color, brightness, contrast, saturation, hue, cutout, "
+    "erase, randaugment"
+)
+
+
+def test_steps_take_numbers_behind_them():
+    steps = option_values.read_augment("flip,crop:0.3,0.9,rotate:15,randaugment:1,7,cutout")
+    assert [(step.name, step.values) for step in steps] == [
+        ("flip", ("horizontal",)),
+        ("crop", (0.3, 0.9)),
+        ("rotate", (15.0,)),
+        ("randaugment", (1.0, 7.0)),
+        ("cutout", (0.5,)),
+    ]
+    assert option_values.read_augment("none") == ()
+    assert option_values.read_augment("flip:both")[0].values == ("horizontal", "vertical")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "flop",
+            "--augment knows no step 'flop'. Did you mean 'flip'? Expected none, or some of "
+            f"{KNOWN}, joined by commas.",
+        ),
+        (
+            "flip:left",
+            "--augment: flip expects horizontal, vertical, both. Received 'left', in 'flip:left'.",
+        ),
+        (
+            "rotate:200",
+            "--augment: rotate expects rotate:DEGREES with DEGREES from 0 to 180. Received "
+            "'rotate:200'.",
+        ),
+        (
+            "crop:0.9,0.3",
+            "--augment: crop expects crop:MIN_AREA,MAX_AREA with MIN_AREA from 0.01 to 1, MAX_AREA "
+            "from 0.01 to 1, the first not above the second. Received 'crop:0.9,0.3'.",
+        ),
+        ("flip,flip", "--augment names flip twice. Give each step once."),
+    ],
+)
+def test_mistakes_are_named(text, problem):
+    with pytest.raises(options.SpecError) as caught:
+        specs.AugmentSpec(augment=text)
+    assert caught.value.problems == (problem,)
+
+
+def test_the_flag_comes_back_from_run_flags():
+    spec = spec_flags.parse_args(["--augment=flip,crop:0.5,1"]).spec
+    assert spec.augment.augment == "flip,crop:0.5,1"
+    assert "--augment=flip,crop:0.5,1\n" in spec_flags.write_flags(spec)

@@ -1,0 +1,156 @@
+"""Random views of training images, each a pure function of (seed, epoch, example key).
+
+One idea: what moves pixels is one matrix and what changes colours is another, so that any number
+of steps resamples an image once and blurs it no more than one. Names, ranges and fill rules are
+those of Keras's preprocessing layers (edges are reflected, factors are drawn evenly around "no
+change"); the layers themselves take no seed per example, and a view must not depend on the batch
+that its image is in or on what was drawn before.
+
+The order is always the same: position and shape, RandAugment, colours, erased parts. The order of
+--augment has no meaning.
+
+References:
+  Keras, "Image augmentation layers", https://keras.io/api/layers/preprocessing_layers/
+  Szegedy et al. 2015, "Going Deeper with Convolutions", section 6 (crops by area and aspect),
+  https://arxiv.org/abs/1409.4842
+  DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
+  https://arxiv.org/abs/1708.04552
+  Zhong et al. 2017, "Random Erasing Data Augmentation", https://arxiv.org/abs/1708.04896
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import option_values
+from tf_finetune.data import rand_augment, view_colors, view_geometry
+
+# Numbers that each step draws. The places are fixed, so that naming one more step leaves what the
+# others draw as it was.
+_DRAWS = {
+    "flip": 2,
+    "crop": 4,
+    "rotate": 1,
+    "translate": 2,
+    "zoom": 1,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "hue": 1,
+    "cutout": 2,
+    "erase": 4,
+    "randaugment": 15,
+}
+_NUM_DRAWS = sum(_DRAWS.values())
+_PLACES = {
+    name: (sum(list(_DRAWS.values())[:number]), count)
+    for number, (name, count) in enumerate(_DRAWS.items())
+}
+_ERASE_ASPECT = 3.0
+
+
+# (image, position of the example, epoch) to the view.
+Viewer = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+Steps = tuple[option_values.AugmentStep, ...]
+
+
+def make_seeds(keys: np.ndarray, *, seed: int) -> np.ndarray:
+    """A number for each example that its views are drawn from.
+
+    Args:
+      keys: object [n] of str, the examples' keys.
+      seed: of the run.
+
+    Returns:
+      int64 [n].
+    """
+    start = hashlib.blake2b(f"views {seed} ".encode(), digest_size=8)
+    numbers = np.empty(len(keys), np.int64)
+    for place, key in enumerate(keys):
+        digest = start.copy()
+        digest.update(key.encode("utf-8", "surrogateescape"))
+        numbers[place] = int.from_bytes(digest.digest(), "little", signed=True)
+    return numbers
+
+
+def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
+    """A graph function that gives the view of one image in one epoch.
+
+    Args:
+      steps: of `AugmentSpec.steps`.
+      seeds: int64 [n], of `make_seeds`.
+
+    Returns:
+      Function of (image, float32 [height, width, 1 or 3], values 0 to 255, with a static shape;
+      position, int64 scalar, 0 to n - 1; epoch, int64 scalar) to an image of the same kind.
+    """
+    values = {step.name: step.values for step in steps}
+    drawing = [*values, *(view_colors.STEPS if "color" in values else ())]
+    table = tf.constant(seeds, tf.int64)
+
+    def view(image: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        drawn = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([table[position], epoch]))
+        draws = {
+            name: [drawn[place] for place in range(first, first + count)]
+            for name, (first, count) in _PLACES.items()
+            if name in drawing
+        }
+        shape = image.shape
+        image = view_geometry.move(image, values, draws)
+        if "randaugment" in values:
+            number, magnitude = (float(value) for value in values["randaugment"])
+            image = rand_augment.apply(
+                image, draws["randaugment"], num_steps=int(number), level=magnitude / 10
+            )
+        image = view_colors.change(image, values, draws)
+        for name in ("cutout", "erase"):
+            if name in values:
+                image = _erase(image, name, values[name], draws[name])
+        return tf.ensure_shape(image, shape)
+
+    return view
+
+
+def repeat_epoch(seeds: tf.data.Dataset) -> tf.data.Dataset:
+    """The number of the epoch, for each element of another data set.
+
+    Args:
+      seeds: dataset of the one int64 [2] (seed, epoch).
+
+    Returns:
+      Dataset of int64 scalars without end; the epoch is read once.
+    """
+    return seeds.flat_map(lambda seed: tf.data.Dataset.from_tensors(seed[1]).repeat())
+
+
+def _erase(
+    image: tf.Tensor,
+    name: str,
+    values: tuple[float | str, ...],
+    draws: list[tf.Tensor],
+) -> tf.Tensor:
+    """Fills a rectangle with the image's mean, which tells a model least."""
+    height, width = image.shape[0], image.shape[1]
+    if name == "cutout":
+        # The centre lies anywhere, so a part of the square may lie outside.
+        part = float(values[0])
+        sides = [part * height, part * width]
+        top, left = draws[0] * height - sides[0] / 2, draws[1] * width - sides[1] / 2
+    else:
+        low, high = (float(value) for value in values)
+        area = (low + (high - low) * draws[0]) * height * width
+        aspect = tf.exp((2 * draws[1] - 1) * math.log(_ERASE_ASPECT))
+        sides = [tf.minimum(tf.sqrt(area * aspect), float(height))]
+        sides.append(tf.minimum(area / sides[0], float(width)))
+        top, left = draws[2] * (height - sides[0]), draws[3] * (width - sides[1])
+    rows = tf.range(height, dtype=tf.float32) + 0.5
+    columns = tf.range(width, dtype=tf.float32) + 0.5
+    is_row = (rows >= top) & (rows < top + sides[0])
+    is_column = (columns >= left) & (columns < left + sides[1])
+    is_erased = (is_row[:, tf.newaxis] & is_column)[..., tf.newaxis]
+    return tf.where(is_erased, tf.reduce_mean(image, axis=(0, 1)), image)

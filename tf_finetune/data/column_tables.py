@@ -1,0 +1,411 @@
+"""A table of feature columns and labels, read once from its beginning to its end.
+
+One idea: what is kept of a row does not depend on how long it is: a key of 16 bytes, its line, a
+hash, and label cells that are shared where they repeat. Its numbers go to a matrix that lies in a
+file where it is large. So a table may be larger than the memory.
+
+A row is known by its features. Its key is a hash of them and, where several rows have the same, a
+number that follows from their other cells; rows with the same features are in one split.
+"""
+
+import dataclasses
+import itertools
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_finetune import findings, progress, specs
+from tf_finetune.data import (
+    cell_columns,
+    column_names,
+    columns,
+    csv_rows,
+    encodings,
+    examples,
+    json_rows,
+    row_keys,
+    table_rows,
+)
+
+EXPECTED = "of numbers and a label"
+_CHUNK_ROWS = 4096
+_MAX_PROBLEMS = 1000
+# Whole numbers beyond it are not all float32.
+_MAX_EXACT = 2**24
+_BAR_BYTES = 50 * 2**20
+
+
+class _WideNumbersError(Exception):
+    """A whole number does not fit float32."""
+
+
+def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+    """Lists the rows of a table.
+
+    Args:
+      spec: the data options: `feature_columns`, `label_column`, `on_bad_example`, `encoding`.
+      text: path of the table.
+      flag: name of the flag that `text` stands in, for messages.
+
+    Returns:
+      The examples, sorted by key. Every column that is no feature is a label column. Their
+      problems are rows of another length, missing numbers, and cells that are none; and how many
+      rows repeat the features of another (a warning).
+
+    Raises:
+      findings.RefusedError: --feature_columns or the table's header cannot be used, no row can, or
+        --image_column or --text_column is given too.
+    """
+    for other in ("image_column", "text_column"):
+        if getattr(spec, other) is not None:
+            message = f"--feature_columns and --{other} exclude each other. Leave one of them out."
+            raise findings.RefusedError(findings.Problem(message, flag=column_names.FLAG))
+    try:
+        return _read(spec, text, dtype=np.float32)
+    except _WideNumbersError:
+        return _read(spec, text, dtype=np.float64)
+    except OSError as error:
+        message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
+        raise encodings.refusal(text, message) from error
+
+
+def settle_kinds(spec: specs.DataSpec, part: examples.Examples) -> specs.DataSpec:
+    """The data options under which another table is read as the first was.
+
+    Args:
+      spec: the data options.
+      part: the examples of --data.
+
+    Returns:
+      A copy whose `feature_columns` says which columns hold numbers; of other examples the same.
+    """
+    store = part.inputs
+    if not isinstance(store, columns.Columns):
+        return spec
+    settled = column_names.describe(store.found, store.kinds)
+    return dataclasses.replace(spec, feature_columns=settled)
+
+
+def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
+    """The data options under which another table is read as a run's own was.
+
+    Args:
+      spec: the run's data options.
+      trained: a ColumnsSpec; of any other the options stay.
+
+    Returns:
+      A copy whose `feature_columns` names the run's columns and says which hold numbers.
+    """
+    if not isinstance(trained, columns.ColumnsSpec):
+        return spec
+    found = columns.FeatureColumns(trained.columns, {}, {})
+    settled = column_names.describe(found, trained.kinds)
+    return dataclasses.replace(spec, feature_columns=settled)
+
+
+def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
+    names, rows = table_rows.open_rows(path, spec, expected=EXPECTED)
+    found = column_names.read_feature_columns(spec, names, path=path)
+    if set(names) <= set(found.names):
+        message = (
+            f"{column_names.FLAG}={findings.one_line(spec.feature_columns)} takes every column of "
+            f"{findings.one_line(path)}, and none is left for labels. Name it with --label_column, "
+            "or leave it out as in *,-price."
+        )
+        problem = findings.Problem(message, path=path, flag=column_names.FLAG)
+        raise findings.RefusedError(problem)
+    reader = _Reader(spec, path, names=names, found=found, dtype=dtype)
+    size = os.path.getsize(path)
+    if size < _BAR_BYTES:
+        reader.read(rows, lambda num_rows: None)
+    else:
+        with progress.ProgressBar("Reading rows", None) as bar:
+            reader.read(rows, bar.update)
+    return reader.finish()
+
+
+class FeatureParser:
+    """Turns cells into numbers and strings; training and predict both ask it.
+
+    Args:
+      names: the table's columns.
+      kinds: {feature column: columns.NUMBER or STRING}.
+    """
+
+    def __init__(self, names: Sequence[str], kinds: dict[str, str]):
+        place = {name: number for number, name in enumerate(names)}
+        self.number_names = [name for name, kind in kinds.items() if kind == columns.NUMBER]
+        self.string_names = [name for name, kind in kinds.items() if kind == columns.STRING]
+        self._number_places = [place[name] for name in self.number_names]
+        self._string_places = [place[name] for name in self.string_names]
+        self._pick = _make_picker(self._number_places)
+
+    def parse(
+        self, rows: Sequence[list[Any]]
+    ) -> tuple[np.ndarray, list[list[str]], dict[int, str]]:
+        """Cells of some rows.
+
+        Args:
+          rows: cells, as many in each as there are columns.
+
+        Returns:
+          (float64 [n, number columns], the string cells of each row, {row: what is wrong with
+          it}); what a bad row holds means nothing.
+        """
+        wrong: dict[int, str] = {}
+        numbers = np.zeros((len(rows), len(self._number_places)))
+        if self._number_places:
+            for row, cells in enumerate(rows):
+                picked = self._pick(cells)
+                try:
+                    numbers[row] = list(map(float, picked))
+                except (TypeError, ValueError):
+                    wrong[row] = self._find_wrong(cells)
+                else:
+                    if "_" in "".join(picked):  # Python reads 1_000, no other program does
+                        wrong[row] = self._find_wrong(cells)
+            for row in np.flatnonzero(~np.isfinite(numbers).all(axis=1)).tolist():
+                wrong[row] = self._find_wrong(rows[row])
+        strings = [[cells[place] for place in self._string_places] for cells in rows]
+        for row, values in enumerate(strings):
+            for name, value in zip(self.string_names, values, strict=True):
+                if isinstance(value, tuple):
+                    wrong[row] = f"column '{findings.one_line(name)}': expected text. {_LIST}"
+        return numbers, strings, wrong
+
+    def _find_wrong(self, cells: list[Any]) -> str:
+        for name, place in zip(self.number_names, self._number_places, strict=True):
+            if not _is_number(cells[place]):
+                return _describe_cell(name, cells[place])
+        return "expected numbers."
+
+
+_LIST = "Received a list."
+
+
+def _is_number(cell: json_rows.Cell) -> bool:
+    return isinstance(cell, str) and column_names.is_number(cell)
+
+
+def is_missing(cell: json_rows.Cell) -> bool:
+    """Whether a cell of a column of numbers holds none, and says so.
+
+    Args:
+      cell: text.
+
+    Returns:
+      True for an empty cell, nan and what programs write for it.
+    """
+    return isinstance(cell, str) and cell.strip().lower() in ("", "nan", "na", "n/a", "null")
+
+
+def _describe_cell(name: str, cell: json_rows.Cell) -> str:
+    shown = f"column '{findings.one_line(name)}'"
+    if isinstance(cell, tuple):
+        return f"{shown}: expected a number. {_LIST}"
+    if is_missing(cell):
+        return f"{shown} has no number. --on_bad_example=skip leaves such rows out."
+    return f"{shown}: expected a number. Received '{findings.one_line(cell)[:80]}'."
+
+
+def _make_picker(places: list[int]) -> Callable[[Sequence], Sequence[str]]:
+    if len(places) == 1:
+        place = places[0]
+        return lambda cells: (cells[place],)
+    if places and places == list(range(places[0], places[-1] + 1)):
+        first, last = places[0], places[-1] + 1
+        return lambda cells: cells[first:last]
+    return operator.itemgetter(*places) if places else lambda cells: ()
+
+
+class _Reader:
+    """The pass over a table's rows."""
+
+    def __init__(
+        self,
+        spec: specs.DataSpec,
+        path: str,
+        *,
+        names: list[str],
+        found: columns.FeatureColumns,
+        dtype: type,
+    ):
+        self._spec, self._path, self._names, self._found = spec, path, names, found
+        self._skip = spec.on_bad_example == "skip"
+        self._dtype = dtype
+        self._problems: list[findings.Problem] = []
+        self._num_problems = 0
+        self._skipped: list[int] = []
+        self._num_skipped = self._num_rows = 0
+        self._lines: list[np.ndarray] = []
+        self._digests: list[np.ndarray] = []
+        self._sums: list[np.ndarray] = []
+        features = set(found.names)
+        others = [(place, name) for place, name in enumerate(names) if name not in features]
+        self._other_places = [place for place, _ in others]
+        self._others = {name: cell_columns.CellColumn(strip=True) for _, name in others}
+        self._strings: dict[str, cell_columns.CellColumn] = {}
+        self._examples_of: dict[str, str] = {}
+        self._parser: FeatureParser | None = None
+
+    def read(self, rows: Iterator[table_rows.Row], show: Callable[[int], None]) -> None:
+        """Reads every row."""
+        while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+            lines, cells = self._take_whole(chunk)
+            if self._parser is None:
+                self._parser = self._start(cells)
+            self._add(lines, cells, self._parser)
+            self._num_rows += len(chunk)
+            show(self._num_rows)
+
+    def _take_whole(self, chunk: list[table_rows.Row]) -> tuple[list[int], list[list[Any]]]:
+        """The lines and cells of rows that have a cell for each column."""
+        lines, kept = [], []
+        width = len(self._names)
+        for line, cells in chunk:
+            if len(cells) == width:
+                lines.append(line)
+                kept.append(cells)
+                continue
+            names = findings.list_first(self._names, limit=10)
+            self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
+        return lines, kept
+
+    def _start(self, cells: list[list[Any]]) -> FeatureParser:
+        """Settles which columns hold numbers: those whose first cells do."""
+        kinds: dict[str, str] = {}
+        for name in self._found.names:
+            place = self._names.index(name)
+            odd = next((row[place] for row in cells if _is_odd(row[place])), None)
+            kinds[name] = self._found.kinds.get(
+                name, columns.NUMBER if odd is None else columns.STRING
+            )
+            if kinds[name] == columns.STRING:
+                self._strings[name] = cell_columns.CellColumn(strip=False)
+                self._examples_of[name] = str(odd) if odd is not None else ""
+        parser = FeatureParser(self._names, kinds)
+        self._writer = columns.MatrixWriter(len(parser.number_names), self._dtype)
+        return parser
+
+    def _add(self, lines: list[int], cells: list[list[Any]], parser: FeatureParser) -> None:
+        numbers, strings, wrong = parser.parse(cells)
+        if wrong:
+            for row, message in sorted(wrong.items()):
+                self._report_row(message, lines[row])
+            good = [row for row in range(len(cells)) if row not in wrong]
+            numbers = numbers[good]
+            lines = [lines[row] for row in good]
+            cells = [cells[row] for row in good]
+            strings = [strings[row] for row in good]
+        if not cells:
+            return
+        if self._dtype is np.float32 and _needs_float64(numbers):
+            raise _WideNumbersError
+        self._writer.write(numbers)
+        for name, values in zip(self._strings, zip(*strings, strict=True), strict=True):
+            self._strings[name].extend(values)
+        others = [[row[place] for row in cells] for place in self._other_places]
+        for column, other_cells in zip(self._others.values(), others, strict=True):
+            column.extend(other_cells)
+        self._lines.append(np.array(lines, np.int64))
+        self._digests.append(row_keys.hash_features(numbers, strings))
+        self._sums.append(row_keys.sum_cells(others, len(cells)))
+
+    def _report_row(self, message: str, line: int) -> None:
+        # What is no number at all is a mistake in the table, whatever is skipped.
+        if self._skip and "has no number" in message:
+            self._num_skipped += 1
+            if len(self._skipped) < 5:
+                self._skipped.append(line)
+        else:
+            self._report(message, line)
+
+    def _report(self, message: str, line: int) -> None:
+        self._num_problems += 1
+        if self._num_problems <= _MAX_PROBLEMS:
+            error = encodings.refusal(self._path, message, line=line)
+            self._problems += error.problems
+
+    def finish(self) -> examples.Examples:
+        """The examples, sorted by key."""
+        if not self._num_rows:
+            raise csv_rows.refusal(
+                self._path, f"no row below the header. Expected rows {EXPECTED}."
+            )
+        if not self._digests and not self._problems:
+            raise csv_rows.refusal(self._path, "every row lacks a number.")
+        self._problems.sort(key=lambda found: found.line or 0)
+        problems = self._problems + self._count_problems()
+        digests, sums = _join(self._digests, np.uint64), _join(self._sums, np.uint32)
+        order, keys, repeats = row_keys.make_keys(digests, sums)
+        problems += self._count_repeats(repeats)
+        store = columns.Columns(
+            found=self._found,
+            number_names=tuple(self._parser.number_names) if self._parser else (),
+            matrix=self._writer.finish(order),
+            strings={name: column.texts()[order] for name, column in self._strings.items()},
+            digests=digests[order],
+            examples_of=self._examples_of,
+        )
+        return examples.Examples(
+            source=self._path,
+            keys=keys,
+            inputs=store,
+            labels={
+                name: column.labels(table_rows.label_delimiter(self._path, self._spec))[order]
+                for name, column in self._others.items()
+            },
+            lines=_join(self._lines, np.int64)[order],
+            repeats=repeats,
+            problems=tuple(problems),
+        )
+
+    def _count_problems(self) -> list[findings.Problem]:
+        shown = findings.one_line(self._path)
+        found = []
+        if self._num_problems > _MAX_PROBLEMS:
+            more = self._num_problems - _MAX_PROBLEMS
+            found.append(findings.Problem(f"{shown}: and {more:,} more bad rows.", path=self._path))
+        if self._num_skipped:
+            lines = ", ".join(map(str, self._skipped))
+            more = self._num_skipped - len(self._skipped)
+            lines += f" and {more:,} more" if more else ""
+            found.append(
+                findings.Problem(
+                    f"{shown}: {self._num_skipped:,} rows that lack a number are left out, lines "
+                    f"{lines}.",
+                    severity=findings.WARNING,
+                    path=self._path,
+                )
+            )
+        return found
+
+    def _count_repeats(self, repeats: np.ndarray | None) -> list[findings.Problem]:
+        if repeats is None:
+            return []
+        count = int((repeats != np.arange(len(repeats))).sum())
+        message = (
+            f"{findings.one_line(self._path)}: {count:,} of {len(repeats):,} rows repeat the "
+            "features of another, and are in its split."
+        )
+        return [findings.Problem(message, severity=findings.WARNING, path=self._path)]
+
+
+def _is_odd(cell: json_rows.Cell) -> bool:
+    return not _is_number(cell) and not is_missing(cell)
+
+
+def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    joined = np.concatenate(parts) if parts else np.empty(0, dtype)
+    parts.clear()
+    return joined
+
+
+def _needs_float64(numbers: np.ndarray) -> bool:
+    if not numbers.size or np.abs(numbers).max() <= _MAX_EXACT:
+        return False
+    large = numbers[np.abs(numbers) > _MAX_EXACT]
+    return bool(((large == np.floor(large)) & (large != large.astype(np.float32))).any())

@@ -1,0 +1,155 @@
+"""A JSONL file as rows of cells: an object on each line.
+
+One idea: a number, a string and a cell of a CSV say the same where they have the same letters, so
+numbers keep the form in which they stand; only lists, which a CSV has none of, become tuples.
+
+Reference: JSON Lines, https://jsonlines.org; T. Bray, RFC 8259, 2017,
+https://www.rfc-editor.org/rfc/rfc8259.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tf_finetune import findings
+from tf_finetune.data import encodings
+
+ENDINGS = (".jsonl", ".ndjson")
+# A cell: text, the names of a list, or nothing.
+Cell = str | tuple[str, ...]
+
+_MAX_KEYS = 100_000
+
+
+class _BadLineError(ValueError):
+    """What is wrong with a line; the text follows the place."""
+
+
+def iterate_objects(
+    path: str, *, encoding: str = encodings.DEFAULT
+) -> Iterator[tuple[int, dict[str, Cell]]]:
+    """Reads one object after another; memory does not grow with the file.
+
+    Args:
+      path: the file.
+      encoding: value of --encoding.
+
+    Yields:
+      (1-based line, {key: cell}) of every line that is not empty. Numbers are text as it stands in
+      the file, true and false are "true" and "false", null is "", a list of strings and numbers is
+      a tuple of text.
+
+    Raises:
+      findings.RefusedError: the file is not in the encoding, a line is no object, has more than
+        4,194,304 characters, a key twice, or a value that is an object or a list with more than
+        strings and numbers in it; when the place is reached.
+    """
+    line = 0
+    try:
+        with encodings.open_text(path, encoding) as file:
+            text = encodings.BoundedLines(file, "a line", error=_BadLineError)
+            for line, content in enumerate(text, start=1):
+                text.num_characters = 0
+                if content.strip():
+                    yield line, _read_line(content)
+    except _BadLineError as error:
+        # A line that is too long is the one after the last that was read.
+        line += str(error).startswith("a line")
+        raise encodings.refusal(path, str(error), line=line) from error
+    except UnicodeError as error:
+        raise encodings.refuse_bytes(path, encoding) from error
+    except OSError as error:
+        raise encodings.refusal(path, f"it cannot be read: {error.strerror}.") from error
+
+
+def read_rows(
+    path: str, *, expected: str, encoding: str = encodings.DEFAULT
+) -> tuple[list[str], list[list[Cell]], list[int]]:
+    """Reads every object as a row.
+
+    Args:
+      path: the file.
+      expected: what an object should look like, for messages.
+      encoding: value of --encoding.
+
+    Returns:
+      (the keys of all objects in the order in which they come up, a cell for each of them in each
+      row, "" where the object lacks it; the 1-based lines), at least one row.
+
+    Raises:
+      findings.RefusedError: as for `iterate_objects`; or the file holds no object.
+    """
+    places: dict[str, int] = {}
+    rows: list[list[Cell]] = []
+    lines: list[int] = []
+    for line, values in iterate_objects(path, encoding=encoding):
+        for key in values:
+            places.setdefault(key, len(places))
+        rows.append([values.get(key, "") for key in places])
+        lines.append(line)
+    if not rows:
+        raise encodings.refusal(path, f"the file is empty. Expected on each line {expected}.")
+    for row in rows:
+        row += [""] * (len(places) - len(row))
+    return list(places), rows, lines
+
+
+def _read_line(content: str) -> dict[str, Cell]:
+    try:
+        pairs = json.loads(
+            content,
+            parse_int=str,
+            parse_float=str,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_Pairs,
+        )
+    except json.JSONDecodeError as error:
+        raise _BadLineError(
+            f"no valid JSON: {error.msg} at character {error.pos + 1}. Expected an object on one "
+            "line."
+        ) from error
+    except RecursionError as error:
+        raise _BadLineError("values are nested too deeply. Expected a flat object.") from error
+    if not isinstance(pairs, _Pairs):
+        raise _BadLineError("expected an object such as {...}. Received another value.")
+    values: dict[str, Cell] = {}
+    for key, value in pairs:
+        if key in values:
+            raise _BadLineError(f"the key '{findings.one_line(key)}' is there twice.")
+        values[key] = _read_value(key, value)
+    if len(values) > _MAX_KEYS:
+        raise _BadLineError(f"the object has more than {_MAX_KEYS:,} keys.")
+    return values
+
+
+class _Pairs(list):
+    """The keys and values of an object, in order, as `json` gives them."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _BadLineError(f"no valid JSON: {name}. Write null where there is no number.")
+
+
+def _read_value(key: str, value: Any) -> Cell:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _check_text(key, value)
+    shown = f"the value of '{findings.one_line(key)}'"
+    if isinstance(value, _Pairs):
+        raise _BadLineError(f"{shown} is an object. Expected text, a number or a list of names.")
+    if not all(isinstance(element, str) for element in value):
+        raise _BadLineError(f"{shown} is a list with more than text and numbers in it.")
+    return tuple(dict.fromkeys(_check_text(key, element) for element in value))
+
+
+def _check_text(key: str, text: str) -> str:
+    # JSON can write half of a character, "\ud800", which no file can hold.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = f"the value of '{findings.one_line(key)}'"
+        raise _BadLineError(f"{shown} holds a lone surrogate, which is no character.") from error
+    return text

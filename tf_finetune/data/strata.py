@@ -1,0 +1,123 @@
+"""What the splits of a data set should have the same share of: classes, missing labels, bins.
+
+One idea: every example has tags, at least one for each head, and each tag is shared out by the same
+fractions. A class is a tag, a missing label is one, and so is the bin that a number falls into.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_finetune import head_kinds
+from tf_finetune.data import examples, label_encoding
+
+MAX_BINS = 10
+# A bin of fewer would give validation and test more than their part, see `splits.count_parts`.
+MIN_BIN_EXAMPLES = 20
+_JOINT = "\0"
+
+
+def find_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> np.ndarray:
+    """The tags of each example, over all heads.
+
+    Args:
+      heads: the heads, at least one.
+      source: index of the source.
+
+    Returns:
+      object [n] of tuples of str, each at least one. An exclusive head gives one tag, a multilabel
+      head one for each class that is present or unknown; no label and no class are tags too.
+    """
+    columns = [_tag_head(head, head.labels[source]) for head in heads]
+    # Each combination once: of millions of rows, tuples of their own would fill the memory.
+    shared: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
+    tags = [
+        shared[found] if found in shared else shared.setdefault(found, sum(found, ()))
+        for found in zip(*columns, strict=True)
+    ]
+    return examples.object_array(tags)
+
+
+def find_class_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> np.ndarray:
+    """The classes of each example, over all heads that have classes.
+
+    Args:
+      heads: the heads, at least one.
+      source: index of the source.
+
+    Returns:
+      object [n] of tuples of str; ("",) where an example has none.
+    """
+    columns = [
+        _tag_head(head, head.labels[source])
+        for head in heads
+        if head_kinds.HEAD_KINDS[head.info.kind].has_classes
+    ]
+    tags = [sum(found, ()) for found in zip(*columns, strict=True)]
+    named = [tuple(tag for tag in found if tag.split(_JOINT)[1]) for found in tags]
+    return examples.object_array([found or ("",) for found in named])
+
+
+def find_required_tags(heads: Sequence[label_encoding.HeadLabels]) -> frozenset[str]:
+    """The tags without which training is refused.
+
+    Args:
+      heads: the heads, at least one.
+
+    Returns:
+      The classes of the first head, if each example has one of them; else nothing.
+    """
+    first = heads[0].info
+    if not head_kinds.HEAD_KINDS[first.kind].exclusive:
+        return frozenset()
+    return frozenset(_name_tag(first.name, name) for name in first.classes)
+
+
+def bin_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Puts numbers into bins of about equally many.
+
+    Args:
+      numbers: float [n], finite.
+
+    Returns:
+      int64 [n], 0 to MAX_BINS - 1; larger numbers are in the same or a later bin, equal ones in the
+      same. There are fewer bins where they would hold fewer than MIN_BIN_EXAMPLES.
+    """
+    num_bins = min(MAX_BINS, len(numbers) // MIN_BIN_EXAMPLES)
+    if num_bins < 2:
+        return np.zeros(len(numbers), np.int64)
+    # Edges are numbers of the data: interpolated ones could round to either side.
+    parts = np.arange(1, num_bins) / num_bins
+    edges = np.unique(np.quantile(numbers, parts, method="inverted_cdf"))
+    return np.searchsorted(edges, numbers, side="left")
+
+
+def _tag_head(head: label_encoding.HeadLabels, labels: np.ndarray) -> list[tuple[str, ...]]:
+    name = head.info.name
+    if not head_kinds.HEAD_KINDS[head.info.kind].has_classes:
+        return [(_name_tag(name, label),) for label in _name_bins(labels)]
+    tags = []
+    alone: dict[str, tuple[str, ...]] = {}
+    for label in labels:
+        if isinstance(label, str):
+            tags.append(alone.setdefault(label, (_name_tag(name, label),)))
+            continue
+        present = label if isinstance(label, tuple) else (label,)
+        unknown = [f"{_JOINT}{other}" for other in sorted(getattr(label, "unknown", ()))]
+        # Sorted, so that the order of names in a cell changes nothing.
+        names = [*sorted(present), *unknown] or [_JOINT]
+        tags.append(tuple(_name_tag(name, other) for other in names))
+    return tags
+
+
+def _name_tag(head: str, name: str) -> str:
+    # Neither a head's nor a class's name has the joint in it.
+    return f"{head}{_JOINT}{name}"
+
+
+def _name_bins(labels: np.ndarray) -> list[str]:
+    known = ~label_encoding.is_missing(labels)
+    bins = bin_numbers(np.array([float(label) for label in labels[known]], np.float64))
+    named = np.full(len(labels), "", object)
+    named[known] = [f"{number:02d}" for number in bins]
+    return list(named)

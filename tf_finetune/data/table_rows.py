@@ -1,0 +1,132 @@
+"""A table of any kind as names of columns and rows of cells, whole or one row after another."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from tf_finetune import findings, specs
+from tf_finetune.data import csv_rows, encodings, json_rows
+
+ENDINGS = (".csv", *csv_rows.TAB_ENDINGS, *json_rows.ENDINGS)
+# Of JSONL, keys that come up later than in these objects are no columns.
+_FIRST_OBJECTS = 1000
+
+# (1-based line, cells): text, or a `json_rows.Cell`.
+Row = tuple[int, list[Any]]
+
+
+def is_json(path: str) -> bool:
+    """Whether a table is JSONL.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Whether its name ends so.
+    """
+    return path.lower().endswith(json_rows.ENDINGS)
+
+
+def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
+    """What joins several names in a label cell of a table.
+
+    Args:
+      path: the file.
+      spec: the data options: `label_delimiter`.
+
+    Returns:
+      The delimiter; None of JSONL, which has lists.
+    """
+    return None if is_json(path) else spec.label_delimiter
+
+
+def number_columns(count: int) -> list[str]:
+    """Names of columns that have none.
+
+    Args:
+      count: of columns.
+
+    Returns:
+      "1", "2", and so on.
+    """
+    return [str(number) for number in range(1, count + 1)]
+
+
+def open_rows(path: str, spec: specs.DataSpec, *, expected: str) -> tuple[list[str], Iterator[Row]]:
+    """Reads a table one row after another; memory does not grow with the file.
+
+    Args:
+      path: a file with one of ENDINGS.
+      spec: the data options: `encoding`, `header`.
+      expected: what a row should look like, for messages.
+
+    Returns:
+      (names of the columns, (1-based line, cells) of each row below them). A row of a CSV may have
+      another number of cells. Of JSONL the columns are the keys of the first 1,000 objects; a key
+      that an object lacks is "", one that comes up later is an error.
+
+    Raises:
+      findings.RefusedError: the table is empty or has no good names; or, while rows are read, what
+        `csv_rows.iterate_rows` and `json_rows.iterate_objects` refuse.
+    """
+    if is_json(path):
+        return _open_objects(path, spec, expected=expected)
+    rows = csv_rows.iterate_rows(path, encoding=spec.encoding)
+    first = next(rows, None)
+    if first is None:
+        raise encodings.refusal(path, f"the file is empty. Expected rows {expected}.")
+    if spec.header == "none":
+        return number_columns(len(first[1])), itertools.chain([first], rows)
+    return csv_rows.make_table(path, [first[1]], [first[0]]).columns, rows
+
+
+def _open_objects(
+    path: str, spec: specs.DataSpec, *, expected: str
+) -> tuple[list[str], Iterator[Row]]:
+    objects = json_rows.iterate_objects(path, encoding=spec.encoding)
+    first = list(itertools.islice(objects, _FIRST_OBJECTS))
+    if not first:
+        raise encodings.refusal(path, f"the file is empty. Expected on each line {expected}.")
+    columns = list(dict.fromkeys(key for _, values in first for key in values))
+    known = frozenset(columns)
+
+    def make_rows() -> Iterator[Row]:
+        for line, values in itertools.chain(first, objects):
+            if not values.keys() <= known:
+                new = findings.list_first(sorted(values.keys() - known))
+                message = (
+                    f"the key {new} is in none of the first {_FIRST_OBJECTS:,} objects, which tell "
+                    "the columns. Put an object that has it among them."
+                )
+                raise encodings.refusal(path, message, line=line)
+            yield line, [values.get(name, "") for name in columns]
+
+    return columns, make_rows()
+
+
+def read_table(
+    path: str, spec: specs.DataSpec, *, expected: str
+) -> tuple[list[list[Any]], list[int]]:
+    """Reads a whole table, the names of its columns as the first row where it has any.
+
+    Args:
+      path: a file with one of ENDINGS.
+      spec: the data options: `encoding`, `header`.
+      expected: what a row should look like, for messages.
+
+    Returns:
+      (cells of each row, 1-based line of each), at least one row. The keys of JSONL are a first
+      row like the header of a CSV; so are the numbers that --header=none gives as names.
+
+    Raises:
+      findings.RefusedError: see `csv_rows.read_rows` and `json_rows.read_rows`.
+    """
+    if is_json(path):
+        columns, objects, lines = json_rows.read_rows(
+            path, expected=expected, encoding=spec.encoding
+        )
+        return [list(columns), *objects], [1, *lines]
+    rows, lines = csv_rows.read_rows(path, expected=expected, encoding=spec.encoding)
+    if spec.header == "none":
+        return [list(number_columns(len(rows[0]))), *rows], [1, *lines]
+    return [list(row) for row in rows], lines

@@ -1,0 +1,239 @@
+"""The rows of tables that --input names in --mode=predict, for a model of columns.
+
+One idea: a table may be larger than the memory, so rows are read as they are predicted; what can be
+known of a table before, such as a column that it lacks, is said before anything is written.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_finetune import findings, specs
+from tf_finetune.data import column_names, column_tables, columns, examples, table_rows
+
+_ENDINGS = " or ".join((", ".join(table_rows.ENDINGS[:-1]), table_rows.ENDINGS[-1]))
+_CHUNK_ROWS = 1024
+_COLUMNS_FILE = "columns.json"
+
+# {input of the model: [1, *shape]} of a row.
+Values = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnInput:
+    """A row to predict.
+
+    Attributes:
+      path: the table, as the user wrote it.
+      line: 1-based line of it on which the row starts.
+      values: {input of the model: [1, *shape]}; empty where there is an error.
+      error: why the row cannot be predicted, or "".
+    """
+
+    path: str
+    line: int
+    values: Values
+    error: str = ""
+
+
+def check_inputs(
+    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec
+) -> None:
+    """Refuses tables that lack a column, before anything is predicted.
+
+    Args:
+      inputs: paths of tables, at least one.
+      spec: the inputs of the model.
+      data: how tables are read: `encoding`, `header`.
+
+    Raises:
+      findings.RefusedError: with every input that does not exist, is no table or lacks columns.
+    """
+    problems: list[findings.Problem] = []
+    if not inputs:
+        problems.append(
+            findings.Problem(f"--input is needed: a {_ENDINGS} with columns.", flag="--input")
+        )
+    for path in inputs:
+        try:
+            _open(path, spec, data)
+        except findings.RefusedError as error:
+            problems += error.problems
+    if problems:
+        raise findings.RefusedError(*problems)
+
+
+def iterate_rows(
+    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec
+) -> Iterator[ColumnInput]:
+    """The rows of the tables that --input names.
+
+    Args:
+      inputs: paths of tables, as `check_inputs` has seen them.
+      spec: the inputs of the model.
+      data: how tables are read: `encoding`, `header`.
+
+    Yields:
+      The rows in their order; one with a cell that is no number has an error.
+
+    Raises:
+      findings.RefusedError: a table cannot be read any further.
+    """
+    for path in inputs:
+        names, rows = _open(path, spec, data)
+        parser = column_tables.FeatureParser(names, spec.kinds)
+        while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+            yield from _parse(path, chunk, names, parser=parser, spec=spec)
+
+
+def _parse(
+    path: str,
+    chunk: list[table_rows.Row],
+    names: list[str],
+    *,
+    parser: column_tables.FeatureParser,
+    spec: columns.ColumnsSpec,
+) -> Iterator[ColumnInput]:
+    whole = [(line, cells) for line, cells in chunk if len(cells) == len(names)]
+    numbers, strings, wrong = parser.parse([cells for _, cells in whole])
+    row = 0
+    for line, cells in chunk:
+        if len(cells) != len(names):
+            message = f"expected {len(names)} columns. Received {len(cells)}"
+            yield ColumnInput(path, line, {}, message)
+            continue
+        by_name = dict(zip(parser.number_names, numbers[row : row + 1].T, strict=True))
+        texts = {name: [cell] for name, cell in zip(parser.string_names, strings[row], strict=True)}
+        error = wrong.get(row, "") or _find_fraction(spec, by_name)
+        row += 1
+        values = {} if error else columns.gather(spec, by_name, texts)
+        yield ColumnInput(path, line, values, _drop_advice(error))
+
+
+def _drop_advice(error: str) -> str:
+    return error.partition(" --on_bad_example")[0].removesuffix(".")
+
+
+def _find_fraction(spec: columns.ColumnsSpec, numbers: dict[str, np.ndarray]) -> str:
+    for part in spec.inputs:
+        if part.dtype.startswith("int"):
+            for name in part.columns:
+                value = float(numbers[name][0])
+                if value != np.floor(value) or abs(value) > np.iinfo(part.dtype).max:
+                    shown = findings.one_line(name)
+                    return f"column '{shown}': expected a whole number. Received {value:g}"
+    return ""
+
+
+def _open(
+    path: str, spec: columns.ColumnsSpec, data: specs.DataSpec
+) -> tuple[list[str], Iterator[table_rows.Row]]:
+    shown = f"--input={findings.one_line(path)}"
+    message = ""
+    if not os.path.exists(path):
+        message = f"{shown} does not exist. The model takes columns: expected a {_ENDINGS}."
+    elif not os.path.isfile(path) or not path.lower().endswith(table_rows.ENDINGS):
+        message = f"{shown}: the model takes columns. Expected a {_ENDINGS}."
+    if message:
+        raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
+    names, rows = table_rows.open_rows(path, data, expected=column_tables.EXPECTED)
+    absent = [name for name in spec.columns if name not in names]
+    if absent:
+        hint = examples.nearest_name(absent[0], names) if len(absent) == 1 else ""
+        if column_names.all_numbers(names):
+            hint = (
+                " Its first row holds numbers: --header=none names its columns 1, 2, 3 and so on."
+            )
+        message = (
+            f"{findings.one_line(path)} lacks {findings.list_first(absent)} of the columns that "
+            f"the model takes.{hint} It has {findings.list_first(names, limit=20)}."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
+    return names, rows
+
+
+def stack_values(rows: Sequence[Values]) -> Values:
+    """Rows as one batch.
+
+    Args:
+      rows: {input: [1, *shape]} of each, at least one.
+
+    Returns:
+      {input: [n, *shape]}.
+    """
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def read_export_spec(path: str) -> columns.ColumnsSpec | None:
+    """What feeds the arguments of an exported model of columns.
+
+    Args:
+      path: EXPORT_DIR/VERSION.
+
+    Returns:
+      The inputs of the model; None of an export that takes no columns.
+
+    Raises:
+      findings.RefusedError: its assets/columns.json is damaged.
+    """
+    file_path = os.path.join(path, "assets", _COLUMNS_FILE)
+    if not os.path.isfile(file_path):
+        return None
+    try:
+        with open(file_path, encoding="utf-8") as file:
+            return columns.ColumnsSpec.from_dict(json.load(file))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        shown = findings.one_line(path)
+        message = (
+            f"--model={shown} has an assets/{_COLUMNS_FILE} that is damaged "
+            f"({findings.one_line(str(error))[:100]}). Export the model again."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=path, flag="--model")) from error
+
+
+def model_caller(model: Any) -> Callable[[Sequence[Values]], dict[str, Any]]:
+    """A trained model as a function of rows.
+
+    Args:
+      model: keras.Model whose inputs are those of a ColumnsSpec.
+
+    Returns:
+      A function from rows, at least one, to {HEAD: float32 tensor [n, units]}.
+    """
+    import tensorflow as tf
+
+    taken = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()
+    }
+
+    @tf.function(input_signature=[taken], autograph=False)
+    def compute(inputs: dict[str, Any]) -> dict[str, Any]:
+        outputs = model(inputs, training=False)
+        return {name: tf.cast(logits, tf.float32) for name, logits in outputs.items()}
+
+    return lambda rows: compute(
+        {name: tf.constant(value) for name, value in stack_values(rows).items()}
+    )
+
+
+def make_arguments(rows: Sequence[Values], spec: columns.ColumnsSpec) -> dict[str, Any]:
+    """Rows as the arguments of an export's signature.
+
+    Args:
+      rows: at least one.
+      spec: the inputs of the model.
+
+    Returns:
+      {argument: tensor [n, ...]}.
+    """
+    import tensorflow as tf
+
+    from tf_finetune.data import column_serving
+
+    request = column_serving.make_request(spec, stack_values(rows))
+    return {name: tf.constant(value) for name, value in request.items()}

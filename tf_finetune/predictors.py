@@ -1,0 +1,336 @@
+"""A trained model or an export as a function from examples to what its heads say."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_finetune import findings, head_kinds, head_metrics, prediction_columns, specs
+from tf_finetune.data import columns, input_stores, text_store
+from tf_finetune.models import admission
+
+SERVE_BYTES = "serve_bytes"
+SERVE_TEXT = "serving_default"
+
+
+class BadInputError(ValueError):
+    """At least one image of a batch cannot be decoded, or text be made tokens of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOutput:
+    """What a model says about a batch.
+
+    Attributes:
+      probabilities: float32 [n, num_classes], 0 to 1; binary columns are (negative, positive).
+        Regression: float32 [n, 1], the predicted numbers.
+      answers: bool [n, num_classes], the predicted classes: exactly one, or any number for
+        multilabel; none for regression.
+    """
+
+    probabilities: np.ndarray
+    answers: np.ndarray
+
+
+# Of encoded images, of texts in UTF-8, or of rows as `prediction_columns` gives them.
+PredictBatch = Callable[[Sequence[Any]], dict[str, HeadOutput]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A trained model or an export, ready to predict.
+
+    Attributes:
+      predict_batch: a function as `model_predictor` returns it.
+      heads: the heads to tell; of an export sorted by name.
+      input_kind: "image", "text" or "columns".
+      columns: what feeds the inputs of a model of columns.
+    """
+
+    predict_batch: PredictBatch
+    heads: tuple[head_kinds.HeadInfo, ...]
+    input_kind: str
+    columns: Any = None
+
+
+def model_predictor(
+    model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
+) -> PredictBatch:
+    """A trained model as a function of encoded images, of texts in UTF-8 or of rows of columns.
+
+    Args:
+      model: keras.Model, input {"image": float32 [batch, height, width, channels], values 0 to
+        255} or {"text": string [batch]}, outputs {HEAD: logits [batch, num_logits]}.
+      heads: the model's heads.
+      preprocessing: data.preprocessing.PreprocessingSpec, how an encoded image becomes the input;
+        or a TextSpec or ColumnsSpec.
+
+    Returns:
+      A function from encoded images, texts or rows, at least one, to {HEAD: output}. It raises
+      BadInputError when one of them cannot be decoded.
+    """
+    if isinstance(preprocessing, text_store.TextSpec):
+        return _text_predictor(model, heads)
+    if isinstance(preprocessing, columns.ColumnsSpec):
+        return _columns_predictor(model, heads)
+    import tensorflow as tf
+
+    from tf_finetune.data import preprocessing as preprocessing_module
+
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode(contents: Any) -> Any:
+        return tf.map_fn(
+            lambda content: preprocessing_module.decode_image(content, preprocessing),
+            contents,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
+    def compute_logits(images: Any) -> dict[str, Any]:
+        outputs = model({"image": images}, training=False)
+        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
+
+    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
+        try:
+            images = decode(tf.constant(list(contents), tf.string))
+        except tf.errors.InvalidArgumentError as error:
+            raise BadInputError(error.message) from error
+        logits = compute_logits(images)
+        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
+
+    return predict_batch
+
+
+def _text_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def compute_logits(texts: Any) -> dict[str, Any]:
+        outputs = model({text_store.INPUT: texts}, training=False)
+        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
+
+    def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
+        try:
+            logits = compute_logits(tf.constant(list(contents), tf.string))
+        except tf.errors.InvalidArgumentError as error:
+            raise BadInputError(error.message) from error
+        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
+
+    return predict_batch
+
+
+def _columns_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
+    compute_logits = prediction_columns.model_caller(model)
+
+    def predict_batch(rows: Sequence[prediction_columns.Values]) -> dict[str, HeadOutput]:
+        import tensorflow as tf
+
+        try:
+            logits = compute_logits(rows)
+        except tf.errors.InvalidArgumentError as error:
+            # Such as an id that a layer has no row for; its last line says so.
+            raise BadInputError(error.message.strip().splitlines()[-1]) from error
+        return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
+
+    return predict_batch
+
+
+def run_predictor(
+    model: Any, heads: tuple[head_kinds.HeadInfo, ...], preprocessing: Any
+) -> Predictor:
+    """A trained model with its heads.
+
+    Args:
+      model: see `model_predictor`.
+      heads: see `model_predictor`.
+      preprocessing: see `model_predictor`.
+
+    Returns:
+      The predictor.
+    """
+    predict_batch = model_predictor(model, heads, preprocessing)
+    if isinstance(preprocessing, columns.ColumnsSpec):
+        return Predictor(predict_batch, heads, input_stores.COLUMNS, preprocessing)
+    is_text = isinstance(preprocessing, text_store.TextSpec)
+    return Predictor(predict_batch, heads, input_stores.TEXT if is_text else input_stores.IMAGE)
+
+
+def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
+    """An exported version as a function of encoded images, through its `serve_bytes` signature.
+
+    One without it that takes texts or columns is a function of those, through `serving_default`.
+
+    An export holds class names and answers, not kinds: a head without class names is regression,
+    one whose `classes` output has several places in a row is multilabel, any other is called
+    multiclass. The answers are the export's.
+
+    Args:
+      path: EXPORT_DIR/VERSION.
+      trust_model: runs operations that reach outside the graph.
+
+    Returns:
+      The function and what it is about.
+
+    Raises:
+      trust.UntrustedModelError: the SavedModel must not be opened.
+      RefusedError: the folder is no SavedModel, or not one of ours: it has no `serve_bytes` and
+        takes no text, has no class names, or other outputs.
+    """
+    import tensorflow as tf
+
+    _check_version_folder(path)
+    admission.check(path, trust_model=trust_model)
+    try:
+        loaded = tf.saved_model.load(path)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        reason = findings.one_line(str(error).partition("\n")[0])
+        raise _refuse(path, f"cannot be loaded as a SavedModel: {reason}") from error
+    name, argument = SERVE_BYTES, "image_bytes"
+    fed_by = prediction_columns.read_export_spec(path)
+    if fed_by is not None:
+        name = SERVE_TEXT
+    elif SERVE_BYTES not in loaded.signatures and _takes_text(loaded.signatures):
+        name, argument = SERVE_TEXT, text_store.INPUT
+    if name not in loaded.signatures:
+        names = findings.list_first(sorted(loaded.signatures))
+        raise _refuse(path, f"has no signature '{SERVE_BYTES}'. It has {names or 'none'}.")
+    signature = loaded.signatures[name]
+    heads = _read_heads(path, signature.structured_outputs)
+
+    def predict_batch(contents: Sequence[Any]) -> dict[str, HeadOutput]:
+        # `loaded` must live as long as this function: a signature holds its variables weakly.
+        call = loaded.signatures[name]
+        try:
+            if fed_by is not None:
+                outputs = call(**prediction_columns.make_arguments(contents, fed_by))
+            else:
+                outputs = call(**{argument: tf.constant(list(contents), tf.string)})
+        except tf.errors.InvalidArgumentError as error:
+            raise BadInputError(error.message) from error
+        results = {}
+        for head in heads:
+            prefix = _prefix(head.name, len(heads))
+            row = head_kinds.HEAD_KINDS[head.kind]
+            probabilities = outputs[f"{prefix}{row.output}"].numpy().reshape(len(contents), -1)
+            if not row.has_classes:
+                results[head.name] = HeadOutput(probabilities, np.zeros((len(contents), 0), bool))
+                continue
+            names = outputs[f"{prefix}classes"].numpy().reshape(len(contents), -1)
+            answers = [[name.encode() in row for name in head.classes] for row in map(set, names)]
+            results[head.name] = HeadOutput(probabilities, np.array(answers))
+        return results
+
+    kind = input_stores.IMAGE if name == SERVE_BYTES else input_stores.TEXT
+    kind = kind if fed_by is None else input_stores.COLUMNS
+    return Predictor(predict_batch, heads, kind, fed_by)
+
+
+def _takes_text(signatures: Any) -> bool:
+    if SERVE_TEXT not in signatures:
+        return False
+    _, arguments = signatures[SERVE_TEXT].structured_input_signature
+    return list(arguments) == [text_store.INPUT]
+
+
+def _to_output(logits: np.ndarray, head: head_kinds.HeadInfo) -> HeadOutput:
+    if not head_kinds.HEAD_KINDS[head.kind].has_classes:
+        return HeadOutput(logits, np.zeros((len(logits), 0), bool))
+    answers = head_metrics.predict_classes(logits, head)
+    if answers.ndim == 1:
+        answers = answers[:, np.newaxis] == np.arange(len(head.classes))
+    return HeadOutput(head_kinds.probabilities(logits, head.kind), answers)
+
+
+def _refuse(path: str, message: str) -> findings.RefusedError:
+    shown = f"--model={findings.one_line(path)}"
+    return findings.RefusedError(findings.Problem(f"{shown} {message}", path=path, flag="--model"))
+
+
+def _check_version_folder(path: str) -> None:
+    if not os.path.isdir(path):
+        raise _refuse(path, "is no folder. Expected EXPORT_DIR/VERSION of an earlier export.")
+    if os.path.isfile(os.path.join(path, "saved_model.pb")):
+        return
+    versions = sorted((name for name in os.listdir(path) if name.isdecimal()), key=int)
+    hint = "Expected EXPORT_DIR/VERSION of an earlier export."
+    if versions:
+        newest = findings.one_line(os.path.join(path, versions[-1]))
+        hint = f"Give one of its versions, such as --model={newest}."
+    raise _refuse(path, f"holds no saved_model.pb. {hint}")
+
+
+def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
+    """Class names by head, from assets/labels_HEAD.txt."""
+    folder = os.path.join(path, "assets")
+    labels = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if not (name.startswith("labels_") and name.endswith(".txt")):
+            continue
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8", newline="\n") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = "that are not UTF-8"
+            if isinstance(error, OSError):
+                reason = f"that cannot be read: {error.strerror}"
+            raise _refuse(path, f"has class names {reason}.") from error
+        head = name.removeprefix("labels_").removesuffix(".txt")
+        labels[head] = tuple(text.removesuffix("\n").split("\n"))
+    if not labels:
+        raise _refuse(path, "has no assets/labels_HEAD.txt with class names. Is it our export?")
+    return labels
+
+
+def _read_heads(path: str, outputs: dict[str, Any]) -> tuple[head_kinds.HeadInfo, ...]:
+    """The heads of an export, by name."""
+    suffix = head_kinds.HEAD_KINDS["regression"].output
+    # The only head of an export has no name there; "label" is what a run calls its only head.
+    numbers = {
+        name.removesuffix(suffix).removesuffix("_") or specs.HeadSpec().name
+        for name in outputs
+        if name == suffix or name.endswith(f"_{suffix}")
+    }
+    labels = _read_labels(path) if not numbers or len(outputs) > len(numbers) else {}
+    num_heads = len(numbers) + len(labels)
+    found = [head_kinds.HeadInfo(name, "regression", ()) for name in numbers]
+    found += [
+        _read_head(path, outputs, name=name, classes=classes, num_heads=num_heads)
+        for name, classes in labels.items()
+    ]
+    return tuple(sorted(found, key=lambda head: head.name))
+
+
+def _prefix(name: str, num_heads: int) -> str:
+    return f"{name}_" if num_heads > 1 else ""
+
+
+def _read_head(
+    path: str,
+    outputs: dict[str, Any],
+    *,
+    name: str,
+    classes: tuple[str, ...],
+    num_heads: int,
+) -> head_kinds.HeadInfo:
+    prefix = _prefix(name, num_heads)
+    expected = (f"{prefix}probabilities", f"{prefix}classes")
+    received = findings.list_first(sorted(outputs))
+    if not set(expected) <= set(outputs):
+        raise _refuse(
+            path,
+            f"has class names of head '{findings.one_line(name)}', but no outputs "
+            f"{findings.list_first(list(expected))}. It has {received}.",
+        )
+    num_columns = outputs[expected[0]].shape[-1]
+    if num_columns != len(classes):
+        raise _refuse(
+            path,
+            f"has {len(classes)} class names for the {num_columns} probabilities of head "
+            f"'{findings.one_line(name)}'.",
+        )
+    is_exclusive = outputs[expected[1]].shape.rank == 1
+    return head_kinds.HeadInfo(name, "multiclass" if is_exclusive else "multilabel", classes)

@@ -353,7 +353,7 @@ def test_export_of_numbers_gives_the_same_rows(others, images, tmp_path):
     export = prediction.export_predictor(exported.path)
     # The only head of an export has no name in it.
     name = "age" if others else "label"
-    assert [(head.name, head.kind) for head in export.heads][0] == (name, "regression")
+    assert (export.heads[0].name, export.heads[0].kind) == (name, "regression")
     predict_batch = prediction.model_predictor(model, heads, serving_models.make_spec())
     rows = predict(images, predict_batch, heads=heads)
     served = predict(images, export.predict_batch, heads=export.heads)

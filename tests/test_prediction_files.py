@@ -182,8 +182,8 @@ def test_table_shows_the_first_five_of_many_bad_lines():
         (b"path\n", "list.csv: no row below the header. Expected a path in each."),
         (
             b"path\ncaf\xe9.jpg\n",
-            "list.csv, line 2: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name its encoding "
-            "with --encoding.",
+            "list.csv, line 2: byte 0xe9 is not UTF-8. Save the file as UTF-8, or name its "
+            "encoding with --encoding.",
         ),
         (
             b'path\n"a.jpg\nb.jpg\n',

@@ -157,8 +157,8 @@ def test_validation_and_test_data(photos, tmp_path):
 def test_validation_data_that_does_not_fit(photos, tmp_path):
     more = data_files.write_files(tmp_path / "v", cat=2, owl=1)
     assert refused(photos, validation_data=str(more), test_data="nowhere") == [
-        "--test_data=nowhere does not exist. Expected a folder of class folders, a .csv, .tsv or .jsonl, a "
-        ".tfrecord, tfds:NAME or sklearn:NAME.",
+        "--test_data=nowhere does not exist. Expected a folder of class folders, a .csv, .tsv or "
+        ".jsonl, a .tfrecord, tfds:NAME or sklearn:NAME.",
         f"{more}/owl/0.jpg: label 'owl' is not a class of {photos}: 'cat', 'dog'.",
     ]
 
@@ -254,8 +254,8 @@ def test_only_the_first_lines_of_a_bad_table(tmp_path):
 
 def test_nothing_is_loaded_from_nothing():
     assert refused("") == [
-        "--data is missing. Expected a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or "
-        "sklearn:NAME."
+        "--data is missing. Expected a folder of class folders, a .csv, .tsv or "
+        ".jsonl, a .tfrecord, tfds:NAME or sklearn:NAME."
     ]
 
 

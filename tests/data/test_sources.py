@@ -34,7 +34,8 @@ def test_the_kind_is_told_from_the_text(tmp_path):
         ),
         (
             "a.txt",
-            f"--test_data=a.txt is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. {EXPECTED}",
+            "--test_data=a.txt is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. "
+            f"{EXPECTED}",
         ),
     ],
 )

@@ -164,7 +164,8 @@ def test_only_tables_hold_texts(tmp_path):
     spec = specs.DataSpec(text_column="x")
     refusal = data_files.refusal(sources.load_source, spec, str(tmp_path), flag="data")
     assert refusal == [
-        f"--text_column=x needs a .csv, .tsv or .jsonl with that column. Received --data={tmp_path}."
+        "--text_column=x needs a .csv, .tsv or .jsonl with that column. Received "
+        f"--data={tmp_path}."
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tf_finetune import main, verbs
+from tf_finetune import main
 
 
 @pytest.fixture
@@ -189,7 +189,9 @@ def test_validate_lists_problems_and_writes_them(run, tmp_path, capsys):
 def test_problems_are_safe_in_a_spreadsheet():
     from tf_finetune import diagnosis_page, findings
 
-    text = diagnosis_page.format_problems([findings.Problem("=1+1\nx", path="@a", line=3, flag="--classes")])
+    text = diagnosis_page.format_problems(
+        [findings.Problem("=1+1\nx", path="@a", line=3, flag="--classes")]
+    )
     assert text.splitlines() == [
         "severity,path,line,message,flag",
         "error,'@a,3,'=1+1\\nx,--classes",

@@ -283,8 +283,8 @@ def test_what_is_wrong_with_the_model_is_said_of_its_file(tmp_path):
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input((7, 7)), keras.layers.Dense(2)]).save(path)
     assert _refusal(path) == (
-        f"{path}: The model's input has the shape (None, 7, 7). This version fine-tunes models of one "
-        "image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
+        f"{path}: The model's input has the shape (None, 7, 7). This version fine-tunes models of "
+        "one image input, (batch, height, width, channels) with 1 or 3 channels, or of one string "
         "input."
     )
 

@@ -194,8 +194,7 @@ def _make_options() -> tf.data.Options:
     # Splitting by file or by element would drop examples from an epoch whose order is ours;
     # strategies divide each global batch among their replicas all the same.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # The rewriting of graphs copies what functions capture, here gigabytes of pixels, and changes
-    # the last bits of views, which must not depend on where pixels come from.
+    # The rewriting of graphs copies what functions capture: here gigabytes of pixels.
     options.experimental_optimization.apply_default_optimizations = False
     return options
 

@@ -104,9 +104,7 @@ def _check_columns(inputs: Sequence[Input]) -> None:
             )
 
 
-def _check_single(
-    inputs: Sequence[Input], *, channels_first: str | None, takes_text: bool
-) -> None:
+def _check_single(inputs: Sequence[Input], *, channels_first: str | None, takes_text: bool) -> None:
     if len(inputs) != 1:
         names = findings.list_first([name for name, _, _ in inputs])
         raise refused(

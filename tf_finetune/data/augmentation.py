@@ -93,6 +93,9 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
     drawing = [*values, *(view_colors.STEPS if "color" in values else ())]
     table = tf.constant(seeds, tf.int64)
 
+    # Not inlined into the graph that loads the image, which may change last bits: under TensorFlow
+    # 2.21 three steps of RandAugment gave others for a stream of pixels than for files.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def view(image: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         drawn = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([table[position], epoch]))
         draws = {

@@ -71,7 +71,7 @@ def _rotate(image: tf.Tensor, level: tf.Tensor, is_across: tf.Tensor) -> tf.Tens
 
 def _blend(image: tf.Tensor, other: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Towards another image (level below 0) or away from it."""
-    return image + (image - other) * level * _MAX_ENHANCEMENT
+    return image + (image - other) * (level * _MAX_ENHANCEMENT)
 
 
 def _brighten(image: tf.Tensor, level: tf.Tensor, is_across: tf.Tensor) -> tf.Tensor:

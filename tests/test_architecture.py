@@ -36,6 +36,7 @@ FLOORS = (
         "objectives",
         "optimizers",
         "prediction_files",
+        "prediction_images",
         "prediction_texts",
         "run_folder",
         "serving_graph",

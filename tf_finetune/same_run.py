@@ -6,7 +6,7 @@ from tf_finetune import run_folder, spec_flags, spec_paths, specs
 _MAY_DIFFER = {
     "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
     "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
-    "predict": {"input", "output", "top_k", "batch_size", "text_column"},
+    "predict": {"input", "output", "top_k", "batch_size", "text_column", "max_image_pixels"},
 }
 # A run's folder may be a stranger's: what runs code is asked for again.
 _ALWAYS = {"mode", "workdir", "custom_objects", "trust_model"}

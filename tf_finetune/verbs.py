@@ -180,6 +180,7 @@ def predict(
     top_k: int = 1,
     batch_size: int = 32,
     text_column: str | None = None,
+    max_image_pixels: int = specs.DataSpec.max_image_pixels,
     custom_objects: str | None = None,
     trust_model: bool = False,
     announce: Callable[[str], None] = print,
@@ -195,6 +196,7 @@ def predict(
       top_k: classes to write for each example.
       batch_size: examples at a time.
       text_column: column of texts in a .csv; default: the run's own.
+      max_image_pixels: an image whose header promises more gives a row with an error.
       custom_objects: module of the run's custom layers, see `trained.load_run`.
       trust_model: see `trained.load_run`.
       announce: takes the line that tells what was written.
@@ -224,7 +226,8 @@ def predict(
         )
         rows = prediction.predict_texts(texts, **options)
     else:
-        rows = prediction.predict_files(prediction_files.iterate_inputs(tuple(inputs)), **options)
+        paths = prediction_files.iterate_inputs(tuple(inputs))
+        rows = prediction.predict_files(paths, max_image_pixels=max_image_pixels, **options)
     written = prediction_files.write_predictions(
         rows, output, heads=heads, top_k=top_k, of_texts=of_texts
     )
@@ -433,6 +436,7 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         top_k=spec.predict.top_k,
         batch_size=spec.train.batch_size,
         text_column=spec.data.text_column if "text_column" in given else None,
+        max_image_pixels=spec.data.max_image_pixels,
         custom_objects=spec.model.custom_objects,
         trust_model=spec.model.trust_model,
     )

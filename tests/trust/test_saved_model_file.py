@@ -91,6 +91,46 @@ def test_a_graph_of_tensorflow_1_with_two_savers_passes(tmp_path):
     assert examine(str(tmp_path / "sm")) == []
 
 
+class Adapted(tf.Module):
+    """What Keras 2 saves of a layer that was adapted: a step that is given an iterator."""
+
+    @tf.function(input_signature=[tf.data.IteratorSpec(tf.TensorSpec([None], tf.string))])
+    def adapt_step(self, iterator):
+        return next(iterator)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def __call__(self, x):
+        return x
+
+
+def test_a_step_may_take_from_an_iterator_that_it_is_given(tmp_path):
+    tf.saved_model.save(Adapted(), str(tmp_path / "sm"))
+    with open(tmp_path / "sm" / "saved_model.pb", "rb") as file:
+        assert b"IteratorGetNext" in file.read()
+    assert examine(str(tmp_path / "sm")) == []
+
+
+def from_own_iterator(x):
+    iterator = tf.raw_ops.OneShotIterator(
+        dataset_factory=tf.function(
+            lambda: tf.data.TextLineDataset("/etc/passwd")._variant_tensor
+        ).get_concrete_function(),
+        output_types=[tf.string],
+        output_shapes=[[]],
+    )
+    (line,) = tf.raw_ops.IteratorGetNext(
+        iterator=iterator, output_types=[tf.string], output_shapes=[[]]
+    )
+    return x + line
+
+
+def test_an_iterator_of_its_own_is_excluded(tmp_path):
+    tf.saved_model.save(Module(str(tmp_path), from_own_iterator), str(tmp_path / "sm"))
+    found = {message.split(" (")[0] for _, message in examine(str(tmp_path / "sm"))}
+    operations = ("OneShotIterator", "IteratorGetNext", "TextLineDataset")
+    assert found >= {f"the operation {name}" for name in operations}
+
+
 def write_file(x):
     tf.io.write_file("/tmp/x", "x")
     return x

@@ -192,11 +192,23 @@ def _check_operation(
         return None
     if op in saved_model_ops.SAVER or op in saved_model_ops.READS_ASSET:
         return None  # where they stand is checked apart
+    if op in saved_model_ops.TAKES_ELEMENT and _takes_argument(graph, node):
+        return None
     shown = findings.one_line(op)
     return refusals.code(
         op,
         f"the operation {shown} ({_place(graph, node)}) is excluded: {saved_model_ops.reason(op)}.",
     )
+
+
+def _takes_argument(graph: graphs.Graph, node: graphs.Node) -> bool:
+    if not node.inputs:
+        return False
+    source = graphs.node_of(node.inputs[0])
+    made = graph.nodes.get(source)
+    # What an iterator gives may come wrapped, as an optional.
+    of_optional = made is not None and made.op in saved_model_ops.TAKES_ELEMENT
+    return source in graph.args or (of_optional and _takes_argument(graph, made))
 
 
 def _check_function_names(meta: graphs.MetaGraph) -> Iterator[findings.Finding]:

@@ -219,6 +219,17 @@ RESTORE = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 SAVER = SAVE | RESTORE | {"ShardedFilename", "ShardedFilespec"}
 # Reads a text file: allowed where the name is that of an asset.
 READS_ASSET = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+# Takes an element from an iterator: allowed where the iterator is an argument of a function, as in
+# the `adapt_step` that Keras 2 saves. Nothing that makes an iterator is on the list.
+TAKES_ELEMENT = frozenset(
+    {
+        "IteratorGetNext",
+        "IteratorGetNextAsOptional",
+        "IteratorGetNextSync",
+        "OptionalGetValue",
+        "OptionalHasValue",
+    }
+)
 LOOPS = frozenset({"For", "NextIteration", "RefNextIteration", "StatelessWhile", "While"})
 
 # What is excluded and why; the first pattern that fits an operation's name counts.

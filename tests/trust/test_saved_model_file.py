@@ -175,11 +175,11 @@ def restore(x):
     ("call", "op", "reason"),
     [
         (write_file, "WriteFile", "is excluded: it writes files."),
-        (read_file, "ReadFile", "is excluded: it reads files."),
-        (nested, "ReadFile", "is excluded: it reads files."),
+        (read_file, "ReadFile", "reads a file that is no asset of the model."),
+        (nested, "ReadFile", "reads a file that is no asset of the model."),
         (list_files, "MatchingFiles", "is excluded: it reads files."),
         (python_code, "PyFunc", "is excluded: it runs Python code."),
-        (prints, "PrintV2", "is excluded: it writes files."),
+        (prints, "PrintV2", "is excluded: it writes to the terminal, or to a file."),
         (save, "SaveV2", "writes files outside of the model's own variables."),
         (restore, "RestoreV2", "reads files outside of the model's own variables."),
     ],
@@ -228,7 +228,7 @@ def test_a_table_of_another_file(model):
     edit(model, change)
     ((kind, message),) = examine(model)
     assert kind == "code"
-    assert message.endswith("reads a text file that is no asset of the model." + TRUST)
+    assert message.endswith("reads a file that is no asset of the model." + TRUST)
 
 
 def test_the_restore_function_must_not_use_a_name_of_its_own(model):
@@ -344,7 +344,7 @@ def test_every_excluded_operation_of_tensorflow_has_a_reason():
     )
     for name in ("Abort", "DebugIdentity", "ImmutableConst", "DecodeProtoV2", "XlaCallModule"):
         assert saved_model_ops.reason(name) != saved_model_ops.DEFAULT_REASON
-    excluded = saved_model_ops.SAVER | saved_model_ops.READS_ASSET
+    excluded = saved_model_ops.SAVER | set(saved_model_ops.READS_ASSET)
     assert not saved_model_ops.ALLOWED & excluded
 
 

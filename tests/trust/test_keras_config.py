@@ -266,7 +266,7 @@ def test_a_training_configuration_is_searched_for_code_only():
         (
             layer("InputLayer", batch_shape=[None, 10**6, 10**6, 3]),
             "layer 'inputlayer' has a batch_shape of 3,000,000,000,000 elements. Expected at most "
-            "2,147,483,648: an example of that size fits no memory.",
+            "268,435,456: an example of that size fits no memory.",
         ),
     ],
 )

@@ -6,7 +6,8 @@ is never handed to a decoder: it costs its row, with the reason, and nothing els
 
 import io
 
-from tf_finetune.data import image_formats, image_sizes, regular_files
+from tf_finetune import regular_files
+from tf_finetune.data import image_formats, image_sizes
 
 # No photograph is larger; a sparse file of terabytes would fill the memory.
 MAX_FILE_BYTES = 2**29

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tf_finetune import findings
-from tf_finetune.data import examples, regular_files
+from tf_finetune import findings, regular_files
+from tf_finetune.data import examples
 
 SEPARATOR = "|"
 # Several times what `csv` takes as one cell, 131,072.

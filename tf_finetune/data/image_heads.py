@@ -13,13 +13,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tf_finetune import findings, progress
+from tf_finetune import findings, progress, regular_files
 from tf_finetune.data import (
     image_formats,
     image_sizes,
     image_stores,
     loading,
-    regular_files,
     text_store,
 )
 

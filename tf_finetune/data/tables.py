@@ -11,13 +11,12 @@ import unicodedata
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, regular_files, specs
 from tf_finetune.data import (
     csv_rows,
     examples,
     image_folder,
     image_stores,
-    regular_files,
     text_tables,
 )
 

@@ -13,8 +13,8 @@ import re
 import typing
 from collections.abc import Iterator
 
-from tf_finetune import findings
-from tf_finetune.data import record_framing, regular_files
+from tf_finetune import findings, regular_files
+from tf_finetune.data import record_framing
 
 _FEATURES, _INFO = "features.json", "dataset_info.json"
 _MAX_JSON_BYTES = 64 * 2**20

@@ -33,6 +33,8 @@ _KERAS_ROOTS = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.kera
 # Where TensorFlow's own initializers live: keras.applications of Keras 2 takes them now and then.
 _TENSORFLOW_INITIALIZERS = ("tensorflow.python.ops.init_ops", "tensorflow.python.ops.init_ops_v2")
 _OWN = "tf_finetune"
+# Elements may be packed, and a layer may stand in two places: neither fills a memory.
+_SLACK = 4
 # Packages under which Keras's own classes were registered in older files.
 _KERAS_PACKAGES = (
     "Keras",
@@ -100,7 +102,8 @@ def examine(
         yield refusals.broken("", "its stored configuration names no model class.")
         return
     yield from _once_per_layer(_examine_places(config, custom_objects=custom_objects))
-    for path, message in keras_numbers.find_excesses(config, stored_size=stored_size):
+    excesses = keras_numbers.find_excesses(config, stored_size=stored_size, slack=_SLACK)
+    for path, message in excesses:
         yield refusals.outside(path, f"layer '{findings.one_line(path)}' {message}")
 
 

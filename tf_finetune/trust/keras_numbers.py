@@ -15,8 +15,6 @@ Config = dict[str, typing.Any]
 
 _SMALL_ELEMENTS = 2**16
 _SMALL_SUM = 2**20
-# Elements may be packed, and a layer may stand in two places: neither fills a memory.
-_SLACK = 4
 _SIDE = 2**16
 _COUNT = 2**24
 # Argument -> its largest value.
@@ -59,12 +57,15 @@ _SHAPES = (
 _MAX_SHAPE_ELEMENTS = 2**28
 
 
-def find_excesses(config: Config, *, stored_size: int | None) -> Iterator[tuple[str, str]]:
+def find_excesses(
+    config: Config, *, stored_size: int | None, slack: int = 1
+) -> Iterator[tuple[str, str]]:
     """Finds numbers that are too large.
 
     Args:
       config: the parsed configuration of the whole model.
       stored_size: number of elements of all stored weights; None: not known.
+      slack: times this number may be asked for.
 
     Yields:
       (name of the layer, what is wrong as the end of a sentence).
@@ -76,14 +77,14 @@ def find_excesses(config: Config, *, stored_size: int | None) -> Iterator[tuple[
             continue
         needed = least_weights.count(class_name, values)
         total += needed
-        if needed > max(_SLACK * stored_size, _SMALL_ELEMENTS):
+        if needed > max(slack * stored_size, _SMALL_ELEMENTS):
             yield (
                 name,
                 f"asks for {needed:,} weights or more, and the file stores {stored_size:,} in all: "
                 "building it would fill the memory. The file is damaged or hostile.",
             )
             return
-    if stored_size is not None and total > max(_SLACK * stored_size, _SMALL_SUM):
+    if stored_size is not None and total > max(slack * stored_size, _SMALL_SUM):
         yield (
             "",
             f"and all others together ask for {total:,} weights or more, and the file stores "

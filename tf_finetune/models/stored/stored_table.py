@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tf_finetune import findings, layer_table, specs
 from tf_finetune.models import classifier, cut_rules, pixel_rules
-from tf_finetune.models.stored import stored_graph, stored_pixels, weight_sizes
+from tf_finetune.models.stored import graph_reader, stored_graph, stored_pixels, weight_sizes
 
 # Layers that loading opens as a class of ours by another name, see `private_layers`.
 _OPENED_AS = {"CustomScaleLayer": "ScaledAdd"}
@@ -98,7 +98,7 @@ def describe_graph(
       findings.RefusedError: a flag of the spec does not suit the model.
     """
     flat = stored_graph.flatten(graph)
-    inputs = tuple(_end(tensor) for tensor in flat.inputs)
+    inputs = tuple(_input_end(tensor) for tensor in flat.inputs)
     outputs = tuple(_end(tensor) for tensor in flat.outputs)
     whole = make_table(*stored_graph.sort_calls(flat.inputs, flat.outputs), weights)
     try:
@@ -189,7 +189,7 @@ def _cut(
 ) -> tuple[StoredBackbone, layer_table.LayerTable]:
     takes_text = flat.inputs[0].dtype == "string"
     cut_rules.check_inputs(
-        [(tensor.call.layer.name, tensor.shape) for tensor in graph.inputs],
+        [(tensor.call.layer.name, _input_end(tensor).shape or ()) for tensor in graph.inputs],
         _weight_dtypes(graph, weights),
         channels_first=None,  # loading rearranges those, see `is_rearranged`
         takes_text=takes_text,
@@ -254,6 +254,11 @@ def step_back(tensor: stored_graph.Tensor) -> classifier.Step[stored_graph.Tenso
 
 def _end(tensor: stored_graph.Tensor) -> End:
     return End(tensor.call.layer.name, tensor.known_shape, tensor.dtype)
+
+
+def _input_end(tensor: stored_graph.Tensor) -> End:
+    shape = graph_reader.read_input_shape(tensor.call.layer, tensor.known_shape)
+    return dataclasses.replace(_end(tensor), shape=shape)
 
 
 def _class_name(layer: stored_graph.Layer) -> str:

@@ -13,7 +13,7 @@ import tf_finetune
 PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 # A module imports from lower floors only; inside data/ and models/ siblings may import each other.
 FLOORS = (
-    ("findings", "layer_registration", "options"),
+    ("findings", "layer_registration", "options", "regular_files"),
     ("option_values",),
     ("data_specs", "model_specs"),
     ("specs",),
@@ -29,16 +29,18 @@ FLOORS = (
         "trust",
         "workdir",
     ),
-    ("head_metrics", "spec_flags", "thresholds", "version_folders", "warmup"),
+    ("head_metrics", "run_records", "spec_flags", "thresholds", "version_folders", "warmup"),
     ("data", "models"),
     ("prediction_columns",),
     (
         "callbacks",
         "freezing",
         "heads",
+        "model_meaning",
         "objectives",
         "optimizers",
         "prediction_files",
+        "prediction_images",
         "prediction_texts",
         "predictors",
         "run_folder",
@@ -71,6 +73,7 @@ ONLY_IN = {
         "models/weights/archive_weights.py",
         "models/hdf5.py",
         "models/weights/keras3_weights.py",
+        "models/stored/archive_vocabularies.py",
         "models/stored/stored_model.py",
         "models/stored/stored_weights.py",
         "models/stored/weight_sizes.py",

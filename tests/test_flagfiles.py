@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tf_finetune import flagfiles, specs
@@ -73,3 +75,57 @@ def test_a_file_that_is_no_text(tmp_path):
 def test_flagfile_without_a_value():
     with pytest.raises(specs.SpecError, match="--flagfile needs a file"):
         flagfiles.expand_flagfiles(["--flagfile"])
+
+
+def test_only_regular_files_of_a_limited_size(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(2**40)
+    reasons = {
+        "fifo": "is a pipe, not a file",
+        "zero": "is a device, not a file",
+        "huge": "has more than 1,048,576 bytes",
+        ".": "is a folder, not a file",
+    }
+    for name, reason in reasons.items():
+        path = os.path.normpath(tmp_path / name)
+        outer = write(tmp_path, "a.flags", f"--flagfile={path}")
+        assert problem_of(path) == f"--flagfile={path} cannot be read: {reason}."
+        assert problem_of(outer) == (
+            f"--flagfile={path} (named by {outer}) cannot be read: {reason}."
+        )
+
+
+def test_files_that_name_others_twice_are_read_up_to_a_limit_together(tmp_path):
+    for number in range(18):
+        write(tmp_path, f"{number}.flags", *[f"--flagfile={number + 1}.flags"] * 2)
+    write(tmp_path, "18.flags", "--seed=1")
+    assert problem_of(tmp_path / "0.flags").endswith(
+        ".flags: expected at most 1,048,576 bytes in all flagfiles together."
+    )
+    assert expand(tmp_path / "12.flags") == ["--seed=1"] * 2**6
+
+
+def test_nesting_has_an_end(tmp_path):
+    for number in range(30):
+        write(tmp_path, f"{number}.flags", f"--flagfile={number + 1}.flags")
+    write(tmp_path, "30.flags", "--seed=1")
+    assert expand(tmp_path / "11.flags") == ["--seed=1"]
+    assert problem_of(tmp_path / "0.flags") == (
+        f"--flagfile={tmp_path}/20.flags: flagfiles are nested more than 20 levels deep. Write "
+        "their flags into one."
+    )
+
+
+def test_control_characters_are_refused_and_escaped(tmp_path):
+    path = write(tmp_path, "a.flags", "--data=\x1b[31m")
+    assert problem_of(path) == (
+        f"{path}, line 1: expected --flag=value. Received '--data=\\x1b[31m'."
+    )
+    path = write(tmp_path, "b\x1b.flags", "--flagfile=\u202e.flags")
+    assert problem_of(path) == (
+        f"--flagfile={tmp_path}/\\u202e.flags (named by {tmp_path}/b\\x1b.flags) cannot be read: "
+        "No such file or directory."
+    )
+    assert expand(write(tmp_path, "c.flags", "--classes=a,\tb")) == ["--classes=a,\tb"]

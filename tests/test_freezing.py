@@ -75,7 +75,8 @@ def test_states_of_batch_norm():
         ),
         (
             "until:norm_55",
-            "Unknown layer 'norm_55'. Did you mean 'norm_5'? --mode=inspect lists all 10.",
+            "--freeze: unknown layer 'norm_55'. Did you mean 'norm_5'? --mode=inspect lists all "
+            "10.",
         ),
         (
             "match:block",

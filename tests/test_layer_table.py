@@ -61,7 +61,8 @@ def test_unknown_layer_names_the_nearest():
     names = tuple(f"block_{number}_add" for number in range(155))
     problem = layer_table.unknown_layer("block_13_ad", names, flag="--freeze")
     assert problem.message == (
-        "Unknown layer 'block_13_ad'. Did you mean 'block_13_add'? --mode=inspect lists all 155."
+        "--freeze: unknown layer 'block_13_ad'. Did you mean 'block_13_add'? --mode=inspect lists "
+        "all 155."
     )
     assert problem.flag == "--freeze"
 

@@ -62,3 +62,44 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         f"--workdir={tmp_path / 'file' / 'run'} cannot be written: Not a directory. Choose a "
         "folder that you may write."
     )
+
+
+def test_a_runs_folder_does_not_say_where_files_go(tmp_path):
+    folder = str(tmp_path / "run")
+    run_folder.claim(folder, requested=SPEC)
+
+    def choose(own, given=None):
+        spec = dataclasses.replace(SPEC, export=specs.ExportSpec(export_dir=own))
+        return run_folder.choose_export_dir(spec, folder=folder, given=given)
+
+    assert choose(None) == os.path.join(folder, "export")
+    assert choose(f"{folder}/versions") == f"{folder}/versions"
+    assert choose("/elsewhere", given="/there") == "/there"
+    assert problem_of(choose, "/else\x1bwhere") == (
+        f"The run in --workdir={folder} was exported to /else\\x1bwhere, which lies outside of it, "
+        "and a run's folder does not decide where files are written. Repeat "
+        "--export_dir=/else\\x1bwhere with the verb, or name another folder."
+    )
+
+
+def test_a_runs_folder_does_not_lift_the_limit_of_images(tmp_path):
+    default = specs.DataSpec.max_image_pixels
+    for own, given, expected in ((10, None, 10), (10**12, None, default), (10, 10**12, 10**12)):
+        data = dataclasses.replace(SPEC.data, max_image_pixels=own)
+        folder = str(tmp_path / f"{own}-{given}")
+        run_folder.claim(folder, requested=dataclasses.replace(SPEC, data=data))
+        spec = run_folder.read_spec(folder, max_image_pixels=given)
+        assert spec.data.max_image_pixels == expected
+
+
+def test_flags_that_differ_are_counted_and_escaped(tmp_path):
+    folder = tmp_path / "run"
+    run_folder.claim(str(folder), requested=SPEC)
+    for name in ("run.flags", "state/request.flags"):
+        with open(folder / name, "a") as file:
+            file.write("".join(f"--x{number}=\x1b\n" for number in range(50)))
+    message = problem_of(run_folder.find_finished, str(folder), SPEC)
+    assert "there --x0=\\x1b; there --x1=" in message
+    assert message.endswith(
+        "there --x9=\\x1b; and 40 more. Choose another --workdir, or remove that one."
+    )

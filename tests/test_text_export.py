@@ -141,10 +141,11 @@ def test_the_other_preprocessing_is_told(model, tmp_path):
 
 
 def test_a_run_of_texts_is_read_back(model, tmp_path):
-    trained.write_trained(str(tmp_path), trained.TrainedModel(model, HEADS, SPEC, {"x": 1}))
+    facts = {"loss_weights": {"mood": 1.0, "tags": 2.0}}
+    trained.write_trained(str(tmp_path), trained.TrainedModel(model, HEADS, SPEC, facts))
     assert trained.read_input_spec(str(tmp_path)) == SPEC
     outcome = trained.load_run(str(tmp_path))
-    assert (outcome.preprocessing, outcome.heads, outcome.facts) == (SPEC, HEADS, {"x": 1})
+    assert (outcome.preprocessing, outcome.heads, outcome.facts) == (SPEC, HEADS, facts)
     inputs = {"text": tf.constant(TEXTS)}
     for name in ("mood", "tags"):
         np.testing.assert_array_equal(outcome.model(inputs)[name], model(inputs)[name])

@@ -69,11 +69,12 @@ def test_a_model_with_code_is_not_opened_unasked(outcome, tmp_path, monkeypatch)
     ran = tmp_path / "ran"
     monkeypatch.setenv("TRACE", str(ran))
     trained.write_trained(str(tmp_path), outcome)
-    inputs = keras.Input((4,))
+    image = keras.Input((4, 4, 1), name="image")
     layer = keras.layers.Lambda(
         lambda x: (open(__import__("os").environ["TRACE"], "w").close(), x)[1]
     )
-    keras.Model(inputs, layer(inputs)).save(tmp_path / "model.keras")
+    logits = keras.layers.Dense(2)(layer(keras.layers.Flatten()(image)))
+    keras.Model({"image": image}, {"label": logits}).save(tmp_path / "model.keras")
     ran.unlink()
     with pytest.raises(findings.RefusedError, match="is a Lambda: it is stored Python code"):
         trained.load_run(str(tmp_path))

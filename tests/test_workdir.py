@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tf_finetune import workdir
+from tf_finetune import findings, workdir
 
 
 def test_write_atomic_makes_folders_and_replaces(tmp_path):
@@ -51,3 +51,26 @@ def test_json_that_was_edited(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"a\.json is not JSON: .* Was it edited by hand\?"):
         workdir.read_json(str(path))
+
+
+def test_json_without_an_end_to_its_nesting(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"a\.json is not JSON: "):
+        workdir.read_json(str(path))
+
+
+def test_links_that_lead_out_of_the_folder(tmp_path):
+    folder, outside = tmp_path / "run", tmp_path / "run2"
+    (folder / "logs").mkdir(parents=True)
+    outside.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "inside").symlink_to("logs")
+    (folder / "out").symlink_to(outside)
+    (folder / "dangling").symlink_to(tmp_path / "nothing")
+    (folder / "file").symlink_to(tmp_path / "file")
+    for name in (folder, tmp_path / "link"):
+        workdir.check_inside(str(name), "new/a", "logs/b", "inside/c", "")
+    for name in ("out/x", "dangling", "file", "../run2/x", "logs/../../x"):
+        with pytest.raises(findings.RefusedError, match=" leads out of the run's folder, to "):
+            workdir.check_inside(str(tmp_path / "link"), "logs", name)

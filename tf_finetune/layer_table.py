@@ -70,8 +70,9 @@ def unknown_layer(
     """
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f" Did you mean '{findings.one_line(near[0])}'?" if near else ""
+    lead = f"{flag}: unknown" if flag else "Unknown"
     return findings.Problem(
-        f"Unknown {unit.removesuffix('s')} '{findings.one_line(name)}'.{hint} "
+        f"{lead} {unit.removesuffix('s')} '{findings.one_line(name)}'.{hint} "
         f"--mode=inspect lists all {len(names)}.",
         flag=flag,
     )

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse(problems: Sequence[str]) -> int:
     sys.stdout.flush()
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {findings.one_line(problem)}", file=sys.stderr)
     return 2
 
 

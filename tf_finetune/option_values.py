@@ -61,7 +61,7 @@ def read_freeze(text: str) -> FreezeRule:
     if colon and value and kind == "match":
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise SpecError(
                 f"--freeze=match: expects a regular expression. Received {value!r}: {error}."
             ) from error

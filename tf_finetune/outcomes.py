@@ -17,6 +17,8 @@ from tf_finetune import (
     findings,
     head_kinds,
     report,
+    run_folder,
+    run_records,
     specs,
     thresholds,
     token_lengths,
@@ -62,12 +64,15 @@ def load_run_splits(
       data have changed since is a warning.
 
     Raises:
-      RefusedError: the data are gone or have changed so that they cannot be used.
+      RefusedError: the data are gone or have changed so that they cannot be used; dataset_info.json
+        is damaged.
     """
+    info = _read_dataset_info(folder)
+    _check_heads([(head.name, head.kind) for head in spec.heads], outcome, folder)
     splits = loading.load_data(
         _with_split_file(spec.data, folder), heads=spec.heads, seed=spec.seed
     )
-    info = workdir.read_json(os.path.join(folder, workdir.DATASET_INFO))
+    _check_classes(splits.heads, outcome, spec.data.data)
     warnings: tuple[findings.Problem, ...] = ()
     if info["fingerprint"] != splits.info.fingerprint:
         warnings = (
@@ -85,6 +90,42 @@ def load_run_splits(
         max_image_pixels=spec.data.max_image_pixels,
     )
     return splits, (*warnings, *problems)
+
+
+def _read_dataset_info(folder: str) -> dict[str, Any]:
+    info = run_records.read_record(folder, workdir.DATASET_INFO)
+    if (
+        not run_records.is_line(info.get("fingerprint"))
+        or type(info.get("num_examples")) is not int
+    ):
+        reason = "expected a fingerprint and the number of examples"
+        raise run_records.damaged(folder, workdir.DATASET_INFO, reason)
+    return info
+
+
+def _check_heads(
+    stated: list[tuple[str, str | None]], outcome: trained.TrainedModel, folder: str
+) -> None:
+    own = [(head.name, head.kind) for head in outcome.heads]
+    if stated != own:
+        reason = f"its heads are {stated}, and those of {workdir.MODEL_INFO} are {own}"
+        raise run_records.damaged(folder, workdir.RUN_FLAGS, reason)
+
+
+def _check_classes(
+    found: tuple[head_kinds.HeadInfo, ...], outcome: trained.TrainedModel, source: str
+) -> None:
+    """Labels under other numbers would be measured as if they were the model's."""
+    shown = findings.one_line(source)
+    for ours, theirs in zip(outcome.heads, found, strict=True):
+        if ours.classes != theirs.classes:
+            message = (
+                f"{shown} has other classes than head '{ours.name}' was trained on. Expected "
+                f"{findings.list_first(list(ours.classes))}. Received "
+                f"{findings.list_first(list(theirs.classes))}. Put the data back, or measure other "
+                "examples with --test_data."
+            )
+            raise findings.RefusedError(findings.Problem(message, path=source))
 
 
 def load_other_split(
@@ -106,6 +147,7 @@ def load_other_split(
       RefusedError: the source cannot be used, holds images where the model takes texts or the
         reverse, or has a class that the model does not know.
     """
+    _check_heads([(head.name, head.kind) for head in spec.heads], outcome, folder)
     split, warnings = known_classes.load_split(
         source,
         column_tables.keep_kinds(spec.data, outcome.preprocessing),
@@ -227,6 +269,9 @@ def evaluate_split(
 
     Returns:
       The report.
+
+    Raises:
+      RefusedError: the reports cannot be written.
     """
     split = token_lengths.sort_split(split, outcome.model)
     dataset = pipeline.make_dataset(split, outcome.preprocessing, batch_size=batch_size)
@@ -240,7 +285,12 @@ def evaluate_split(
         )
     target = os.path.join(folder, workdir.EVALUATION_DIR, split.name)
     notes = [*trained.list_trust_notes(outcome.facts), *_list_threshold_notes(outcome, split.name)]
-    report.write_report(measured, target, notes=notes)
+    try:
+        report.write_report(measured, target, notes=notes)
+    except OSError as error:
+        shown = findings.one_line(target)
+        message = f"The reports cannot be written to {shown}: {error.strerror}. Make room there."
+        raise findings.RefusedError(findings.Problem(message, path=target)) from error
     return measured
 
 
@@ -254,6 +304,46 @@ def _list_threshold_notes(outcome: trained.TrainedModel, split: str) -> list[str
             "good on validation, where the thresholds were chosen: the test split tells."
         )
     return notes
+
+
+def check_report_places(folder: str) -> None:
+    """Refuses a folder in which reports would be written to another place.
+
+    Args:
+      folder: the workdir.
+
+    Raises:
+      RefusedError: a link leads out of it.
+    """
+    workdir.check_inside(
+        folder,
+        *(
+            os.path.join(base, workdir.EVALUATION_DIR, split, name)
+            for base in ("", workdir.OTHER_DATA_DIR)
+            for split in ("validation", "test")
+            for name in (report.REPORT_JSON, report.REPORT_MARKDOWN)
+        ),
+    )
+
+
+def check_status(folder: str) -> None:
+    """Holds back an export behind the back of the requirement that a run did not meet.
+
+    Args:
+      folder: the workdir.
+
+    Raises:
+      RefusedError: summary.json is damaged.
+      RequirementError: the run did not meet its requirements.
+    """
+    if not os.path.isfile(os.path.join(folder, workdir.SUMMARY)):
+        return
+    if run_folder.read_summary(folder)["status"] == run_folder.REQUIREMENT_NOT_MET:
+        message = (
+            f"The run in --workdir={findings.one_line(folder)} did not meet its requirements. Give "
+            "a --require_min or --require_max that it meets to export it all the same."
+        )
+        raise RequirementError((findings.Problem(message),))
 
 
 def export_trained(

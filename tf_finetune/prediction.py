@@ -17,11 +17,12 @@ from tf_finetune import (
     head_kinds,
     prediction_columns,
     prediction_files,
+    prediction_images,
     prediction_texts,
     predictors,
     progress,
 )
-from tf_finetune.data import image_formats, input_stores, text_store
+from tf_finetune.data import image_formats, image_sizes, input_stores, text_store
 
 # Where callers look for them: beside what uses them.
 BadInputError = predictors.BadInputError
@@ -31,8 +32,6 @@ model_predictor = predictors.model_predictor
 run_predictor = predictors.run_predictor
 export_predictor = predictors.export_predictor
 
-# No photograph is larger; a sparse file of terabytes would fill the memory.
-_MAX_FILE_BYTES = 2**29
 _BAD_TEXT = "cannot be made tokens of"
 
 
@@ -42,6 +41,7 @@ def predict_files(
     predictor: Predictor,
     batch_size: int,
     top_k: int,
+    max_image_pixels: int = image_sizes.MAX_PIXELS,
 ) -> Iterator[prediction_files.Prediction]:
     """Predicts images one batch at a time, with a progress bar.
 
@@ -52,6 +52,7 @@ def predict_files(
       predictor: of `run_predictor` or `export_predictor`.
       batch_size: images in a batch, at least 1.
       top_k: classes in a row, at least 1; a head with fewer classes has fewer.
+      max_image_pixels: an image whose header promises more is not decoded.
 
     Yields:
       A row for each path, in their order.
@@ -61,7 +62,9 @@ def predict_files(
             batch = paths[start : start + batch_size]
             rows, contents = [], {}
             for number, path in enumerate(batch):
-                content, reason = _read_image(os.fsencode(path))
+                content, reason = prediction_images.read_image(
+                    os.fsencode(path), max_pixels=max_image_pixels
+                )
                 rows.append(prediction_files.Prediction(path, {}, reason))
                 contents[number] = content
             yield from _predict_some(rows, contents, predictor, top_k=top_k)
@@ -174,20 +177,6 @@ def _predict_some(
             yield row
         else:
             yield _fill_row(row, outputs[number], heads=predictor.heads, top_k=top_k)
-
-
-def _read_image(path: bytes) -> tuple[bytes, str]:
-    """(content, "") or (b"", why there is none)."""
-    head, reason = image_formats.read_head(path)
-    if reason or not head:
-        return b"", reason or image_formats.describe_bad_image(head)
-    try:
-        if os.path.getsize(path) > _MAX_FILE_BYTES:
-            return b"", f"is larger than {_MAX_FILE_BYTES // 2**20} MiB"
-        with open(path, "rb") as file:
-            return file.read(), ""
-    except OSError as error:
-        return b"", image_formats.describe_os_error(error)
 
 
 def _isolate_bad(

@@ -3,17 +3,28 @@
 Reference: the rules stand in README.md, "What a run leaves behind".
 """
 
+import dataclasses
 import hashlib
 import os
 import re
 from typing import Any
 
-from tf_finetune import findings, spec_flags, specs, workdir
+from tf_finetune import (
+    findings,
+    flagfiles,
+    regular_files,
+    run_records,
+    spec_flags,
+    specs,
+    workdir,
+)
 
 COMPLETED = "completed"
 REQUIREMENT_NOT_MET = "requirement_not_met"
 DIVERGED = "diverged"
 _REQUEST = "state/request.flags"
+_STATUSES = (COMPLETED, REQUIREMENT_NOT_MET, DIVERGED)
+_MOST_DIFFERENCES = 10
 
 
 def spec_hash(spec: specs.RunSpec) -> str:
@@ -71,13 +82,12 @@ def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
     differences = _differences(folder, requested)
     if differences:
         raise _refused(
-            f"--workdir={shown} holds another run; its flags differ: {'; '.join(differences)}. "
-            "Choose another --workdir, or remove that one.",
+            f"--workdir={shown} holds another run; its flags differ: "
+            f"{_join_first(differences)}. Choose another --workdir, or remove that one.",
             folder,
         )
-    summary = os.path.join(folder, workdir.SUMMARY)
-    if os.path.isfile(summary):
-        found = workdir.read_json(summary)
+    if os.path.isfile(os.path.join(folder, workdir.SUMMARY)):
+        found = read_summary(folder)
         if found["status"] != DIVERGED:
             return found
     raise _refused(
@@ -109,20 +119,104 @@ def claim(folder: str, *, requested: specs.RunSpec) -> None:
         ) from error
 
 
-def read_spec(folder: str) -> specs.RunSpec:
-    """The spec of the run in a workdir.
+def read_summary(folder: str) -> dict[str, Any]:
+    """What a run found.
 
     Args:
       folder: the workdir.
 
     Returns:
+      The content of its summary.json: "status", and where they are there, metrics of "validation"
+      and "test" that are numbers, and "export" with a path.
+
+    Raises:
+      RefusedError: summary.json cannot be read or is damaged.
+    """
+    summary = run_records.read_record(folder, workdir.SUMMARY)
+    if summary.get("status") not in _STATUSES:
+        reason = f"status must be one of {', '.join(_STATUSES)}"
+        raise run_records.damaged(folder, workdir.SUMMARY, reason)
+    for split in ("validation", "test"):
+        measured = summary.get(split, {})
+        if not isinstance(measured, dict) or not all(
+            name == "loss" or _are_metrics(value) for name, value in measured.items()
+        ):
+            reason = f"{split}: expected a number for each metric of each head"
+            raise run_records.damaged(folder, workdir.SUMMARY, reason)
+    exported = summary.get("export")
+    if exported is not None and not (
+        isinstance(exported, dict) and isinstance(exported.get("path"), str)
+    ):
+        raise run_records.damaged(folder, workdir.SUMMARY, "export: expected null or a path")
+    return summary
+
+
+def _are_metrics(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        run_records.is_number(number, lower=-1e300, upper=1e300) for number in value.values()
+    )
+
+
+def read_spec(folder: str, *, max_image_pixels: int | None = None) -> specs.RunSpec:
+    """The spec of the run in a workdir.
+
+    The folder may be a stranger's, and its run.flags cannot lift the limit of images that are
+    decoded.
+
+    Args:
+      folder: the workdir.
+      max_image_pixels: the limit; default: the run's own, or that of --max_image_pixels where the
+        run's is higher.
+
+    Returns:
       The resolved spec of its run.flags.
 
     Raises:
-      RefusedError: the folder holds no run.
+      RefusedError: the folder holds no run, or its run.flags is damaged or names other flagfiles.
     """
     _check_holds_run(folder)
-    return spec_flags.read_flagfile(os.path.join(folder, workdir.RUN_FLAGS))
+    _read_lines(folder, workdir.RUN_FLAGS)
+    try:
+        spec = spec_flags.read_flagfile(os.path.join(folder, workdir.RUN_FLAGS))
+    except specs.SpecError as error:
+        raise run_records.damaged(folder, workdir.RUN_FLAGS, error.problems[0]) from error
+    limit = min(spec.data.max_image_pixels, specs.DataSpec.max_image_pixels)
+    data = dataclasses.replace(spec.data, max_image_pixels=max_image_pixels or limit)
+    return dataclasses.replace(spec, data=data)
+
+
+def choose_export_dir(spec: specs.RunSpec, *, folder: str, given: str | None) -> str:
+    """Where a finished run is exported again: a run's folder does not decide it for another place.
+
+    Args:
+      spec: the run's own, from its run.flags.
+      folder: its workdir.
+      given: --export_dir as given with the verb.
+
+    Returns:
+      `given`, or the run's own folder of versions, which lies in the workdir.
+
+    Raises:
+      RefusedError: nothing is given, and the run's own lies outside of the workdir.
+    """
+    if given is not None:
+        return given
+    own = spec.export.export_dir
+    if own is None:
+        workdir.check_inside(folder, workdir.EXPORT_DIR)
+        return os.path.join(folder, workdir.EXPORT_DIR)
+    if regular_files.leads_outside(own, os.path.realpath(folder)):
+        shown = findings.one_line(own)
+        raise findings.RefusedError(
+            findings.Problem(
+                f"The run in --workdir={findings.one_line(folder)} was exported to {shown}, which "
+                "lies outside of it, and a run's folder does not decide where files are written. "
+                f"Repeat --export_dir={shown} with the verb, or name another folder.",
+                path=own,
+                flag="--export_dir",
+            )
+        )
+    return own
 
 
 def read_flag_lines(folder: str) -> frozenset[str]:
@@ -140,11 +234,23 @@ def read_flag_lines(folder: str) -> frozenset[str]:
     _check_holds_run(folder)
     lines: set[str] = set()
     for name in (_REQUEST, workdir.RUN_FLAGS):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                lines.update(file.read().splitlines())
+        if os.path.isfile(os.path.join(folder, name)):
+            lines.update(_read_lines(folder, name))
     return frozenset(lines)
+
+
+def _read_lines(folder: str, name: str) -> list[str]:
+    """The lines of run.flags or request.flags, which no run writes with others in them."""
+    try:
+        lines = flagfiles.read_lines(os.path.join(folder, name))
+    except OSError as error:
+        raise run_records.damaged(folder, name, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise run_records.damaged(folder, name, "not UTF-8 text") from error
+    nested = [line for line in lines if flagfiles.names_flagfile(line)]
+    if nested:
+        raise run_records.damaged(folder, name, f"it names another flagfile: {nested[0]}")
+    return lines
 
 
 def _check_holds_run(folder: str) -> None:
@@ -159,18 +265,21 @@ def _check_holds_run(folder: str) -> None:
 def _differences(folder: str, requested: str) -> list[str]:
     candidates = []
     for name in (_REQUEST, workdir.RUN_FLAGS):
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
+        if not os.path.isfile(os.path.join(folder, name)):
             continue
-        with open(path, encoding="utf-8") as file:
-            stored = file.read()
-        ours, theirs = requested.splitlines(), stored.splitlines()
+        ours, theirs = requested.splitlines(), _read_lines(folder, name)
         candidates.append(
             [f"there {line}" for line in theirs if line not in ours]
             + [f"here {line}" for line in ours if line not in theirs]
         )
     # Asked for again as first typed, or by its own run.flags: both are the same run.
     return min(candidates, key=len)
+
+
+def _join_first(differences: list[str]) -> str:
+    more = len(differences) - _MOST_DIFFERENCES
+    text = "; ".join(map(findings.one_line, differences[:_MOST_DIFFERENCES]))
+    return text + (f"; and {more} more" if more > 0 else "")
 
 
 def _short_name(text: str) -> str:

@@ -140,10 +140,28 @@ def describe_finished(summary: dict[str, Any], *, folder: str) -> list[str]:
         for head, metrics in summary.get(split, {}).items():
             if head != "loss":
                 numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-                lines.append(f"{split}, {head}: {numbers}")
-    if summary["export"]:
-        lines.append(f"Exported for TF Serving: {summary['export']['path']}")
+                lines.append(findings.one_line(f"{split}, {head}: {numbers}"))
+    if summary.get("export"):
+        path = findings.one_line(summary["export"]["path"])
+        lines.append(f"Exported for TF Serving: {path}")
     return lines
+
+
+def describe_sources(spec: specs.DataSpec) -> str:
+    """Which files a run's run.flags makes a verb read.
+
+    Args:
+      spec: the data options of its run.flags.
+
+    Returns:
+      One line.
+    """
+    names = ("data", "validation_data", "test_data")
+    given = [(name, value) for name in names if (value := getattr(spec, name))]
+    if spec.classes and spec.classes.startswith("@"):
+        given.append(("classes", spec.classes))
+    flags = " ".join(f"--{name}={findings.one_line(value)}" for name, value in given)
+    return f"Reading the data that the run's run.flags names: {flags}"
 
 
 def describe_end(summary: dict[str, Any], *, folder: str) -> list[str]:

@@ -3,10 +3,20 @@
 from tf_finetune import run_folder, spec_flags, spec_paths, specs
 
 # Flags that may differ from the run's own when a verb starts from its workdir.
+_MEASURING = {"batch_size", "max_image_pixels", "require_min", "require_max"}
 _MAY_DIFFER = {
-    "evaluate": {"data", "test_data", "batch_size", "require_min", "require_max"},
-    "export": {"export_dir", "batch_size", "require_min", "require_max", "warmup_examples"},
-    "predict": {"input", "output", "top_k", "batch_size", "text_column", "encoding", "header"},
+    "evaluate": _MEASURING | {"data", "test_data"},
+    "export": _MEASURING | {"export_dir", "warmup_examples"},
+    "predict": {
+        "input",
+        "output",
+        "top_k",
+        "batch_size",
+        "text_column",
+        "encoding",
+        "header",
+        "max_image_pixels",
+    },
 }
 # A run's folder may be a stranger's: what runs code is asked for again.
 _ALWAYS = {"mode", "workdir", "custom_objects", "trust_model"}

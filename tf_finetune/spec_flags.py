@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from tf_finetune import flagfiles, options, specs
+from tf_finetune import findings, flagfiles, options, specs
 
 # Field of RunSpec -> the spec whose options become flags; "" is RunSpec itself.
 _GROUPS: dict[str, type] = {
@@ -262,7 +262,7 @@ def _read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
 
 
 def _leftover_problem(argument: str, flag_values: flags.FlagValues) -> str:
-    name = argument.lstrip("-").partition("=")[0]
+    name = findings.one_line(argument.lstrip("-").partition("=")[0])
     if not argument.startswith("-"):
         return (
             f"Unexpected argument {argument!r}. Every value belongs to a flag: --flag=value "
@@ -328,7 +328,11 @@ def read_composite(text: str, *, flag: str) -> Any:
     options = {field.name: (field, types) for field, types in _options(spec_class)}
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for pair in next(csv.reader([text], skipinitialspace=True), []):
+    try:
+        pairs = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise specs.SpecError(f"--{flag} expects key=value pairs: {error}.") from error
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             problems.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tf_finetune import findings, head_kinds, workdir
+from tf_finetune import findings, head_kinds, model_meaning, run_records, workdir
 from tf_finetune.data import preprocessing
 from tf_finetune.models import admission, model_building
 from tf_finetune.models import custom_objects as objects
@@ -77,8 +77,8 @@ def load_run(
 
     Raises:
       trust.UntrustedModelError: its model.keras must not be opened.
-      RefusedError: the folder holds no trained model, or one of a newer format; it needs
-        custom_objects, or they cannot be imported.
+      RefusedError: the folder holds no trained model, or one of a newer format; model.json is
+        damaged or of another model; it needs custom_objects, or they cannot be imported.
     """
     facts = _read_facts(folder)
     _check_custom_objects(facts, custom_objects, folder)
@@ -92,6 +92,10 @@ def load_run(
         )
         with objects.offered(custom_objects):
             model = _open_model(path, trust_model=trust_model)
+    try:
+        model_meaning.check_model(model, heads, inputs)
+    except ValueError as error:
+        raise run_records.damaged(folder, workdir.MODEL_INFO, str(error)) from error
     return TrainedModel(model=model, heads=heads, preprocessing=inputs, facts=facts)
 
 
@@ -107,28 +111,12 @@ def _read_meaning(
     facts: dict[str, Any], folder: str
 ) -> tuple[tuple[head_kinds.HeadInfo, ...], preprocessing.InputSpec]:
     try:
-        heads = tuple(
-            head_kinds.HeadInfo(
-                name=head["name"],
-                kind=head["kind"],
-                classes=tuple(head["classes"]),
-                thresholds=tuple(head["thresholds"]),
-                # Older runs have no numbers to predict.
-                mean=float(head.get("mean", 0.0)),
-                deviation=float(head.get("deviation", 1.0)),
-            )
-            for head in facts.pop("heads")
-        )
-        return heads, preprocessing.read_input_spec(facts.pop("preprocessing"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-
-
-def _damaged(folder: str, reason: str) -> findings.RefusedError:
-    path = os.path.join(folder, workdir.MODEL_INFO)
-    reason = findings.one_line(reason)[:200].rstrip(".")
-    message = "is damaged, or was not written by this package"
-    return stored_config.refused(path, f"{message} ({reason}). Copy the run's folder again.")
+        heads = model_meaning.read_heads(facts.pop("heads", None))
+        inputs = model_meaning.read_inputs(facts.pop("preprocessing", None))
+        model_meaning.check_loss_weights(facts.get("loss_weights"), heads)
+    except ValueError as error:
+        raise run_records.damaged(folder, workdir.MODEL_INFO, str(error)) from error
+    return heads, inputs
 
 
 def _check_custom_objects(facts: dict[str, Any], given: str | None, folder: str) -> None:
@@ -191,16 +179,13 @@ def _read_facts(folder: str) -> dict[str, Any]:
                 path=folder,
             )
         )
-    try:
-        facts = workdir.read_json(path)
-        found = facts.pop("format", None)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise _damaged(folder, str(error)) from error
+    facts = run_records.read_record(folder, workdir.MODEL_INFO)
+    found = facts.pop("format", None)
     if found != _FORMAT_VERSION:
         raise findings.RefusedError(
             findings.Problem(
-                f"{findings.one_line(path)}: expected format {_FORMAT_VERSION}. Received {found}. "
-                "Use the version of tf_finetune that wrote it.",
+                f"{findings.one_line(path)}: expected format {_FORMAT_VERSION}. Received "
+                f"{findings.one_line(found)[:40]}. Use the version of tf_finetune that wrote it.",
                 path=path,
             )
         )

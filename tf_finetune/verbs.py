@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 # An .h5 or .keras file is inspected without: an answer in under a second. So is data that holds
 # texts, or nothing that may be decoded.
 _MAY_NOT_NEED_TENSORFLOW = ("inspect", "validate")
-_OTHER_DATA = "other_data"
 
 
 def evaluate(
@@ -37,6 +36,7 @@ def evaluate(
     *,
     test_data: str | None = None,
     batch_size: int | None = None,
+    max_image_pixels: int | None = None,
     require_min: Sequence[str] = (),
     require_max: Sequence[str] = (),
     custom_objects: str | None = None,
@@ -49,11 +49,12 @@ def evaluate(
       workdir_path: folder of a finished run.
       test_data: examples to measure instead, all of them, in a form of --data.
       batch_size: examples at a time; default: the run's.
+      max_image_pixels: see `run_folder.read_spec`.
       require_min: SPLIT/METRIC:VALUE that must be reached.
       require_max: SPLIT/METRIC:VALUE that must not be passed.
       custom_objects: module of the run's custom layers, see `trained.load_run`.
       trust_model: see `trained.load_run`.
-      announce: takes the report's text.
+      announce: takes the report's text, before it which data are read.
 
     Returns:
       {split: report}; written to evaluation/SPLIT/. Other examples are the split "test" of
@@ -63,10 +64,12 @@ def evaluate(
       RefusedError: the folder holds no finished run, or the data cannot be used.
       RequirementError: a requirement is not met.
     """
-    from tf_finetune import evaluation, outcomes, report, trained
+    from tf_finetune import evaluation, outcomes, report, run_messages, trained
 
-    spec = run_folder.read_spec(workdir_path)
+    spec = run_folder.read_spec(workdir_path, max_image_pixels=max_image_pixels)
+    outcomes.check_report_places(workdir_path)
     outcome = trained.load_run(workdir_path, custom_objects=custom_objects, trust_model=trust_model)
+    announce(run_messages.describe_sources(spec.data))
     if test_data is None:
         run_splits, warnings = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
@@ -78,7 +81,9 @@ def evaluate(
         splits = [split]
     for problem in warnings:
         announce(f"Warning: {problem.message}")
-    folder = workdir_path if test_data is None else os.path.join(workdir_path, _OTHER_DATA)
+    folder = (
+        workdir_path if test_data is None else os.path.join(workdir_path, workdir.OTHER_DATA_DIR)
+    )
     reports = {}
     for split in splits:
         reports[split.name] = outcomes.evaluate_split(
@@ -101,6 +106,7 @@ def export(
     require_min: Sequence[str] = (),
     require_max: Sequence[str] = (),
     warmup_examples: int | None = None,
+    max_image_pixels: int | None = None,
     custom_objects: str | None = None,
     trust_model: bool = False,
     announce: Callable[[str], None] = print,
@@ -109,11 +115,12 @@ def export(
 
     Args:
       workdir_path: folder of a finished run.
-      export_dir: folder of versions; default: the run's.
+      export_dir: folder of versions; default: the run's, if it lies in `workdir_path`.
       require_min: SPLIT/METRIC:VALUE that must be reached; the run is measured again for it.
       require_max: SPLIT/METRIC:VALUE that must not be passed.
       warmup_examples: requests that TF Serving replays, taken from the run's data; default: one,
         of a gray image, which needs no data.
+      max_image_pixels: see `run_folder.read_spec`.
       custom_objects: module of the run's custom layers, see `trained.load_run`.
       trust_model: see `trained.load_run`.
       announce: takes the lines that tell what happens.
@@ -122,16 +129,19 @@ def export(
       The version.
 
     Raises:
-      RefusedError: the folder holds no finished run, or export_dir cannot be written.
+      RefusedError: the folder holds no finished run; export_dir cannot be written, or must be given
+        because the run's lies elsewhere.
       RequirementError: a requirement is not met; nothing was written.
     """
-    from tf_finetune import outcomes, trained
+    from tf_finetune import outcomes, run_messages, trained
 
-    spec = run_folder.read_spec(workdir_path)
+    spec = run_folder.read_spec(workdir_path, max_image_pixels=max_image_pixels)
+    export_dir = run_folder.choose_export_dir(spec, folder=workdir_path, given=export_dir)
     outcome = trained.load_run(workdir_path, custom_objects=custom_objects, trust_model=trust_model)
     if require_min or require_max:
         evaluate(
             workdir_path,
+            max_image_pixels=max_image_pixels,
             require_min=require_min,
             require_max=require_max,
             custom_objects=custom_objects,
@@ -139,32 +149,18 @@ def export(
             announce=announce,
         )
     else:
-        _check_status(workdir_path)
+        outcomes.check_status(workdir_path)
     changes: dict[str, Any] = {"export_dir": export_dir, "warmup_examples": warmup_examples}
     changes = {name: value for name, value in changes.items() if value is not None}
     spec = dataclasses.replace(spec, export=dataclasses.replace(spec.export, **changes))
     split = None
     if warmup_examples is not None:
+        announce(run_messages.describe_sources(spec.data))
         run_splits, _ = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         split = run_splits.test if len(run_splits.test) else run_splits.train
     exported = outcomes.export_trained(outcome, spec, folder=workdir_path, split=split)
     announce(f"Exported for TF Serving: {exported.path}")
     return exported
-
-
-def _check_status(workdir_path: str) -> None:
-    """A run that was not good enough is not exported behind its requirement's back."""
-    from tf_finetune import outcomes
-
-    path = os.path.join(workdir_path, workdir.SUMMARY)
-    status = workdir.read_json(path)["status"] if os.path.isfile(path) else "unfinished"
-    if status == run_folder.REQUIREMENT_NOT_MET:
-        message = (
-            f"The run in --workdir={findings.one_line(workdir_path)} did not meet its "
-            "requirements. Give a --require_min or --require_max that it meets to export it all "
-            "the same."
-        )
-        raise outcomes.RequirementError((findings.Problem(message),))
 
 
 def predict(
@@ -178,6 +174,7 @@ def predict(
     text_column: str | None = None,
     encoding: str | None = None,
     header: str | None = None,
+    max_image_pixels: int = specs.DataSpec.max_image_pixels,
     custom_objects: str | None = None,
     trust_model: bool = False,
     announce: Callable[[str], None] = print,
@@ -196,6 +193,7 @@ def predict(
       text_column: column of texts in a .csv; default: the run's own.
       encoding: of tables; default: the run's own.
       header: of tables of columns, see --header; default: the run's own.
+      max_image_pixels: an image whose header promises more gives a row with an error.
       custom_objects: module of the run's custom layers, see `trained.load_run`.
       trust_model: see `trained.load_run`.
       announce: takes the line that tells what was written.
@@ -231,9 +229,8 @@ def predict(
         )
         rows = prediction.predict_texts(texts, **options)
     else:
-        rows = prediction.predict_files(
-            prediction_files.iterate_inputs(tuple(inputs), data=table), **options
-        )
+        paths = prediction_files.iterate_inputs(tuple(inputs), data=table)
+        rows = prediction.predict_files(paths, max_image_pixels=max_image_pixels, **options)
     written = prediction_files.write_predictions(
         rows, output, heads=heads, top_k=top_k, of_texts=of_texts, of_rows=of_rows
     )
@@ -367,6 +364,7 @@ def _run_evaluate(spec: specs.RunSpec, given: frozenset[str]) -> int:
         spec.workdir or "",
         test_data=other,
         batch_size=spec.train.batch_size if "batch_size" in given else None,
+        max_image_pixels=_given_pixels(spec, given),
         require_min=spec.export.require_min,
         require_max=spec.export.require_max,
         custom_objects=spec.model.custom_objects,
@@ -382,10 +380,15 @@ def _run_export(spec: specs.RunSpec, given: frozenset[str]) -> int:
         require_min=spec.export.require_min,
         require_max=spec.export.require_max,
         warmup_examples=spec.export.warmup_examples if "warmup_examples" in given else None,
+        max_image_pixels=_given_pixels(spec, given),
         custom_objects=spec.model.custom_objects,
         trust_model=spec.model.trust_model,
     )
     return 0
+
+
+def _given_pixels(spec: specs.RunSpec, given: frozenset[str]) -> int | None:
+    return spec.data.max_image_pixels if "max_image_pixels" in given else None
 
 
 def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
@@ -399,6 +402,7 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         text_column=spec.data.text_column if "text_column" in given else None,
         encoding=spec.data.encoding if "encoding" in given else None,
         header=spec.data.header if "header" in given else None,
+        max_image_pixels=spec.data.max_image_pixels,
         custom_objects=spec.model.custom_objects,
         trust_model=spec.model.trust_model,
     )

@@ -11,6 +11,8 @@ import secrets
 import typing
 from collections.abc import Iterator
 
+from tf_finetune import findings, regular_files
+
 RUN_FLAGS = "run.flags"
 ENVIRONMENT = "environment.json"
 DATASET_INFO = "dataset_info.json"
@@ -24,6 +26,7 @@ HISTORY = "logs/history.csv"
 MODEL = "model.keras"
 MODEL_INFO = "model.json"
 EVALUATION_DIR = "evaluation"
+OTHER_DATA_DIR = "other_data"
 EXPORT_DIR = "export"
 
 
@@ -85,6 +88,32 @@ def sync_path(path: str) -> None:
         os.close(descriptor)
 
 
+def check_inside(folder: str, *names: str) -> None:
+    """Refuses links in a run's folder that lead out of it, before something is written there.
+
+    A run's folder may be a stranger's, and what is written through a link goes elsewhere.
+
+    Args:
+      folder: the workdir; it may be a link itself.
+      *names: paths below it; they need not exist.
+
+    Raises:
+      RefusedError: one of them lies elsewhere.
+    """
+    root = os.path.realpath(folder)
+    for name in names:
+        path = os.path.join(folder, name)
+        if regular_files.leads_outside(path, root):
+            target = findings.one_line(os.path.realpath(path))
+            raise findings.RefusedError(
+                findings.Problem(
+                    f"{findings.one_line(path)} leads out of the run's folder, to {target}. "
+                    "Nothing is written there. Replace the link by a folder.",
+                    path=path,
+                )
+            )
+
+
 def write_json(path: str, value: typing.Any) -> None:
     """Writes a value as indented JSON, atomically; equal values give equal bytes.
 
@@ -115,5 +144,5 @@ def read_json(path: str) -> typing.Any:
     with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}. Was it edited by hand?") from error

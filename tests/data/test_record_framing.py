@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.data import record_files
-from tf_finetune.data import record_framing, regular_files
+from tf_finetune import regular_files
+from tf_finetune.data import record_framing
 from tf_finetune.trust import crc32c
 
 

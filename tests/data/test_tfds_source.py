@@ -236,8 +236,15 @@ def test_damaged_files_are_refused(prepared, tmp_path):
     content = bytearray(record.read_bytes())
     content[len(content) // 2] ^= 0xFF
     record.write_bytes(content)
+    folder = tmp_path / "damaged" / "1.0.0"
     (line,) = refused(tmp_path, "tfds:damaged")
-    assert line.startswith("--data=tfds:damaged cannot be read: ") and "corrupted record" in line
-    (tmp_path / "damaged" / "1.0.0" / "dataset_info.json").write_text("{")
+    assert line.startswith(f"--data=tfds:damaged: {folder}: 'one_split_photos-train.tfrecord")
+    assert line.endswith(
+        "record 10 is damaged: the checksum of its data is wrong. Prepare the data set again, or "
+        "leave it."
+    )
+    shutil.rmtree(folder)
+    shutil.copytree(prepared / "one_split_photos" / "1.0.0", folder)
+    (folder / "dataset_info.json").write_text('{"splits": 3}')
     (line,) = refused(tmp_path, "tfds:damaged")
-    assert line.startswith(f"--data=tfds:damaged: {tmp_path}/damaged/1.0.0 cannot be opened: ")
+    assert line.startswith(f"--data=tfds:damaged: {folder} cannot be opened: ")

@@ -112,13 +112,13 @@ def test_table_with_bad_rows(place, capsys):
 
 def test_cut_layer_that_does_not_exist(place, capsys):
     assert refused(capsys, "--cut_layer=relu_c") == [
-        "error: Unknown layer 'relu_c'. Did you mean 'relu_b'? --mode=inspect lists all 9."
+        "error: --cut_layer: unknown layer 'relu_c'. Did you mean 'relu_b'? --mode=inspect lists all 9."
     ]
 
 
 def test_freeze_layer_that_does_not_exist(place, capsys):
     assert refused(capsys, "--freeze=until:conv_c") == [
-        "error: Unknown layer 'conv_c'. Did you mean 'conv_b'? --mode=inspect lists all 6."
+        "error: --freeze: unknown layer 'conv_c'. Did you mean 'conv_b'? --mode=inspect lists all 6."
     ]
 
 
@@ -136,7 +136,7 @@ def test_freeze_that_matches_nothing(place, capsys):
 
 def test_model_that_does_not_exist(place, capsys):
     assert refused(capsys, model="tiny.hdf5") == [
-        "error: --model: 'tiny.hdf5' does not exist. Did you mean 'tiny.h5'? Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
+        "error: --model: 'tiny.hdf5' does not exist. Did you mean 'tiny.h5'? Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
     ]
 
 
@@ -150,7 +150,7 @@ def test_workdir_of_a_run_as_model(place, capsys):
     os.mkdir("old")
     tiny.make_classifier().save("old/model.keras")
     assert refused(capsys, model="old") == [
-        "error: old: is a folder without saved_model.pb. Did you mean 'old/model.keras'? Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
+        "error: old: is a folder without saved_model.pb. Did you mean 'old/model.keras'? Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
     ]
 
 
@@ -158,7 +158,7 @@ def test_text_file_named_h5(place, capsys):
     with open("text.h5", "w") as file:
         file.write("not a model\n")
     assert refused(capsys, model="text.h5") == [
-        "error: text.h5: is a text file, not a model. Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
+        "error: text.h5: is a text file, not a model. Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
     ]
 
 
@@ -276,7 +276,7 @@ def test_mistakes_are_told_together(place, capsys):
     os.rename("photos/red", "photos/red, dark")
     os.mkdir("photos/white")
     assert refused(capsys, "--require_max=test/los:1", model="no.h5") == [
-        "error: --model: 'no.h5' does not exist. Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME.",
+        "error: --model: 'no.h5' does not exist. Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME.",
         "error: photos/white: the class folder has no image. Add some, or remove the folder.",
         "error: photos: class name 'red, dark' has a comma. Rename the class.",
     ]

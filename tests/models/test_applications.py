@@ -90,7 +90,15 @@ def test_every_wrong_argument_is_reported():
 
 def test_shape_that_the_application_refuses():
     assert _refusal("keras:VGG16,weights=none,input_shape=8x8x3") == (
-        "--model=keras:VGG16: Input size must be at least 32x32; Received: input_shape=(8, 8, 3)."
+        "--model=keras:VGG16: Keras cannot build it with these arguments: input size must be at "
+        "least 32x32; Received: input_shape=(8, 8, 3)."
+    )
+
+
+def test_what_keras_quotes_is_one_plain_line():
+    assert _refusal("keras:MobileNet,alpha=0.3,weights=imagenet") == (
+        "--model=keras:MobileNet: Keras cannot build it with these arguments: if imagenet weights "
+        "are being loaded, alpha can be one of 0.25, 0.50, 0.75 or 1.0 only. Received alpha=0.3."
     )
 
 

@@ -131,3 +131,20 @@ def test_a_custom_layer_without_the_flag_names_layer_class_and_flag(tmp_path, en
     assert "Scale'" in lines[0]
     assert all(line.startswith(f"{path}: layer '") for line in lines)
     assert all("--custom_objects=MODULE" in line for line in lines)
+
+
+def test_a_module_that_does_not_define_the_class_is_named(tmp_path):
+    module = custom_objects.import_module(str(custom_layers.write_module(tmp_path, "whose_class")))
+    path = tmp_path / "model.h5"
+    custom_layers.save_classifier(module, path)
+    keras.saving.get_custom_objects().pop("whose_class>Scale")
+    sys.modules.pop(module.__name__)
+    other = tmp_path / "other_layers.py"
+    other.write_text("")
+    with pytest.raises(findings.RefusedError) as caught:
+        loading.load_pretrained(str(path), custom_objects=str(other))
+    assert str(caught.value) == (
+        f"{path}: layer 'scale' is of the custom class 'whose_class>Scale', which Keras "
+        f"{keras.__version__} does not have. The module of --custom_objects={other} does not "
+        "define it."
+    )

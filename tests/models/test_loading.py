@@ -5,14 +5,15 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import tiny
 from tf_finetune import findings, specs
 from tf_finetune.models import formats, loading
 
 EXPECTED = (
-    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an "
-    "address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
+    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, "
+    "an address (https://, http://, gs://, hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
 )
 
 
@@ -291,7 +292,7 @@ def test_what_is_wrong_with_the_model_is_said_of_its_file(tmp_path):
 
 def test_wrong_flag_is_said_of_the_flag(saved):
     assert _refusal(saved[1], cut_layer="conv") == (
-        "Unknown layer 'conv'. Did you mean 'conv_b'? --mode=inspect lists all 9."
+        "--cut_layer: unknown layer 'conv'. Did you mean 'conv_b'? --mode=inspect lists all 9."
     )
 
 
@@ -341,3 +342,26 @@ def test_zoo_files_that_carry_code_or_no_model_are_refused_line_by_line(shared):
         refused.append(entry["file"])
     assert "h5/k2.0.9_dl4j_lambda_functional.h5" in refused
     assert len(refused) >= 3
+
+
+def test_files_that_are_given_by_mistake(tmp_path):
+    path = tmp_path / "doc.pdf"
+    path.write_bytes(b"%PDF-1.4\n")
+    assert _refusal(path) == f"{path}: is a PDF document, not a model. {EXPECTED}"
+    path = tmp_path / "saved_model.pb"
+    path.write_bytes(b"\x08\x01\x12\x00")
+    assert _refusal(path) == (
+        f"{path}: is one file of a SavedModel. Name its folder: '{tmp_path}'."
+    )
+
+
+def test_a_model_that_fits_no_memory_is_refused():
+    with pytest.raises(findings.RefusedError) as caught, loading.refusing_what_does_not_run("m.h5"):
+        np.empty(2**60, np.uint8)
+    assert str(caught.value) == (
+        "m.h5: building it needs more memory than there is. Expected a model that fits this "
+        "computer."
+    )
+    with pytest.raises(findings.RefusedError) as caught, loading.refusing_what_does_not_run("m.h5"):
+        tf.reshape(tf.zeros([2]), [3])
+    assert str(caught.value).startswith("m.h5: does not run on this computer: ")

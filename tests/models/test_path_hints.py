@@ -32,8 +32,8 @@ def test_what_is_not_there(path, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refusal(path) == (
         f"--model: '{path}' does not exist.{hint} Expected a .h5, .hdf5, .keras or .json file, a "
-        "SavedModel folder or an archive of one, an address (https://, http://, gs://, hf://), "
-        "keras:NAME, hf:FOLDER or kerashub:NAME."
+        "SavedModel folder or a .tar or .tar.gz of one, an address (https://, http://, gs://, "
+        "hf://), keras:NAME, hf:FOLDER or kerashub:NAME."
     )
 
 

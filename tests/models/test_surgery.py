@@ -108,7 +108,7 @@ def test_flattened_features_are_flattened_by_the_heads():
 
 def test_unknown_cut_layer_names_the_nearest():
     assert _refusal(tiny.make_classifier(), cut_layer="relu_c") == (
-        "Unknown layer 'relu_c'. Did you mean 'relu_b'? --mode=inspect lists all 9."
+        "--cut_layer: unknown layer 'relu_c'. Did you mean 'relu_b'? --mode=inspect lists all 9."
     )
 
 

@@ -45,6 +45,15 @@ GOOD = model(
     {**layer("Dense", units=1), "class_name": "Dense", "registered_name": "tf_finetune>Highway"},
     {**layer("Convolution2D"), "config": {"name": "lambda_os_system", "nb_filter": 2}},
     layer("TFOpLambda", function="math.multiply"),
+    # EfficientNetV2 of Keras 2 stores an initializer of TensorFlow.
+    layer(
+        "Dense",
+        bias_initializer={
+            "module": "tensorflow.python.ops.init_ops_v2",
+            "class_name": "Constant",
+            "config": {"value": 0},
+        },
+    ),
     layer("StringLookup", vocabulary=["/etc/passwd", "https://example.org"]),
     layer(
         "Activation", activation={"class_name": "function", "config": "relu", "module": "builtins"}
@@ -76,6 +85,12 @@ def test_layers_of_all_keras_versions_pass():
             {**layer("mkdir"), "module": "os"},
             "code",
             "layer 'mkdir' would call 'os.mkdir', which is no layer and no part of one." + TRUST,
+        ),
+        (
+            {**layer("write_file"), "module": "tensorflow.python.ops.init_ops_v2"},
+            "code",
+            "layer 'write_file' would call 'tensorflow.python.ops.init_ops_v2.write_file', which "
+            "is no layer and no part of one." + TRUST,
         ),
         (
             {**layer("get_file"), "module": "keras.utils"},
@@ -251,7 +266,7 @@ def test_a_training_configuration_is_searched_for_code_only():
         (
             layer("InputLayer", batch_shape=[None, 10**6, 10**6, 3]),
             "layer 'inputlayer' has a batch_shape of 3,000,000,000,000 elements. Expected at most "
-            "2,147,483,648: an example of that size fits no memory.",
+            "268,435,456: an example of that size fits no memory.",
         ),
     ],
 )

@@ -208,3 +208,15 @@ def test_a_cut_archive(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     message = "the .keras archive is truncated or damaged: File is not a zip file." + AGAIN
     assert examine(str(path)) == [("broken", message)]
+
+
+def test_a_zip_of_a_saved_model_is_told_what_to_pack_instead(tmp_path):
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("module/saved_model.pb", b"x")
+        archive.writestr("module/fingerprint.pb", b"x")
+    (finding,) = zip_file.examine(str(path))
+    assert finding.message == (
+        "is a zip archive of a SavedModel. Unpack it and name the folder, or pack that as .tar or "
+        ".tar.gz."
+    )

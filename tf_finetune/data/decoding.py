@@ -28,9 +28,6 @@ _MAX_PNG_CHUNKS = 64
 _WEBP_FLAGS_OFFSET = 20
 _WEBP_ANIMATION_FLAG = 0x02
 _WEBP_ALPHA_FLAG = 0x10
-# TensorFlow 2.21 visits every operation of a branch that is not taken, which for the branches here
-# costs more than decoding a photograph. A call that is not inlined is one operation.
-_APART = {"_noinline": True}
 # Place and length of what begins each part of a JPEG as libjpeg writes it: JFIF of 16 bytes, two
 # tables of 67 bytes, then the frame in colour. No EXIF can stand before the frame.
 _PLAIN_JPEG_PARTS = ((0, 6), (20, 4), (89, 4), (158, 2))
@@ -99,11 +96,7 @@ def decode_plain_jpeg(contents: tf.Tensor) -> tf.Tensor:
 
 
 # Functions of their own, so that a process builds these graphs once and not for each image size.
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes=_APART,
-)
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes the first frame of a JPEG, PNG, BMP, GIF or WebP; a JPEG upright.
 
@@ -130,18 +123,14 @@ def decode_8_bits(contents: tf.Tensor) -> tf.Tensor:
         [
             lambda: tf.io.decode_image(contents, expand_animations=False),
             lambda: _decode_jpeg(contents),
-            lambda: _decode_bitmap(contents),
+            lambda: bitmaps.decode_bitmap(contents),
             lambda: _decode_animated_webp(contents, head),
             lambda: _decode_png(contents, tf.uint8),
         ],
     )
 
 
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes=_APART,
-)
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decode_16_bits(contents: tf.Tensor) -> tf.Tensor:
     """Decodes a 16-bit PNG.
 
@@ -186,11 +175,6 @@ def _decode_png(contents: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     )
 
 
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes=_APART,
-)
 def _find_trns(contents: tf.Tensor) -> tf.Tensor:
     """bool scalar: whether a tRNS chunk stands before the pixels."""
     size = tf.strings.length(contents)
@@ -218,15 +202,6 @@ def _find_trns(contents: tf.Tensor) -> tf.Tensor:
 
 def _decode_jpeg(contents: tf.Tensor) -> tf.Tensor:
     return exif.apply_orientation(decode_plain_jpeg(contents), exif.read_orientation(contents))
-
-
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes=_APART,
-)
-def _decode_bitmap(contents: tf.Tensor) -> tf.Tensor:
-    return bitmaps.decode_bitmap(contents)
 
 
 def _decode_animated_webp(contents: tf.Tensor, head: tf.Tensor) -> tf.Tensor:

@@ -10,8 +10,7 @@ import codecs
 import io
 from collections.abc import Iterator
 
-from tf_finetune import findings
-from tf_finetune.data import regular_files
+from tf_finetune import findings, regular_files
 
 DEFAULT = "utf-8"
 # Several times what `csv` takes as one cell, 131,072.

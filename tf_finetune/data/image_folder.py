@@ -13,8 +13,8 @@ import unicodedata
 
 import numpy as np
 
-from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_stores, regular_files
+from tf_finetune import findings, regular_files, specs
+from tf_finetune.data import examples, image_stores
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".webp")
 SPLIT_FOLDERS = {

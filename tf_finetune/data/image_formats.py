@@ -6,8 +6,7 @@ or a TIFF is named without a decoder; after, to say why a decoder gave up.
 
 import errno
 
-from tf_finetune import findings
-from tf_finetune.data import regular_files
+from tf_finetune import findings, regular_files
 
 HEAD_BYTES = 160
 EXPECTED = "JPEG, PNG, BMP, GIF or WebP"

@@ -13,14 +13,13 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from tf_finetune import findings, progress
+from tf_finetune import findings, progress, regular_files
 from tf_finetune.data import (
     columns,
     image_formats,
     image_sizes,
     image_stores,
     loading,
-    regular_files,
     text_store,
 )
 
@@ -99,7 +98,7 @@ def check_heads(
     """Looks at the first bytes of every encoded image.
 
     Args:
-      groups: of `group_by_store`; arrays and streams have no first bytes.
+      groups: of `group_by_store`; arrays have no first bytes.
       max_pixels: the most that an image may have, all frames together; None: any number.
       stream: takes the progress bar; default: standard output.
 
@@ -110,6 +109,8 @@ def check_heads(
     for group in groups:
         if isinstance(group.images, image_stores.EncodedImages):
             _check_group(heads, group, group.images, max_pixels=max_pixels, stream=stream)
+        if isinstance(group.images, image_stores.StreamImages) and max_pixels is not None:
+            _check_stream(heads, group, group.images, max_pixels)
     heads.wide.sort()
     return heads
 
@@ -257,6 +258,22 @@ def _check_group(
             heads.max_pixels = max(heads.max_pixels, found.max_pixels)
             if bar:
                 bar.update(min(first + _HEADS_PER_TASK, len(group.rows)))
+
+
+def _check_stream(
+    heads: Heads, group: Group, images: image_stores.StreamImages, max_pixels: int
+) -> None:
+    rows = dict(zip(group.indices.tolist(), group.rows.tolist(), strict=True))
+    found = Heads()
+    for index, element in enumerate(images.make_dataset().as_numpy_iterator()):
+        if not isinstance(element, bytes):
+            return  # pixels that nobody has to decode
+        if index in rows:
+            _check_image(found, rows[index], io.BytesIO(element), max_pixels)
+    # Whether it is an image is for the decoder to say: it reads a stream's elements in their order.
+    heads.bad |= {row: found.bad[row] for row in found.too_large}
+    heads.too_large |= found.too_large
+    heads.max_pixels = max(heads.max_pixels, found.max_pixels)
 
 
 def _check_some(

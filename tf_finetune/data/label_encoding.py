@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import class_checks, class_names, examples, label_cells, regular_files
+from tf_finetune import findings, head_kinds, regular_files, specs
+from tf_finetune.data import class_checks, class_names, examples, label_cells
 
 # Where callers look for it.
 MIN_EXAMPLES = class_checks.MIN_EXAMPLES
@@ -110,7 +110,11 @@ def read_classes(text: str | None) -> tuple[str, ...] | None:
             shown = findings.one_line(text)
             raise _refusal(f"--classes={shown} cannot be read: {reason}.") from error
     else:
-        names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+        try:
+            cells = next(csv.reader([text], skipinitialspace=True), [])
+        except csv.Error as error:
+            raise _refusal(f"--classes expects names joined by commas: {error}.") from error
+        names = [name.strip() for name in cells]
     names = [name for name in names if name]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

@@ -75,9 +75,7 @@ def read_images(
     groups = image_heads.group_by_store(parts)
     heads = image_heads.check_heads(groups, max_pixels=max_image_pixels)
     if pre.pixel_max is None:
-        white = _settle_pixel_max(
-            groups, np.array(heads.wide, np.int64), num_train=len(splits.train)
-        )
+        white = _settle_pixel_max(groups, heads, num_train=len(splits.train))
         pre = dataclasses.replace(pre, pixel_max=white)
     num_rows = sum(map(len, parts))
     pixels = _make_cache(num_rows, pre, memory_bytes=memory_bytes)
@@ -147,12 +145,13 @@ def naming_bad_images(*parts: loading.Split, pre: preprocessing.InputSpec) -> It
 
 
 def _settle_pixel_max(
-    groups: list[image_heads.Group], wide: np.ndarray, *, num_train: int
+    groups: list[image_heads.Group], heads: image_heads.Heads, *, num_train: int
 ) -> float | None:
     """The white point of the training images; None without 16-bit images."""
     values = []
+    wide, bad = np.array(heads.wide, np.int64), list(heads.rule_out())
     for group in groups:
-        in_train = group.rows < num_train
+        in_train = (group.rows < num_train) & ~np.isin(group.rows, bad)
         if isinstance(group.images, image_stores.StreamImages) and in_train.any():
             values.append(white_point.measure_stream(group.images, group.indices[in_train]))
         if isinstance(group.images, image_stores.EncodedImages):

@@ -13,7 +13,8 @@ import os
 import struct
 from collections.abc import Iterator
 
-from tf_finetune.data import checksums, regular_files
+from tf_finetune import regular_files
+from tf_finetune.data import checksums
 from tf_finetune.trust import crc32c
 
 MAX_RECORD_BYTES = 256 * 2**20

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from tf_finetune import findings
-from tf_finetune.data import examples, regular_files
+from tf_finetune import findings, regular_files
+from tf_finetune.data import examples
 
 TRAIN, VALIDATION, TEST = range(3)
 LEFT_OUT = -1

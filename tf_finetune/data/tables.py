@@ -13,14 +13,13 @@ import unicodedata
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, regular_files, specs
 from tf_finetune.data import (
     column_tables,
     csv_rows,
     examples,
     image_folder,
     image_stores,
-    regular_files,
     table_rows,
     text_tables,
 )

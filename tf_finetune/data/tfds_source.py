@@ -15,7 +15,7 @@ import typing
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_folder, image_stores
+from tf_finetune.data import examples, image_folder, image_stores, tfds_files
 
 PREFIX = "tfds:"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -44,7 +44,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     shown = f"--{flag}={findings.one_line(text)}"
     if not _NAME.fullmatch(name):
         raise _refusal(shown, "expected tfds:NAME or tfds:NAME:CONFIG", flag)
-    builder = _open_builder(name, config, data_dir=spec.tfds_data_dir, shown=shown, flag=flag)
+    builder = _open_builder(name, config, spec=spec, shown=shown, flag=flag)
     features = dict(builder.info.features.items())
     image = _find_image(features, spec.image_column, shown=shown, flag=flag)
     columns = _find_label_columns(features)
@@ -123,17 +123,18 @@ def _list(names: typing.Iterable[str]) -> str:
 
 
 def _open_builder(
-    name: str, config: str, *, data_dir: str | None, shown: str, flag: str
+    name: str, config: str, *, spec: specs.DataSpec, shown: str, flag: str
 ) -> typing.Any:
     """What is on the disk; else the library's own data set, downloaded and prepared."""
     import tensorflow_datasets as tfds
 
-    folder = os.path.expanduser(data_dir or str(tfds.core.constants.DATA_DIR))
+    folder = os.path.expanduser(spec.tfds_data_dir or str(tfds.core.constants.DATA_DIR))
     place = findings.one_line(folder)
     path, configs = find_prepared(folder, name, config)
     if configs:
         raise _refusal(shown, f"choose a config, as tfds:{name}:CONFIG, of {_list(configs)}", flag)
     if path:
+        _check_prepared(path, spec, shown=shown, flag=flag)
         with _refuse_errors(f"{shown}: {findings.one_line(path)} cannot be opened", flag):
             return tfds.builder_from_directory(path)
     known = tfds.list_builders(with_community_datasets=False)
@@ -154,6 +155,22 @@ def _open_builder(
         settings = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=settings)
         return builder
+
+
+def _check_prepared(path: str, spec: specs.DataSpec, *, shown: str, flag: str) -> None:
+    faults = tfds_files.find_faults(path, follow_links=spec.follow_links)
+    if faults:
+        place = findings.one_line(path)
+        raise findings.RefusedError(
+            *(
+                findings.Problem(
+                    f"{shown}: {place}: {fault}. Prepare the data set again, or leave it.",
+                    path=path,
+                    flag=f"--{flag}",
+                )
+                for fault in faults
+            )
+        )
 
 
 @contextlib.contextmanager

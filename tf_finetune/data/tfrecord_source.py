@@ -16,14 +16,13 @@ import unicodedata
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, regular_files, specs
 from tf_finetune.data import (
     examples,
     image_stores,
     label_encoding,
     record_features,
     record_framing,
-    regular_files,
 )
 from tf_finetune.trust import refusals
 

@@ -115,7 +115,7 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
             **arguments,
         )
     except hdf5.KERAS_ERRORS as error:
-        message = f"--model=keras:{named.name}: {stored_config.one_reason(error)}"
+        message = f"--model=keras:{named.name}: {_gist(error)}"
         raise findings.RefusedError(findings.Problem(message)) from error
     except Exception as error:
         # keras.utils.get_file raises a bare Exception when a download fails.
@@ -144,6 +144,15 @@ def load_model(text: str, spec: specs.ModelSpec) -> backbone.LoadedModel:
         sha256=digest,
         notes=notes,
     )
+
+
+def _gist(error: BaseException) -> str:
+    # What Keras says of arguments, as one of our lines: it quotes values between backticks, now and
+    # then without the space before them.
+    line = re.sub("`([^`]*)`", r" \1 ", stored_config.one_reason(error))
+    line = re.sub(" +(?=[,.;])", "", line)
+    line = re.sub(" {2,}", " ", line)
+    return f"Keras cannot build it with these arguments: {line[:1].lower()}{line[1:]}"
 
 
 def _advise(named: ApplicationSpec) -> str:

@@ -20,13 +20,20 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 APPLICATION_PREFIX = "keras:"
 _ADDRESSES = ("https://", "http://", "gs://", "hf://")
 _EXPECTED = (
-    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or an archive of one, an "
-    f"address ({', '.join(_ADDRESSES)}), keras:NAME, hf:FOLDER or kerashub:NAME."
+    "Expected a .h5, .hdf5, .keras or .json file, a SavedModel folder or a .tar or .tar.gz of one, "
+    f"an address ({', '.join(_ADDRESSES)}), keras:NAME, hf:FOLDER or kerashub:NAME."
 )
 
 HDF5, KERAS = "hdf5", "keras"
 APPLICATION = "application"
 SAVED_MODEL = "saved_model"
+_GRAPH_NAMES = ("saved_model.pb", "saved_model.pbtxt")
+# How files begin that are given by mistake.
+_OTHERS = {
+    b"%PDF-": "a PDF document",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+}
 # What `hub_handles.fetch` turns into a local path of another format.
 HANDLE, ARCHIVE = "handle", "archive"
 ARCHITECTURE = "architecture"
@@ -105,6 +112,10 @@ def detect_format(path: str, *, where: str = "") -> str:
         return ARCHIVE
     if head.lstrip().startswith(b"{") and b'"class_name"' in head:
         return ARCHITECTURE
+    if os.path.basename(path) in _GRAPH_NAMES:
+        folder = findings.one_line(os.path.dirname(path) or os.curdir)
+        message = f"is one file of a SavedModel. Name its folder: '{folder}'."
+        raise stored_config.refused(where or path, message)
     raise stored_config.refused(where or path, f"{_what_it_is(head)} {_EXPECTED}")
 
 
@@ -249,6 +260,9 @@ def check_sha256(path: str, expected: str | None, *, where: str = "") -> str:
 def _what_it_is(head: bytes) -> str:
     if not head:
         return "is empty."
+    for start, what in _OTHERS.items():
+        if head.startswith(start):
+            return f"is {what}, not a model."
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the model itself: run 'git lfs pull'."
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
@@ -260,4 +274,4 @@ def _what_it_is(head: bytes) -> str:
 
 
 def _is_saved_model(path: str) -> bool:
-    return any(os.path.exists(os.path.join(path, f"saved_model.{end}")) for end in ("pb", "pbtxt"))
+    return any(os.path.exists(os.path.join(path, name)) for name in _GRAPH_NAMES)

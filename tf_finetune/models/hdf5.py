@@ -156,9 +156,7 @@ def read_layers(path: str) -> list[stored_weights.StoredLayer]:
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
             if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
-                raise stored_config.refused(
-                    path, "the HDF5 file holds no Keras weights (no layer_names attribute)."
-                )
+                raise stored_config.refused(path, stored_weights.explain_no_layers(file))
             return stored_weights.read_layers(file)
     except stored_model.HDF5_ERRORS as error:
         if isinstance(error, ValueError) and not isinstance(error, OSError | KeyError):

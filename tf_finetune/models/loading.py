@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 
 import keras
+import tensorflow as tf
 
 from tf_finetune import findings, layer_table, specs
 from tf_finetune.models import (
@@ -28,6 +29,7 @@ from tf_finetune.models import custom_objects as objects
 from tf_finetune.models.encoders import hugging_face, keras_hub_presets, token_inputs
 from tf_finetune.models.origins import hub_handles
 from tf_finetune.models.saved import saved_model
+from tf_finetune.models.stored import stored_config
 
 Backbone = results.Backbone
 
@@ -80,7 +82,7 @@ def load_pretrained(
         for finding in local.found or ():
             if finding.severity == findings.WARNING:
                 warnings.warn(f"{findings.one_line(path)}: {finding.message}", stacklevel=2)
-        with objects.offered(custom_objects), _named_by_user(local.path, path):
+        with objects.offered(custom_objects), _named_by_user(local.path, spec):
             if kind in _MODEL_LOADERS:
                 return _MODEL_LOADERS[kind](local.path, spec).model
             # A text encoder ends with its features: the backbone is the whole model.
@@ -114,7 +116,7 @@ def load_backbone(
         _check_weights_flag(spec, kind)
         if spec.preprocessor:
             formats.check_preprocessor(spec.preprocessor, model=spec.model)
-        with objects.offered(spec.custom_objects), _named_by_user(local.path, spec.model):
+        with objects.offered(spec.custom_objects), _named_by_user(local.path, spec):
             if kind in _BACKBONE_LOADERS:
                 loaded = _BACKBONE_LOADERS[kind](local.path, spec, precision)
                 notes = token_inputs.limit_length(loaded.model, data)
@@ -148,7 +150,10 @@ def load_architecture(spec: specs.ModelSpec) -> results.LoadedModel:
 def _examined(spec: specs.ModelSpec) -> Iterator[hub_handles.LocalModel]:
     # The user's own code is imported only for a file that may be opened. In Python, classes may
     # have been registered without a flag.
-    with admission.unchanged(admission.locate(spec.model)[0], spec.weights, spec.preprocessor):
+    with (
+        admission.unchanged(admission.locate(spec.model)[0], spec.weights, spec.preprocessor),
+        refusing_what_does_not_run(spec.model),
+    ):
         yield hub_handles.fetch(
             spec.model,
             sha256=spec.model_sha256,
@@ -158,18 +163,49 @@ def _examined(spec: specs.ModelSpec) -> Iterator[hub_handles.LocalModel]:
 
 
 @contextlib.contextmanager
-def _named_by_user(path: str, model: str) -> Iterator[None]:
-    # Of a download or archive, the user knows the handle, not the folder in the cache.
+def refusing_what_does_not_run(model: str) -> Iterator[None]:
+    """The last net: what the examination let through, and this computer cannot hold or run.
+
+    Args:
+      model: a value of --model.
+
+    Yields:
+      None.
+
+    Raises:
+      findings.RefusedError: the block ran out of memory, or TensorFlow does not run the model.
+    """
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        reason = "building it needs more memory than there is. Expected a model that fits"
+        raise stored_config.refused(model, f"{reason} this computer.") from error
+    except (AssertionError, tf.errors.OpError) as error:
+        reason = stored_config.one_reason(ValueError(str(error)))
+        raise stored_config.refused(model, f"does not run on this computer: {reason}") from error
+
+
+@contextlib.contextmanager
+def _named_by_user(path: str, spec: specs.ModelSpec) -> Iterator[None]:
+    # Of a download or archive, the user knows the handle, not the folder in the cache. A module
+    # that was named need not be asked for.
+    model, module = spec.model, findings.one_line(spec.custom_objects or "")
     try:
         yield
     except findings.RefusedError as error:
-        if path == model:
+        if path == model and not module:
             raise
         there, here = findings.one_line(path), findings.one_line(model)
-        problems = [
-            dataclasses.replace(problem, message=problem.message.replace(there, here), path=model)
-            for problem in error.problems
-        ]
+        named = f"The module of --custom_objects={module} does not define it."
+        problems = []
+        for problem in error.problems:
+            text = problem.message
+            if module:
+                text = text.replace(stored_config.NAME_THE_MODULE, named)
+            if path != model:
+                problem = dataclasses.replace(problem, path=model)
+                text = text.replace(there, here)
+            problems.append(dataclasses.replace(problem, message=text))
         raise findings.RefusedError(*problems) from error
 
 

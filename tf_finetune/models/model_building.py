@@ -52,6 +52,8 @@ _PRIVATE = {
     "LayerScale": private_layers.LayerScale,
     "StochasticDepth": private_layers.StochasticDepth,
     "CustomScaleLayer": private_layers.ScaledAdd,
+    # An .h5 names it as Python does, Keras exports it under another name.
+    "GroupedQueryAttention": keras.layers.GroupQueryAttention,
 }
 
 

@@ -54,6 +54,9 @@ LAYERS = _names(
     ZeroPadding1D ZeroPadding2D ZeroPadding3D"""
 )
 
+# By the name of the class in Python, which an .h5 of Keras 3 has, where Keras exports another.
+PYTHON_NAMES = frozenset({"GroupedQueryAttention"})
+
 # Of Keras 1 and 2, keras-applications and old copies of it.
 LEGACY_LAYERS = _names(
     """AddLoss AddMetric AtrousConv1D AtrousConv2D AtrousConvolution1D AtrousConvolution2D
@@ -172,6 +175,7 @@ OTHERS = frozenset({"SeedGenerator"})
 
 OBJECTS = (
     LAYERS
+    | PYTHON_NAMES
     | LEGACY_LAYERS
     | CONTAINERS
     | INITIALIZERS

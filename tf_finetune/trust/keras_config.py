@@ -30,7 +30,11 @@ _ARRAY_DTYPES = re.compile(
     r"(bool|u?int(8|16|32|64)|float(8\w*|16|32|64)|bfloat16|complex\d+|string|str|<U\d{1,3})?"
 )
 _KERAS_ROOTS = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+# Where TensorFlow's own initializers live: keras.applications of Keras 2 takes them now and then.
+_TENSORFLOW_INITIALIZERS = ("tensorflow.python.ops.init_ops", "tensorflow.python.ops.init_ops_v2")
 _OWN = "tf_finetune"
+# Elements may be packed, and a layer may stand in two places: neither fills a memory.
+_SLACK = 4
 # Packages under which Keras's own classes were registered in older files.
 _KERAS_PACKAGES = (
     "Keras",
@@ -98,7 +102,8 @@ def examine(
         yield refusals.broken("", "its stored configuration names no model class.")
         return
     yield from _once_per_layer(_examine_places(config, custom_objects=custom_objects))
-    for path, message in keras_numbers.find_excesses(config, stored_size=stored_size):
+    excesses = keras_numbers.find_excesses(config, stored_size=stored_size, slack=_SLACK)
+    for path, message in excesses:
         yield refusals.outside(path, f"layer '{findings.one_line(path)}' {message}")
 
 
@@ -348,6 +353,8 @@ def _is_known(package: str, classes: tuple[str, ...], module: str) -> bool:
     known = all(name in keras_classes.OBJECTS for name in classes)
     if known and (not module or _is_keras_module(module)):
         return True
+    if module in _TENSORFLOW_INITIALIZERS:
+        return all(name in keras_classes.INITIALIZERS for name in classes)
     # An .h5 of Keras 3 stores operations without their module.
     operation = all(name in keras_operations.OPERATIONS for name in classes)
     return operation and not package and (not module or module.startswith("keras.src.ops."))

@@ -9,19 +9,10 @@ import math
 import typing
 from collections.abc import Iterator
 
+from tf_finetune.trust import least_weights
+
 Config = dict[str, typing.Any]
 
-# A layer has at least these many weights: units of Dense and recurrent layers and so on.
-_SIZES = (
-    "units",
-    "filters",
-    "output_dim",
-    "input_dim",
-    "key_dim",
-    "value_dim",
-    "head_dim",
-    "nb_filter",
-)
 _SMALL_ELEMENTS = 2**16
 _SMALL_SUM = 2**20
 _SIDE = 2**16
@@ -29,7 +20,9 @@ _COUNT = 2**24
 # Argument -> its largest value.
 _BOUNDS = {
     "cropping": _COUNT,
+    "depth_multiplier": 2**12,
     "fft_length": 2**16,
+    "frame_length": 2**16,
     "height": _SIDE,
     "kernel_size": 2**12,
     "max_tokens": 2**27,
@@ -37,6 +30,8 @@ _BOUNDS = {
     "num_bins": 2**40,
     "num_chains": 100,
     "num_heads": 2**12,
+    "num_key_value_heads": 2**12,
+    "num_query_heads": 2**12,
     "num_mel_bins": 2**12,
     "num_ops": 100,
     "num_tokens": _COUNT,
@@ -58,34 +53,38 @@ _SHAPES = (
     "target_shape",
     "output_shape",
 )
-_MAX_SHAPE_ELEMENTS = 2**31
+# 1 GB of float32.
+_MAX_SHAPE_ELEMENTS = 2**28
 
 
-def find_excesses(config: Config, *, stored_size: int | None) -> Iterator[tuple[str, str]]:
+def find_excesses(
+    config: Config, *, stored_size: int | None, slack: int = 1
+) -> Iterator[tuple[str, str]]:
     """Finds numbers that are too large.
 
     Args:
       config: the parsed configuration of the whole model.
       stored_size: number of elements of all stored weights; None: not known.
+      slack: times this number may be asked for.
 
     Yields:
       (name of the layer, what is wrong as the end of a sentence).
     """
     total = 0
-    for name, class_name, values in _layers(config):
+    for name, class_name, values in iterate_layers(config):
         yield from ((name, message) for message in _bounded(values))
         if stored_size is None:
             continue
-        needed = _least_weights(class_name, values)
+        needed = least_weights.count(class_name, values)
         total += needed
-        if needed > max(stored_size, _SMALL_ELEMENTS):
+        if needed > max(slack * stored_size, _SMALL_ELEMENTS):
             yield (
                 name,
                 f"asks for {needed:,} weights or more, and the file stores {stored_size:,} in all: "
                 "building it would fill the memory. The file is damaged or hostile.",
             )
             return
-    if stored_size is not None and total > max(stored_size, _SMALL_SUM):
+    if stored_size is not None and total > max(slack * stored_size, _SMALL_SUM):
         yield (
             "",
             f"and all others together ask for {total:,} weights or more, and the file stores "
@@ -94,7 +93,15 @@ def find_excesses(config: Config, *, stored_size: int | None) -> Iterator[tuple[
         )
 
 
-def _layers(config: Config) -> Iterator[tuple[str, str, Config]]:
+def iterate_layers(config: Config) -> Iterator[tuple[str, str, Config]]:
+    """Finds everything in a configuration that has a class and a configuration of its own.
+
+    Args:
+      config: the parsed configuration of the whole model.
+
+    Yields:
+      (name, class without its package, configuration), nested ones too.
+    """
     waiting: list[typing.Any] = [config]
     while waiting:
         value = waiting.pop()
@@ -108,40 +115,19 @@ def _layers(config: Config) -> Iterator[tuple[str, str, Config]]:
             yield str(inner.get("name", "")), value["class_name"].rpartition(">")[2], inner
 
 
-def _least_weights(class_name: str, values: Config) -> int:
-    sizes = [size for key in _SIZES if (size := _integer(values.get(key))) is not None]
-    if class_name in ("Embedding", "ReversibleEmbedding"):
-        return math.prod(sizes) if sizes else 0
-    filters = _integer(values.get("filters"))
-    if filters is not None and not class_name.startswith("Separable"):
-        return filters * math.prod(_integers(values.get("kernel_size")))
-    return max(sizes, default=0)
-
-
 def _bounded(values: Config) -> Iterator[str]:
     for key, bound in _BOUNDS.items():
-        largest = max((abs(number) for number in _integers(values.get(key))), default=0)
+        largest = max(
+            (abs(number) for number in least_weights.read_integers(values.get(key))), default=0
+        )
         if largest > bound:
             yield f"has {key} {largest:,}. Expected at most {bound:,}, which no model exceeds."
     for key in _SHAPES:
-        size = math.prod(abs(number) or 1 for number in _integers(values.get(key)))
+        size = math.prod(
+            abs(number) or 1 for number in least_weights.read_integers(values.get(key))
+        )
         if size > _MAX_SHAPE_ELEMENTS:
             yield (
                 f"has a {key} of {size:,} elements. Expected at most {_MAX_SHAPE_ELEMENTS:,}: an "
                 "example of that size fits no memory."
             )
-
-
-def _integers(value: typing.Any) -> list[int]:
-    if isinstance(value, list):
-        return [number for item in value for number in _integers(item)]
-    number = _integer(value)
-    return [] if number is None else [number]
-
-
-def _integer(value: typing.Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) else None

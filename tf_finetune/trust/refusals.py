@@ -12,6 +12,8 @@ CODE, FILE, BROKEN, CUSTOM = "code", "file", "broken", "custom"
 TRUST_ADVICE = "--trust_model opens it all the same, if you know who made it."
 # What inspection goes by: such a file is refused as a model, and listed all the same.
 WEIGHTS_ONLY = "holds weights only"
+# Marks, embeddings, overrides and isolates: they make a text look like another.
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _AGAIN = "Copy or download it again."
 
 
@@ -96,4 +98,4 @@ def has_control_characters(text: str) -> bool:
 def _is_control(character: str) -> bool:
     category = unicodedata.category(character)
     # Cf holds the joiners of many scripts too; only changes of direction hide text.
-    return category in ("Cc", "Zl", "Zp") or character in "\u202a\u202b\u202d\u202e\u2066\u2067"
+    return category in ("Cc", "Zl", "Zp") or character in _DIRECTIONS

@@ -8,6 +8,7 @@ folder, then confines itself (see `confinement`), and only then opens it.
 """
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -138,6 +139,8 @@ def answer(request: dict[str, typing.Any]) -> None:
     Args:
       request: as made by `run`.
     """
+    # A short life makes little garbage: collecting it takes a tenth of the time.
+    gc.disable()
     module = importlib.import_module(request["module"])
     # Whatever a library prints must not mix with the answer.
     pipe = os.dup(1)

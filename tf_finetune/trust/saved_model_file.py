@@ -12,7 +12,6 @@ Reference: TensorFlow, "Using the SavedModel format", https://www.tensorflow.org
 and "Using TensorFlow Securely", https://github.com/tensorflow/tensorflow/blob/master/SECURITY.md.
 """
 
-import math
 import mmap
 import os
 import stat
@@ -20,8 +19,8 @@ from collections.abc import Collection, Iterator
 
 from tf_finetune import findings
 from tf_finetune.trust import (
+    constants,
     member_rules,
-    protobuf,
     refusals,
     saved_model_calls,
     saved_model_ops,
@@ -34,22 +33,6 @@ _ASSETS, _VARIABLES = "assets", "variables"
 _MAX_FILES = 20_000
 _MAX_GRAPH_BYTES = 2**31
 _MAX_FILLED_BYTES = 512 * 2**20
-_ELEMENT_BYTES = {
-    1: 4,
-    2: 8,
-    3: 4,
-    4: 1,
-    5: 2,
-    6: 1,
-    7: 8,
-    8: 8,
-    9: 8,
-    10: 1,
-    14: 2,
-    17: 2,
-    18: 16,
-    19: 2,
-}
 
 
 def examine(path: str) -> Iterator[findings.Finding]:
@@ -171,7 +154,7 @@ def _examine_meta_graph(
                 told.add(node.op)
                 yield finding
             if node.value is not None:
-                filled += _filled_bytes(node.value, what)
+                filled += constants.filled_bytes(node.value, what=what)
     if filled > _MAX_FILLED_BYTES:
         yield refusals.outside(
             what,
@@ -188,10 +171,18 @@ def _check_operation(
     graph: graphs.Graph, node: graphs.Node, meta: graphs.MetaGraph
 ) -> findings.Finding | None:
     op = node.op
+    if node.value is not None and constants.read_dtype(node.value, what="") == constants.RESOURCE:
+        return refusals.code(
+            op,
+            f"the constant {_place(graph, node)} is a handle: it could reach objects of this "
+            "process.",
+        )
     if op in saved_model_ops.ALLOWED or op in meta.functions:
         return None
     if op in saved_model_ops.SAVER or op in saved_model_ops.READS_ASSET:
         return None  # where they stand is checked apart
+    if op in saved_model_ops.TAKES_ELEMENT and _takes_argument(graph, node):
+        return None
     shown = findings.one_line(op)
     return refusals.code(
         op,
@@ -199,8 +190,23 @@ def _check_operation(
     )
 
 
+def _takes_argument(graph: graphs.Graph, node: graphs.Node) -> bool:
+    if not node.inputs:
+        return False
+    source = graphs.node_of(node.inputs[0])
+    if source in graph.args:
+        return True
+    # What an iterator gives may come wrapped, as an optional.
+    made = graph.nodes.get(source)
+    return (
+        made is not None
+        and made.op in saved_model_ops.TAKES_ELEMENT
+        and _takes_argument(graph, made)
+    )
+
+
 def _check_function_names(meta: graphs.MetaGraph) -> Iterator[findings.Finding]:
-    excluded = saved_model_ops.SAVER | saved_model_ops.READS_ASSET
+    excluded = saved_model_ops.SAVER | set(saved_model_ops.READS_ASSET)
     for name in meta.functions:
         named = saved_model_ops.reason(name) != saved_model_ops.DEFAULT_REASON
         if name in excluded or (named and name.isalnum() and name[:1].isupper()):
@@ -216,16 +222,23 @@ def _check_files(
 ) -> Iterator[findings.Finding]:
     saving = calls.ancestors([meta.save_node])
     restoring = calls.ancestors([meta.restore_node])
-    running = calls.ancestors(meta.signature_nodes)
+    running = calls.ancestors(meta.called_nodes | meta.init_nodes)
     areas = {
         "run": (running, calls.functions_called(running, meta.concrete)),
         "restore": (restoring, calls.functions_called(restoring)),
         "save": (saving, calls.functions_called(saving)),
     }
+    # The loader gives an asset's name to the initializer. Anywhere else its node is a constant.
+    elsewhere = calls.ancestors([*meta.called_nodes, meta.save_node, meta.restore_node])
+    assets = {name for name, _ in meta.assets} - elsewhere
     for graph in (meta.graph, *meta.functions.values()):
         for node in graph.nodes.values():
             if node.op in saved_model_ops.READS_ASSET:
-                if not _reads_asset(graph, node, meta, calls):
+                place = saved_model_ops.READS_ASSET[node.op]
+                names = node.data_inputs[place : place + 1]
+                if not names or not calls.is_from(
+                    graph, names[0], sources=assets, bound_assets=True
+                ):
                     yield _refuse_table(graph, node)
             elif node.op in saved_model_ops.SAVE | saved_model_ops.RESTORE:
                 reached = {
@@ -235,17 +248,6 @@ def _check_files(
                 }
                 if not _is_savers(graph, node, meta, calls, reached=reached):
                     yield _refuse_saver(graph, node)
-
-
-def _reads_asset(
-    graph: graphs.Graph,
-    node: graphs.Node,
-    meta: graphs.MetaGraph,
-    calls: saved_model_calls.Calls,
-) -> bool:
-    inputs = [item for item in node.inputs if not item.startswith("^")]
-    sources = {name for name, _ in meta.assets} | {"asset"}
-    return len(inputs) == 2 and calls.is_from(graph, inputs[1], sources=sources)
 
 
 def _is_savers(
@@ -261,7 +263,7 @@ def _is_savers(
     writes = node.op in saved_model_ops.SAVE
     if "run" in reached or (writes and "restore" in reached):
         return False
-    inputs = [item for item in node.inputs if not item.startswith("^")]
+    inputs = node.data_inputs
     names = inputs[:2] if node.op == "MergeV2Checkpoints" else inputs[:1]
     sources = {meta.filename_tensor} - {""}
     return bool(names) and all(calls.is_from(graph, name, sources=sources) for name in names)
@@ -270,8 +272,8 @@ def _is_savers(
 def _refuse_table(graph: graphs.Graph, node: graphs.Node) -> findings.Finding:
     return refusals.code(
         node.op,
-        f"the operation {node.op} ({_place(graph, node)}) reads a text file that is no asset of "
-        "the model.",
+        f"the operation {node.op} ({_place(graph, node)}) reads a file that is no asset of the "
+        "model.",
     )
 
 
@@ -319,17 +321,6 @@ def _check_assets(
             yield refusals.outside(name, f"{shown} {problem} Export the model again.")
         elif assets is not None and name not in assets:
             yield refusals.broken(name, f"{shown} is missing.")
-
-
-def _filled_bytes(tensor: memoryview, what: str) -> int:
-    # Fewer values than elements: TensorFlow repeats the last one.
-    dtype, elements = 0, 1
-    for number, _, value in protobuf.read_fields(tensor, what=what):
-        if number == 1 and isinstance(value, int):
-            dtype = value
-        elif number == 2 and not isinstance(value, int):
-            elements = math.prod(tensor_bundle.read_shape(value, what=what))
-    return max(0, elements * _ELEMENT_BYTES.get(dtype, 1) - len(tensor))
 
 
 def _place(graph: graphs.Graph, node: graphs.Node) -> str:

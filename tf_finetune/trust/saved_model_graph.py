@@ -25,6 +25,7 @@ class Node:
       inputs: names of what it takes, "^name" where it only waits for it.
       functions: names of functions in its attributes.
       value: TensorProto of a constant, or None.
+      texts: attributes that are texts, by name.
     """
 
     name: str
@@ -32,6 +33,12 @@ class Node:
     inputs: tuple[str, ...]
     functions: tuple[str, ...]
     value: memoryview | None
+    texts: Mapping[str, bytes]
+
+    @property
+    def data_inputs(self) -> tuple[str, ...]:
+        """The nodes or arguments whose tensors it takes, without those it only waits for."""
+        return tuple(node_of(item) for item in self.inputs if not item.startswith("^"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +77,8 @@ class MetaGraph:
       filename_tensor: node of the outer graph that receives the variables' path.
       save_node: node that writes the variables.
       restore_node: node that reads them.
-      signature_nodes: nodes that signatures read or return, or that initialize.
-      init_nodes: those of them that run when the model is loaded.
+      called_nodes: nodes that signatures read or return.
+      init_nodes: nodes that run when the model is loaded.
       assets: (node of the outer graph, file name below assets/).
       concrete: functions that can be called from Python.
       run_at_load: names of functions that loading calls.
@@ -82,13 +89,15 @@ class MetaGraph:
     filename_tensor: str
     save_node: str
     restore_node: str
-    signature_nodes: frozenset[str]
+    called_nodes: frozenset[str]
     init_nodes: frozenset[str]
     assets: tuple[tuple[str, str], ...]
     concrete: Mapping[str, ConcreteFunction]
     run_at_load: frozenset[str]
 
 
+_CONSTANT, _VALUE = "Const", "value"
+_NO_TEXTS: Mapping[str, bytes] = {}
 _INIT_SIGNATURES = ("__saved_model_init_op", "__saved_model_train_op")
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op", "table_initializer", "local_init_op")
 # Fields of SavedObject that tell its kind.
@@ -153,7 +162,12 @@ def _read_meta_graph(data: memoryview, what: str) -> MetaGraph:
         for name in _INIT_COLLECTIONS
         for node in _collection_nodes(collections.get(name), what)
     }
-    called = {node for value in signatures.values() for node in _signature_nodes(value, what)}
+    called = {
+        node
+        for name, value in signatures.items()
+        if name not in _INIT_SIGNATURES
+        for node in _signature_nodes(value, what)
+    }
     concrete, run_at_load = _read_objects(objects, what)
     return MetaGraph(
         graph=graph,
@@ -161,7 +175,7 @@ def _read_meta_graph(data: memoryview, what: str) -> MetaGraph:
         filename_tensor=node_of(protobuf.text(saver, 1, what=what)),
         save_node=node_of(protobuf.text(saver, 2, what=what)),
         restore_node=node_of(protobuf.text(saver, 3, what=what)),
-        signature_nodes=frozenset(called | init),
+        called_nodes=frozenset(called),
         init_nodes=frozenset(init),
         assets=tuple(_read_asset(asset, what) for asset in parts[6]),
         concrete=concrete,
@@ -215,7 +229,8 @@ def _add(nodes: dict[str, Node], node: Node, what: str) -> None:
 def _read_node(data: memoryview, what: str) -> Node:
     name = op = ""
     inputs, functions = [], []
-    tensor = None
+    texts: dict[str, bytes] = {}
+    tensors: list[memoryview] = []
     for number, _, value in protobuf.read_fields(data, what=what):
         if isinstance(value, int):
             continue
@@ -226,17 +241,27 @@ def _read_node(data: memoryview, what: str) -> Node:
         elif number == 3:
             inputs.append(bytes(value).decode("utf-8", "backslashreplace"))
         elif number == 5:
-            for key, _, attribute in protobuf.read_fields(value, what=what):
-                if key == 2 and not isinstance(attribute, int):
-                    found, tensor = _read_attribute(attribute, what, tensor)
-                    functions += found
-    return Node(name, op, tuple(inputs), tuple(functions), tensor if op == "Const" else None)
+            key = protobuf.text(value, 1, what=what)
+            for attribute in protobuf.messages(value, 2, what=what):
+                found, tensor, text = _read_attribute(attribute, what)
+                functions += found
+                tensors += tensor if key == _VALUE else ()
+                if text is not None:
+                    texts[key] = text
+    if op != _CONSTANT:
+        return Node(name, op, tuple(inputs), tuple(functions), None, texts or _NO_TEXTS)
+    if len(tensors) > 1:
+        raise refusals.BrokenFileError(_twice(f"value of the constant '{name}'", what))
+    return Node(name, op, tuple(inputs), tuple(functions), tensors[0] if tensors else None, texts)
 
 
 def _read_attribute(
-    data: memoryview, what: str, tensor: memoryview | None
-) -> tuple[list[str], memoryview | None]:
+    data: memoryview, what: str
+) -> tuple[list[str], list[memoryview], bytes | None]:
+    """(names of functions, tensors, the text) of an attribute's value."""
     functions: list[str] = []
+    tensors: list[memoryview] = []
+    text = None
     for number, _, value in protobuf.read_fields(data, what=what):
         if isinstance(value, int):
             continue
@@ -247,9 +272,11 @@ def _read_attribute(
                 protobuf.text(function, 1, what=what)
                 for function in protobuf.messages(value, 9, what=what)
             ]
+        elif number == 2:
+            text = bytes(value)
         elif number == 8:
-            tensor = value
-    return functions, tensor
+            tensors.append(value)
+    return functions, tensors, text
 
 
 def _read_map(entries: list[memoryview], what: str) -> Iterator[tuple[str, memoryview]]:
@@ -321,6 +348,8 @@ def _children_at_load(item: memoryview, kind: str, what: str) -> Iterator[int]:
         for child in protobuf.messages(item, 1, what=what):
             yield protobuf.number(child, 1, what=what)
     for _, saveable in _read_map(list(protobuf.messages(item, 11, what=what)), what):
+        # Its save function runs too: loading asks it what it would save.
+        yield protobuf.number(saveable, 2, what=what)
         yield protobuf.number(saveable, 3, what=what)
 
 

@@ -217,14 +217,31 @@ ALLOWED = _names(
 SAVE = frozenset({"MergeV2Checkpoints", "SaveSlices", "SaveV2", "Save"})
 RESTORE = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 SAVER = SAVE | RESTORE | {"ShardedFilename", "ShardedFilespec"}
-# Reads a text file: allowed where the name is that of an asset.
-READS_ASSET = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+# Reads a file: allowed where the name is that of an asset. Operation -> the name's place among its
+# inputs.
+READS_ASSET = {
+    "InitializeTableFromTextFile": 1,
+    "InitializeTableFromTextFileV2": 1,
+    "ReadFile": 0,
+}
+# Takes an element from an iterator: allowed where the iterator is an argument of a function, as in
+# the `adapt_step` that Keras 2 saves. Nothing that makes an iterator is on the list.
+TAKES_ELEMENT = frozenset(
+    {
+        "IteratorGetNext",
+        "IteratorGetNextAsOptional",
+        "IteratorGetNextSync",
+        "OptionalGetValue",
+        "OptionalHasValue",
+    }
+)
 LOOPS = frozenset({"For", "NextIteration", "RefNextIteration", "StatelessWhile", "While"})
 
 # What is excluded and why; the first pattern that fits an operation's name counts.
 _REASONS: tuple[tuple[str, str], ...] = (
     ("PyFunc", "it runs Python code"),
-    ("^(Write|Print)|Summary|Dump|^Save|^Distributed|TFRecord$|Merge", "it writes files"),
+    ("^Print", "it writes to the terminal, or to a file"),
+    ("^Write|Summary|Dump|^Save|^Distributed|TFRecord$|Merge", "it writes files"),
     ("^Debug", "it writes files or calls an address"),
     (
         "File|Reader|Vocab|^Load|^Restore|^DTensorRestore|^ImmutableConst|Proto|^Fixed|^Skipgram|LMDB",

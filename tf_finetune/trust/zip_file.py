@@ -32,6 +32,7 @@ from tf_finetune.trust import (
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _PARTS = (CONFIG, METADATA, WEIGHTS)
 _ASSETS = "assets/"
+_GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _END_RECORD_BYTES = 22
 _ENCRYPTED, _SIZES_FOLLOW = 1, 8
@@ -81,6 +82,10 @@ def _check_members(archive: zipfile.ZipFile, file: typing.BinaryIO) -> Iterator[
     yield from _check_layout(archive, size)
     names = {info.filename for info in archive.infolist() if not info.is_dir()}
     missing = [part for part in _PARTS if part not in names]
+    if missing and any(name.rpartition("/")[2] in _GRAPHS for name in names):
+        advice = "Unpack it and name the folder, or pack that as .tar or .tar.gz."
+        yield refusals.broken("", "is a zip archive of a SavedModel.", advice=advice)
+        return
     if missing:
         what = ", ".join(missing)
         advice = "Expected a .keras file written by model.save."

@@ -335,6 +335,11 @@ def test_what_the_folder_lacks_is_named(tmp_path, weights):
     assert refusal(path) == (
         f"{here}/a: has no config.json. Expected a folder with it, model.safetensors, vocab.txt."
     )
+    (here / "a" / "config.json").write_text("{}")
+    assert refusal(path) == (
+        f"{here}/a/config.json: names no type of model (model_type). hf: opens encoders of the "
+        "types bert, distilbert, electra, roberta."
+    )
     path = folders.write(here / "b", None)
     assert refusal(path) == f"{here}/b: has no model.safetensors."
     (here / "b" / "pytorch_model.bin").write_bytes(b"\x80\x02")

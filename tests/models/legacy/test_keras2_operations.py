@@ -55,6 +55,17 @@ FUNCTIONS = {
     "boolean_mask": lambda x: tf.boolean_mask(x, [True, False] * 4, axis=1),
     "gather_nd": lambda x: tf.gather_nd(x, [[0, 1], [1, 2]]),
     "embedding_lookup": lambda x: tf.nn.embedding_lookup(x, [1, 0]),
+    "lookup_in_a_constant": lambda x: tf.nn.embedding_lookup(
+        tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), tf.argmax(x, -1)
+    ),
+    "lookup_in_parts": lambda x: tf.nn.embedding_lookup(
+        [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], tf.argmax(x, -1)
+    ),
+    "gather_from_a_constant": lambda x: tf.gather(tf.eye(3), tf.argmax(x, -1)),
+    "constant_first": lambda x: tf.pow(2.0, x) + tf.constant([1.0, 2.0, 3.0]) / x - (4.0 - x),
+    "constants_in_lists": lambda x: tf.stack([tf.concat([tf.ones((2, 8, 6, 1)), x], -1)] * 2),
+    "matmul_with_a_constant": lambda x: tf.matmul(tf.ones((2, 8, 4, 6)), x),
+    "where_constant": lambda x: tf.where([True, False, True], x, [7.0, 8.0, 9.0]),
     "conv1d": lambda x: tf.nn.conv1d(x, [[[1.0, 2.0], [0.5, 0.1], [0.3, 3.0]]] * 2, 1, "SAME"),
     "windows": lambda x: tf.nn.pool(x, [2, 2], "MAX", [2, 2]),
     "cross_entropy": lambda x: tf.nn.sigmoid_cross_entropy_with_logits(x * 0.5, x),
@@ -152,4 +163,15 @@ def test_calls_that_keras_stored_without_their_tensors(function, first):
     assert str(caught.value) == (
         "cannot be rebuilt: Keras stored it without the tensors that it is called with. Build the "
         "model with a layer in its place and save it again."
+    )
+
+
+def test_a_constant_among_the_inputs_of_a_layer_is_refused_by_its_name(tmp_path):
+    inputs = tf_keras.Input((3,))
+    added = tf_keras.layers.Add(name="plus")([inputs, tf.constant([[1.0, 2.0, 3.0]])])
+    path = tmp_path / "model.h5"
+    tf_keras.Model(inputs, added).save(path)
+    assert keras2_files.refusal(path) == (
+        "layer 'plus' is called with a constant, which a layer of Keras 3 does not take. Build the "
+        "model with a layer that holds the constant (Rescaling, Embedding) and save it again."
     )

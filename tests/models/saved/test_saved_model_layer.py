@@ -112,7 +112,9 @@ def test_a_partly_frozen_graph_cannot_train_its_batch_normalization(folders):
     )
     text = freezing.format_plan(freezing.plan_freeze("1", table))
     assert "--freeze=1: 1 of 3 weight groups frozen, 1 trainable, 1 BatchNormalization held" in text
-    with pytest.raises(findings.RefusedError, match=r"^Unknown weight group 'nor'\. Did you mean "):
+    with pytest.raises(
+        findings.RefusedError, match=r"^--freeze: unknown weight group 'nor'\. Did you mean "
+    ):
         freezing.plan_freeze("until:nor", table)
 
 

@@ -64,3 +64,16 @@ def test_layers_and_operations_of_one_name_are_told_apart():
         (None, "my>Add"),
     ]
     assert "module" not in operation
+
+
+def test_a_layer_that_keras_exports_under_another_name(tmp_path):
+    inputs = keras.Input((5, 8))
+    attended = keras.layers.GroupQueryAttention(4, 2, 2)(inputs, inputs)
+    plain = keras.Model(inputs, keras.layers.Dense(2)(attended))
+    scaled = keras.Model(inputs, keras.layers.Dense(2)(attended) * 2.0)
+    given = np.random.default_rng(0).normal(0, 1, (2, 5, 8)).astype(np.float32)
+    for model in (plain, scaled):
+        path = str(tmp_path / "model.h5")
+        model.save(path)
+        assert "GroupedQueryAttention" in str(stored_model.read_header(path)[0])
+        np.testing.assert_array_equal(loading.load_pretrained(path)(given), model(given))

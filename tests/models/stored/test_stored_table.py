@@ -335,3 +335,14 @@ def test_applications_written_by_keras_2(tmp_path, name):
     path = tmp_path / "model.h5"
     build(weights=None, classes=7, input_shape=(size, size, 3), **options).save(path)
     assert_agrees(path)
+
+
+def test_a_stateful_model_shows_its_batch(tmp_path):
+    inputs = keras.Input(batch_shape=(3, 4, 6))
+    model = keras.Model(inputs, L.Dense(2)(L.LSTM(5, stateful=True)(inputs)))
+    for path in save(model, tmp_path):
+        found = describe(path)
+        assert found.inputs[0].shape == (3, 4, 6)
+        with pytest.raises(findings.RefusedError) as caught:
+            loading.load_backbone(specs.ModelSpec(model=str(path)))
+        assert str(caught.value) == f"{path}: {found.refusal}"

@@ -181,6 +181,15 @@ def test_files_that_are_no_weights(tmp_path):
     assert refusal(model, path) == (
         f"{path}: the HDF5 file holds no Keras weights (no layer_names attribute)."
     )
+    with h5py.File(path, "w") as file:
+        for name in ("stem", "top"):
+            file[f"{name}/vars/0"] = np.zeros(3)
+        file.create_group("vars")
+    assert refusal(model, path) == (
+        f"{path}: holds the weights of a Keras 3 model of a class of its own, by its attributes "
+        "('stem', 'top') and not by layers. Expected weights of a Sequential or functional model: "
+        "load them in that class, copy them to such a model and save those."
+    )
     save_legacy_weights(model, path)
     with h5py.File(path, "a") as file:
         del file["conv/conv/kernel:0"]

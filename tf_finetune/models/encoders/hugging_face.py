@@ -149,7 +149,7 @@ def load_backbone(text: str, spec: specs.ModelSpec, precision: str) -> backbone.
         )
     config = tokenizer_files.read_json(folder, "config.json")
     where = os.path.join(folder, "config.json")
-    if not config:
+    if not os.path.isfile(where):
         raise stored_config.refused(
             folder, "has no config.json. Expected a folder with it, model.safetensors, vocab.txt."
         )
@@ -228,10 +228,12 @@ def _find_family(config: dict[str, typing.Any], where: str) -> tuple[_Family, st
         match = re.match("(DistilBert|Bert|Electra|Roberta)(For|Model)", str(first))
         kind = match[1].lower() if match else None
     if kind not in _FAMILIES:
+        what = f"the model is of the type '{findings.one_line(kind)}'."
+        if kind is None:
+            what = "names no type of model (model_type)."
         raise stored_config.refused(
             where,
-            f"the model is of the type '{findings.one_line(kind)}'. hf: opens encoders of the "
-            f"types {', '.join(_FAMILIES)}.",
+            f"{what} hf: opens encoders of the types {', '.join(_FAMILIES)}.",
         )
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise stored_config.refused(

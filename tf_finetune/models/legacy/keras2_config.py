@@ -256,7 +256,11 @@ def _translate_functional(inner: Json, path: str, context: _Context) -> Json:
         else:
             new = _translate_layer(layer, legal[layer["name"]], path, context)
             new["name"] = legal[layer["name"]]
-            new["inbound_nodes"] = [_call(layer, node, names) for node in layer["inbound_nodes"]]
+            try:
+                calls = [_call(layer, node, names) for node in layer["inbound_nodes"]]
+            except keras2_values.UntranslatableError as error:
+                raise _refuse_layer(layer, error, path, context) from error
+            new["inbound_nodes"] = calls
             layers.append(new)
     nested = {new["name"] for new in layers if new["class_name"] == "Functional"}
     return {
@@ -271,20 +275,33 @@ def _translate_operation(layer: Json, names: _Names, path: str, context: _Contex
     for number, node in enumerate(layer["inbound_nodes"]):
         name = names.moved.get((layer["name"], number), (names.legal[layer["name"]], 0))[0]
         first, keywords = _arguments(node, names)
+        if keras2_operations.takes_list(layer) and _is_constant(node) and isinstance(first, list):
+            first = [first]  # one array; a list would be several
         try:
             new, tensors = keras2_operations.translate_operation(
                 layer, name=name, first=first, keywords=keywords, has_masks=context.has_masks
             )
         except keras2_values.UntranslatableError as error:
-            shown = findings.one_line(f"{path}/{layer['name']}" if path else layer["name"])
-            raise stored_config.refused(context.where, f"layer '{shown}' {error}") from error
+            raise _refuse_layer(layer, error, path, context) from error
         new["name"] = name
         new["inbound_nodes"] = [{"args": [tensors], "kwargs": {}}]
         made.append(new)
     return made
 
 
+def _refuse_layer(
+    layer: Json, error: keras2_values.UntranslatableError, path: str, context: _Context
+) -> findings.RefusedError:
+    shown = findings.one_line(f"{path}/{layer['name']}" if path else layer["name"])
+    return stored_config.refused(context.where, f"layer '{shown}' {error}")
+
+
 def _call(layer: Json, node: typing.Any, names: _Names) -> Json:
+    if any(_is_constant(value) and value[2] is not None for value in _references(node)):
+        raise keras2_values.UntranslatableError(
+            "is called with a constant, which a layer of Keras 3 does not take. Build the model "
+            "with a layer that holds the constant (Rescaling, Embedding) and save it again."
+        )
     first, keywords = _arguments(node, names)
     keywords = {key: value for key, value in keywords.items() if value is not None}
     if isinstance(first, list) and len(first) == 1:
@@ -342,6 +359,10 @@ def _is_leaf(value: typing.Any) -> bool:
         and isinstance(value[0], str)
         and isinstance(value[1], int)
     )
+
+
+def _is_constant(value: typing.Any) -> bool:
+    return _is_leaf(value) and value[0] == _CONSTANT
 
 
 def _keyword(value: typing.Any, names: _Names) -> typing.Any:

@@ -331,6 +331,14 @@ def _lookup_rule(new: Json, stored: Json, class_name: str, version: str) -> None
     new.pop("dtype", None)
 
 
+def _discretization_rule(new: Json, stored: Json, class_name: str, version: str) -> None:
+    if stored.get("bin_boundaries") is None:
+        raise values.UntranslatableError(
+            "learned its bins from data, and Keras 2 stored a summary of that data in their place. "
+            "Make the layer with bin_boundaries=[...], or export the model as a SavedModel."
+        )
+
+
 def _resizing_rule(new: Json, stored: Json, class_name: str, version: str) -> None:
     if class_name.endswith("RandomCrop"):
         # What Keras 2 does outside training, where Keras 3's RandomCrop changes nothing.
@@ -413,6 +421,7 @@ _RULES: dict[str, _Rule] = {
     "ConvLSTM2D": _conv_lstm_rule,
     "ConvLSTM3D": _conv_lstm_rule,
     "BatchNormalization": _batch_normalization_rule,
+    "Discretization": _discretization_rule,
     "Resizing": _resizing_rule,
     "StochasticDepth": _stochastic_depth_rule,
     **dict.fromkeys(_LOOKUPS, _lookup_rule),

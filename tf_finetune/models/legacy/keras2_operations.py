@@ -84,6 +84,7 @@ FUNCTIONS = _PLAIN.union(
     for name in _PLAIN
     if name not in _NOT_IN_V1 and not name.startswith("__operators__.")
 )
+_LIST_FIRST = ("concat", "nn.embedding_lookup")
 # Operators that need a second operand.
 _BINARY = ("__operators__.add", "__operators__.eq", "__operators__.ne")
 
@@ -124,6 +125,19 @@ def is_operation(class_name: str) -> bool:
       True for those that `translate_operation` takes.
     """
     return class_name in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
+
+
+def takes_list(stored: Json) -> bool:
+    """Whether a function takes a list of tensors first, and one tensor as a list of one.
+
+    Args:
+      stored: the layer: {"class_name", "config", ...}.
+
+    Returns:
+      True for those where an array and the list of its rows are not the same.
+    """
+    function = str(stored["config"].get("function"))
+    return function.removeprefix("compat.v1.") in _LIST_FIRST
 
 
 def translate_operation(

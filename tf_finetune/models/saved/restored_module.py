@@ -30,6 +30,7 @@ from tf_finetune.models.saved import (
 from tf_finetune.models.stored import stored_config
 
 _LOAD_ERRORS = (
+    AssertionError,
     AttributeError,
     IndexError,
     KeyError,
@@ -239,7 +240,12 @@ def one_reason(error: BaseException) -> str:
 def _find_variables(
     stored: saved_model_files.StoredModule, root: Any, endpoint: module_endpoints.Endpoint
 ) -> tuple[tuple[variable_groups.StoredVariable, tf.Variable], ...]:
-    listed = list(getattr(root, "variables", None) or ())
+    # tf_keras lists the table of an adapted vocabulary too, which TensorFlow restores as None.
+    listed = [
+        variable
+        for variable in getattr(root, "variables", None) or ()
+        if isinstance(variable, tf.Variable)
+    ]
     read = [variable for function in endpoint.functions for variable in function.variables]
     ordered = module_rules.order_variables(stored.kind, read=read, listed=listed)
     found = {id(variable): variable for variable in ordered}

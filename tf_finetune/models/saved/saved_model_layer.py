@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from tf_finetune.models.saved import (
+    lookup_tables,
     restored_module,
     saved_model_files,
     tensor_specs,
@@ -119,13 +120,15 @@ class SavedModelLayer(keras.layers.Layer):
         return {**super().get_config(), **dataclasses.asdict(self._form), **own}
 
     def save_assets(self, folder: str) -> None:
-        """Writes the graph and its assets, without the weights; Keras calls it."""
+        """Writes the graph, its assets and tables, without the weights; Keras calls it."""
         saved_model_files.write_files(self.module.stored.files, folder)
+        lookup_tables.write_tables(self.module.trackables(), folder)
 
     def load_assets(self, folder: str) -> None:
         """Reads what `save_assets` wrote; Keras calls it before it loads the weights."""
         module = restored_module.load_graph(folder, signature=self._form.signature)
         self._check_variables(module)
+        lookup_tables.read_tables(module.trackables(), folder)
         self._hold(module)
         self._module = module
 
@@ -289,6 +292,7 @@ def copy_module(layer: SavedModelLayer) -> ModuleCopy:
     saved_model_files.write_files(layer.module.stored.files, folder.name)
     with tf.device("CPU:0"):
         module = restored_module.load_graph(folder.name, signature=layer.module.endpoint.signature)
+        lookup_tables.copy_tables(layer.module.trackables(), module.trackables())
     variables = {}
     for member, variable in layer.match_variables(module):
         variable.assign(keras.ops.convert_to_numpy(member))

@@ -25,7 +25,12 @@ from tf_finetune.models.stored import stored_table
 from tf_finetune.trust import refusals, saved_model_ops
 
 _SIGNATURES = "signatures"
-_KNOWN_OPERATIONS = saved_model_ops.ALLOWED | saved_model_ops.SAVER | saved_model_ops.READS_ASSET
+_KNOWN_OPERATIONS = (
+    saved_model_ops.ALLOWED
+    | saved_model_ops.SAVER
+    | saved_model_ops.TAKES_ELEMENT
+    | set(saved_model_ops.READS_ASSET)
+)
 
 
 UnclearError = module_calls.UnclearError

@@ -14,6 +14,7 @@ from tf_finetune.models.stored import stored_graph
 
 _FUNCTIONAL = ("Functional", "Model")
 _GRAPHS = (*_FUNCTIONAL, "Sequential")
+_INPUT_SHAPES = ("batch_shape", "batch_input_shape")
 _KERAS_OPERATIONS = ("keras.src.ops", "keras.ops")
 # A configuration nests as deep as its author did; Python's stack ends at a thousand frames.
 _MAX_NESTING = 50
@@ -205,15 +206,40 @@ def _plain(value: typing.Any, calls: dict[str, list[stored_graph.Call]]) -> typi
     return {name: _plain(element, calls) for name, element in value.items()}
 
 
+def read_input_shape(
+    layer: stored_graph.Layer, shape: stored_graph.Shape | None
+) -> stored_graph.Shape | None:
+    """The shape of an input with the size of the batch, which a stateful model stores.
+
+    Args:
+      layer: an InputLayer.
+      shape: of its tensor, with None for the batch.
+
+    Returns:
+      The shape as stored; `shape` where the layer stores none.
+    """
+    for key in _INPUT_SHAPES:
+        sides = _sides(layer.config.get(key))
+        if sides is not None:
+            return sides
+    return shape
+
+
 def _input_shape(config: dict[str, typing.Any]) -> stored_graph.Shape | None:
-    return _shape(config.get("batch_shape")) or _shape(config.get("batch_input_shape"))
+    shapes = (_shape(config.get(key)) for key in _INPUT_SHAPES)
+    return next((shape for shape in shapes if shape), None)
 
 
 def _shape(value: typing.Any) -> stored_graph.Shape | None:
+    sides = _sides(value)
+    return None if sides is None else (None, *sides[1:])
+
+
+def _sides(value: typing.Any) -> stored_graph.Shape | None:
     if isinstance(value, dict) and value.get("class_name") == "__tuple__":
         value = value["items"]
     if not isinstance(value, list | tuple) or not value:
         return None
     if not all(side is None or isinstance(side, int) for side in value):
         return None
-    return (None, *value[1:])
+    return tuple(value)

@@ -16,6 +16,8 @@ Json = dict[str, typing.Any]
 
 _MODELS = {"Functional": "keras.src.models.functional", "Sequential": "keras"}
 _LAYERS = keras_classes.LAYERS.union(keras_classes.EXCLUDED_LAYERS)
+# Layers of which Keras exports the class under another name than Python's.
+_EXPORTED = {"GroupedQueryAttention": "GroupQueryAttention"}
 _OPERATIONS = "keras.src.ops"
 # Operations that Keras does not also offer in the package itself.
 _IMAGE_TEXT = """
@@ -64,6 +66,7 @@ def add_modules(config: typing.Any) -> typing.Any:
     if "module" in config or name.startswith("__"):
         return new
     module: str | None
+    name = new["class_name"] = _EXPORTED.get(name, name)
     if _is_operation(config):
         module = _INNER_MODULES.get(name, _OPERATIONS)
     else:

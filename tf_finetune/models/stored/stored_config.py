@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from tf_finetune import findings
 
+NAME_THE_MODULE = "Name the Python module that defines it: --custom_objects=MODULE."
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
 _MAX_REASON = 300
 _MAX_DEPTH = 200
@@ -137,8 +138,7 @@ def explain(
         return refused(
             where,
             f"{which} the custom {kind} '{findings.one_line(match[1])}', which Keras "
-            f"{_keras_version()} does not have. Name the Python module that defines it: "
-            "--custom_objects=MODULE.",
+            f"{_keras_version()} does not have. {NAME_THE_MODULE}",
         )
     if "marshal data" in text:
         found = (layer.path for layer in find_layers(config) if layer.class_name == "Lambda")

@@ -27,7 +27,12 @@ import h5py
 
 from tf_finetune.models import formats
 from tf_finetune.models.legacy import keras2_config
-from tf_finetune.models.stored import keras3_config, stored_config, stored_weights
+from tf_finetune.models.stored import (
+    archive_vocabularies,
+    keras3_config,
+    stored_config,
+    stored_weights,
+)
 
 ARCHIVE_PARTS = ("config.json", "metadata.json", "model.weights.h5")
 # What h5py raises for a damaged file.
@@ -85,6 +90,8 @@ def read_stored_model(path: str, *, trust_model: bool = False) -> StoredModel:
     if archive:
         stored, version, backend = read_archive_header(path)
         kind = ".keras"
+        if _generation(version) == 2:
+            stored = _add_vocabularies(path, stored)
     else:
         stored, version, backend = read_header(path)
         kind = "HDF5"
@@ -261,6 +268,14 @@ def damaged_archive(path: str, reason: str) -> Exception:
         path,
         f"the .keras archive is truncated or damaged: {reason} Copy or download it again.",
     )
+
+
+def _add_vocabularies(path: str, stored: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive_vocabularies.add_vocabularies(stored, archive)
+    except (zipfile.BadZipFile, NotImplementedError, *HDF5_ERRORS) as error:
+        raise damaged_archive(path, stored_config.one_reason(error)) from error
 
 
 def _read_shapes(path: str) -> dict[str, list[tuple[int, ...]]]:

@@ -409,7 +409,7 @@ _SAME_SHAPE = frozenset(
         *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
         *("UnitNormalization", "Rescaling", "Normalization", "LayerScale", "StochasticDepth"),
         *("AutoContrast", "Equalization", "Solarization", "RandAugment", "AugMix", "CutMix"),
-        *("MixUp", "GroupedQueryAttention"),
+        *("MixUp", "GroupQueryAttention", "GroupedQueryAttention"),
         # Ours, for layers of older versions.
         *("Highway", "ParametricSoftplus", "SReLU", "SampleNormalization"),
         *("CurrentBatchNormalization",),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tf_finetune import findings, layer_table, specs
 from tf_finetune.models import classifier, cut_rules, pixel_rules
-from tf_finetune.models.stored import stored_graph, stored_pixels, weight_sizes
+from tf_finetune.models.stored import graph_reader, stored_graph, stored_pixels, weight_sizes
 
 # Layers that loading opens as a class of ours by another name, see `private_layers`.
 _OPENED_AS = {"CustomScaleLayer": "ScaledAdd"}
@@ -100,7 +100,7 @@ def describe_graph(
       findings.RefusedError: a flag of the spec does not suit the model.
     """
     flat = stored_graph.flatten(graph)
-    inputs = tuple(_end(tensor) for tensor in flat.inputs)
+    inputs = tuple(_input_end(tensor) for tensor in flat.inputs)
     outputs = tuple(_end(tensor) for tensor in flat.outputs)
     whole = make_table(*stored_graph.sort_calls(flat.inputs, flat.outputs), weights)
     try:
@@ -226,7 +226,8 @@ def _cut(
 
 def _list_inputs(graph: stored_graph.Graph, flat: stored_graph.FlatGraph) -> list[cut_rules.Input]:
     inputs: list[cut_rules.Input] = [
-        (tensor.call.layer.name, tensor.shape, tensor.dtype or "float32") for tensor in graph.inputs
+        (tensor.call.layer.name, _input_end(tensor).shape or (), tensor.dtype or "float32")
+        for tensor in graph.inputs
     ]
     # --vocabulary puts a tokenizer in front, see `token_inputs`.
     return [(inputs[0][0], (None,), "string")] if _takes_tokens(flat) else inputs
@@ -291,6 +292,11 @@ def _takes_tokens(flat: stored_graph.FlatGraph) -> bool:
 
 def _end(tensor: stored_graph.Tensor) -> End:
     return End(tensor.call.layer.name, tensor.known_shape, tensor.dtype)
+
+
+def _input_end(tensor: stored_graph.Tensor) -> End:
+    shape = graph_reader.read_input_shape(tensor.call.layer, tensor.known_shape)
+    return dataclasses.replace(_end(tensor), shape=shape)
 
 
 def _class_name(layer: stored_graph.Layer) -> str:

@@ -10,6 +10,10 @@ import typing
 import h5py
 import numpy as np
 
+from tf_finetune import findings
+
+_VARIABLES = "vars"
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredLayer:
@@ -95,6 +99,26 @@ def as_text(value: typing.Any) -> str:
       The text; undecodable bytes are replaced.
     """
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def explain_no_layers(file: h5py.File) -> str:
+    """Why a file's weights cannot be told apart by layers.
+
+    Args:
+      file: an open HDF5 file in neither layout, see `read_layers` and `has_keras3_weights`.
+
+    Returns:
+      A sentence that starts small, and what to do where that is known.
+    """
+    groups = {name: value for name, value in file.items() if isinstance(value, h5py.Group)}
+    attributes = [name for name in groups if name != _VARIABLES and _VARIABLES in groups[name]]
+    if not attributes:
+        return "the HDF5 file holds no Keras weights (no layer_names attribute)."
+    return (
+        "holds the weights of a Keras 3 model of a class of its own, by its attributes "
+        f"({findings.list_first(attributes)}) and not by layers. Expected weights of a Sequential "
+        "or functional model: load them in that class, copy them to such a model and save those."
+    )
 
 
 def has_keras3_weights(file: h5py.File) -> bool:

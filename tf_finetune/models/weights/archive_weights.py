@@ -9,10 +9,9 @@ Reference: tf_keras 2.21, src/saving/saving_lib.py (`_save_state`, `_save_contai
 """
 
 import io
-import re
 import typing
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import h5py
 import keras
@@ -20,11 +19,10 @@ import numpy as np
 
 from tf_finetune import findings
 from tf_finetune.models.legacy import private_layers
-from tf_finetune.models.stored import stored_config, stored_model
+from tf_finetune.models.stored import archive_vocabularies, stored_config, stored_model
 
 Json = dict[str, typing.Any]
-# How versions named the list of a model's layers.
-_LAYER_GROUPS = ("layers", "_layer_checkpoint_dependencies")
+_LAYER_GROUPS = archive_vocabularies.LAYER_GROUPS
 
 
 def assign_weights(model: keras.Model, stored: stored_model.StoredModel, *, where: str) -> None:
@@ -92,7 +90,7 @@ class _Walker:
         if name is None:
             return
         by_name = {layer.name: layer for layer in model.layers}
-        numbered = _numbered([layer["class_name"] for layer in stored])
+        numbered = archive_vocabularies.number_names([layer["class_name"] for layer in stored])
         for layer, key in zip(stored, numbered, strict=True):
             own = str(layer.get("name") or layer["config"].get("name"))
             own = self._new_names.get((path, own), own)
@@ -123,7 +121,7 @@ class _Walker:
                 inner = inner if isinstance(inner, dict) else {"config": {}}
                 yield from self._object(part, inner, group[key], path)
             elif isinstance(part, list | tuple):
-                cells = _numbered([type(cell).__name__ for cell in part])
+                cells = archive_vocabularies.number_names([type(cell).__name__ for cell in part])
                 for cell, cell_key in zip(part, cells, strict=True):
                     if cell_key in group[key]:
                         yield from self._object(cell, {"config": {}}, group[key][cell_key], path)
@@ -131,19 +129,3 @@ class _Walker:
 
 def _parts(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     yield from layer._flatten_layers(include_self=False, recursive=True)
-
-
-def _numbered(class_names: Sequence[str]) -> list[str]:
-    """The names that a list of objects has in the file: "dense", "conv2d", "dense_1"."""
-    counts: dict[str, int] = {}
-    names = []
-    for class_name in class_names:
-        name = _snake_case(class_name.rpartition(">")[2])
-        counts[name] = counts.get(name, -1) + 1
-        names.append(f"{name}_{counts[name]}" if counts[name] else name)
-    return names
-
-
-def _snake_case(name: str) -> str:
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

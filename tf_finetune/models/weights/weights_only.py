@@ -118,9 +118,7 @@ def _read_layers(
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
             if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
-                raise stored_config.refused(
-                    path, "the HDF5 file holds no Keras weights (no layer_names attribute)."
-                )
+                raise stored_config.refused(path, stored_weights.explain_no_layers(file))
             backend = file.attrs.get("backend", group.attrs.get("backend", ""))
             backend = stored_weights.as_text(backend)
             stored = stored_weights.read_layers(file)

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from tf_finetune.data import regular_files
+from tf_finetune import regular_files
 
 
 def test_only_regular_files_are_opened(tmp_path):
@@ -40,3 +40,14 @@ def test_what_leads_outside(tmp_path):
     assert [leads(name) for name in (b"in/x", b"back/x", b".", b"in/../in")] == [False] * 4
     assert [leads(name) for name in (b"out/x", b"..", b"../root2/x", b"in/../../x")] == [True] * 4
     assert not regular_files.leads_outside(os.fsencode(root), b"/")
+
+
+def test_reading_has_a_limit(tmp_path):
+    path = str(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"12345")
+    assert regular_files.read_regular(path, limit=5) == b"12345"
+    with pytest.raises(regular_files.NotRegularError) as caught:
+        regular_files.read_regular(path, limit=4)
+    assert caught.value.strerror == "has more than 4 bytes"
+    with pytest.raises(regular_files.NotRegularError):
+        regular_files.read_regular("/dev/zero", limit=4)

@@ -7,6 +7,7 @@ path is asked what it is first, and what was opened is asked once more.
 import io
 import os
 import stat
+from typing import AnyStr
 
 # Follows "... is".
 LINK_OUT = (
@@ -53,13 +54,34 @@ def open_regular(path: str | bytes) -> io.BufferedReader:
     return open(descriptor, "rb")
 
 
+def read_regular(path: str, *, limit: int) -> bytes:
+    """Reads a regular file that is not larger than it should be.
+
+    Args:
+      path: any path; links are followed.
+      limit: most bytes.
+
+    Returns:
+      Its content.
+
+    Raises:
+      NotRegularError: it is a folder, pipe, socket or device, or larger.
+      OSError: the system cannot open or read it.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise NotRegularError(f"has more than {limit:,} bytes")
+    return content
+
+
 def _check(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS if test(mode)), "no file")
         raise NotRegularError(f"is {kind}, not a file")
 
 
-def leads_outside(path: bytes, root: bytes) -> bool:
+def leads_outside(path: AnyStr, root: AnyStr) -> bool:
     """Whether a path leads out of a folder, by "..", by a link or by a link of a parent.
 
     Args:
@@ -69,5 +91,5 @@ def leads_outside(path: bytes, root: bytes) -> bool:
     Returns:
       True where the path's target lies elsewhere.
     """
-    target = os.path.realpath(path)
-    return target != root and not target.startswith(root.rstrip(b"/") + b"/")
+    target, inside = os.fsencode(os.path.realpath(path)), os.fsencode(root)
+    return target != inside and not target.startswith(inside.rstrip(b"/") + b"/")

@@ -1,0 +1,76 @@
+import keras
+import pytest
+
+from tf_finetune import head_kinds, model_meaning
+from tf_finetune.data import preprocessing, text_store
+
+MULTI = {"name": "tags", "kind": "multilabel", "classes": ["a", "b"], "thresholds": [0, 0.5]}
+BINARY = {"name": "b", "kind": "binary", "classes": ["no", "yes"], "thresholds": [0.5]}
+
+
+def test_what_training_writes_is_read():
+    heads = model_meaning.read_heads([MULTI, BINARY])
+    assert heads == (
+        head_kinds.HeadInfo("tags", "multilabel", ("a", "b"), (0.0, 0.5)),
+        head_kinds.HeadInfo("b", "binary", ("no", "yes"), (0.5,)),
+    )
+    model_meaning.check_loss_weights({"b": 0, "tags": 1.5}, heads)
+    for spec in (
+        preprocessing.PreprocessingSpec(4, 5, 1, "pad", 1000.0),
+        text_store.TextSpec("review"),
+    ):
+        assert model_meaning.read_inputs(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [3],
+        [{}],
+        [{**MULTI, "more": 1}],
+        [{**MULTI, "name": "loss"}],
+        [{**MULTI, "name": None}],
+        [{**MULTI, "classes": "ab"}],
+        [{**MULTI, "classes": ["a"], "thresholds": [0.5]}],
+        [{**MULTI, "thresholds": [0.5, True]}],
+        [{**MULTI, "thresholds": {"a": 0.5, "b": 0.5}}],
+        [{**BINARY, "classes": ["a", "b", "c"]}],
+        [BINARY, BINARY],
+    ],
+)
+def test_heads_that_training_does_not_write(value):
+    with pytest.raises(ValueError, match=r"^heads?\b.*: "):
+        model_meaning.read_heads(value)
+
+
+@pytest.mark.parametrize("value", [[], {"b": -1}, {"b": "1"}, {"b": 1, "c": 1}, {"b": 1e39}])
+def test_loss_weights_that_training_does_not_write(value):
+    with pytest.raises(ValueError, match=r"^loss_weights: "):
+        model_meaning.check_loss_weights(value, model_meaning.read_heads([BINARY]))
+
+
+def make_model(shape=(4, 4, 1), units=1, name="image"):
+    image = keras.Input(shape, name=name)
+    logits = keras.layers.Dense(units)(keras.layers.GlobalAveragePooling2D()(image))
+    return keras.Model({name: image}, {"b": logits})
+
+
+def test_a_model_is_held_against_its_meaning():
+    heads = model_meaning.read_heads([BINARY])
+    spec = preprocessing.PreprocessingSpec(4, 4, 1)
+    model_meaning.check_model(make_model(), heads, spec)
+    model_meaning.check_model(make_model((None, None, 1)), heads, spec)
+    unbuilt = keras.Sequential([keras.layers.Dense(1)])
+    for model in (
+        make_model((4, 5, 1)),
+        make_model((4, 4, 3)),
+        make_model(units=2),
+        make_model(name="picture"),
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]),
+        unbuilt,
+    ):
+        with pytest.raises(ValueError, match="the model "):
+            model_meaning.check_model(model, heads, spec)
+    with pytest.raises(ValueError, match="the model takes"):
+        model_meaning.check_model(make_model(), heads, text_store.TextSpec())

@@ -1,0 +1,43 @@
+"""Encoded images to predict, read as strangers' files are.
+
+One idea: what is no regular file is never opened, and what promises more pixels than it should
+is never handed to a decoder: it costs its row, with the reason, and nothing else.
+"""
+
+import io
+
+from tf_finetune import regular_files
+from tf_finetune.data import image_formats, image_sizes
+
+# No photograph is larger; a sparse file of terabytes would fill the memory.
+MAX_FILE_BYTES = 2**29
+
+
+def read_image(path: str | bytes, *, max_pixels: int = image_sizes.MAX_PIXELS) -> tuple[bytes, str]:
+    """Reads a file that may hold an image.
+
+    Args:
+      path: of the file; links are followed.
+      max_pixels: the most that its header may promise, all frames together.
+
+    Returns:
+      (its bytes, ""), or (b"", why it cannot be used, continuing a sentence that begins with the
+      file's name).
+    """
+    try:
+        with regular_files.open_regular(path) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        return b"", image_formats.describe_os_error(error)
+    if len(content) > MAX_FILE_BYTES:
+        return b"", f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
+    head = content[: image_formats.HEAD_BYTES]
+    kind = image_formats.find_format(head)
+    if kind is None:
+        return b"", image_formats.describe_bad_image(head)
+    size = image_sizes.read_size(io.BytesIO(content), kind)
+    if size is None:
+        return b"", image_formats.describe_bad_image(head)
+    if size.pixels > max_pixels:
+        return b"", f"is too large: {size}, more than --max_image_pixels={max_pixels}"
+    return content, ""

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tests.data import test_pipeline
 from tf_finetune import option_values
-from tf_finetune.data import augmentation, image_stores, pipeline, rand_augment
+from tf_finetune.data import augmentation, image_stores, pipeline
 
 EVERYTHING = "flip:both,crop,rotate,translate,zoom,color,cutout:0.3,erase,randaugment"
 
@@ -52,12 +52,11 @@ def test_views_are_a_function_of_seed_epoch_and_key(tmp_path):
         assert sum(np.array_equal(views[key], other[key]) for key in views) == 0
 
 
-@pytest.mark.parametrize("store", ["array", "paths", "stream_bytes", "stream_pixels"])
-@pytest.mark.parametrize("change", rand_augment._CHANGES)
-def test_rand_augment_has_the_same_bits_from_every_store(change, store, monkeypatch, tmp_path):
-    monkeypatch.setattr(rand_augment, "_CHANGES", (change,))
-    views = collect("randaugment:1,7", folder=tmp_path)
-    assert_equal(views, collect("randaugment:1,7", store=store, folder=tmp_path))
+def test_rand_augment_has_the_same_bits_from_every_store():
+    # 60 draws from eleven changes.
+    views = collect("randaugment:5,10")
+    for store in ("array", "stream_bytes", "stream_pixels"):
+        assert_equal(views, collect("randaugment:5,10", store=store))
 
 
 def test_a_further_step_leaves_the_flips_as_they_are():

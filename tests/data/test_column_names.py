@@ -56,7 +56,7 @@ def test_what_describe_writes_is_read_back():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x4", "--feature_columns: t.csv has no column 'x4'. Did you mean 'x3'? It has 'id', 'x1', "
+        ("x4", "--feature_columns: t.csv has no column 'x4'. It has 'id', 'x1', "
          "'x2', 'x3', 'x10', 'a:b', 'pixel_7', 'zip', 'label'."),
         ("x1..x5", "--feature_columns: t.csv has not all columns of 'x1..x5': 'x4', 'x5' missing."),
         ("x3..x1", "--feature_columns: 'x3..x1' is no range. Expected the smaller number first, "

@@ -51,7 +51,7 @@ def test_loading_imports_no_tensorflow(tmp_path):
     code = (
         "import sys\n"
         "from tf_finetune import specs\n"
-        "from tf_finetune.data import checks, loading\n"
+        "from tf_finetune.data import loading\n"
         "for text in sys.argv[1:]:\n"
         "    loading.load_data(specs.DataSpec(data=text))\n"
         "heavy = {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules)\n"

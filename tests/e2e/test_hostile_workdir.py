@@ -209,8 +209,11 @@ MODEL_INFOS = {
     "surrogate": (of_head(classes=["\ud800", "b"]), "classes must be texts of one line"),
     "twice": (of_head(classes=["a", "a", "b"]), "expected two or more different classes"),
     "fewer": (of_head(classes=["a", "b"]), "the model gives (3,) numbers, and its classes need"),
-    "kind": (of_head(kind="zzz"), "kind must be one of multiclass, binary, multilabel."),
-    "kind2": (of_head(kind=[]), "kind must be one of multiclass, binary, multilabel."),
+    "kind": (
+        of_head(kind="zzz"),
+        "kind must be one of multiclass, binary, multilabel, regression.",
+    ),
+    "kind2": (of_head(kind=[]), "kind must be one of multiclass, binary, multilabel, regression."),
     "thr": (of_head(kind="multilabel", thresholds=["x"] * 3), "expected 3 thresholds, numbers"),
     "thr2": (of_head(thresholds=[0.5]), "expected 0 thresholds"),
     "thr3": (of_head(kind="multilabel", thresholds=[float("nan")] * 3), "numbers from 0 to 1"),

@@ -230,13 +230,14 @@ def test_flags_of_images_are_refused(run, tmp_path, capsys):
 def test_validate_names_what_is_wrong(run, tmp_path, capsys):
     rows = [*tiny_text.make_rows(), ("", "pos"), ("  ", "neg"), ("same", "pos"), ("same", "neg")]
     path = tiny_text.write_table(tmp_path / "bad.csv", rows)
-    assert main.main(("--mode=validate", f"--data={path}")) == 2
+    flags = ("--mode=validate", f"--data={path}", f"--output={tmp_path / 'problems.csv'}")
+    assert main.main(flags) == 2
     lines = capsys.readouterr().out.splitlines()
     empty = "the text is empty. --on_bad_example=skip leaves such rows out."
     assert f"error: {path}, line 62: {empty}" in lines
     assert f"error: {path}, line 63: {empty}" in lines
-    assert f"warning: {path}: identical texts have different labels: 'same' (2 times)." in lines
-    assert main.main(("--mode=validate", f"--data={path}", "--on_bad_example=skip")) == 0
+    assert sum("'same'" in line and line.startswith("warning: ") for line in lines) == 1
+    assert main.main((*flags, "--on_bad_example=skip")) == 0
     output = capsys.readouterr().out
     assert f"warning: {path}: 2 rows without a text are left out, lines 62, 63." in output
 

@@ -4,7 +4,7 @@
 
 Generates a table of 100 columns of numbers and a label, trains one epoch of a small network on it
 and on its first tenth, each in a process of its own, and prints both peaks of the resident memory.
-Needs the table's size on the disk once and a half. The numbers are in README.md.
+Needs the table's size on the disk once and a half.
 """
 
 import argparse

@@ -92,18 +92,13 @@ def read_images(
 
 
 def find_bad_images(
-    parts: tuple[loading.Split, ...],
-    pre: preprocessing.InputSpec,
-    *,
-    heads: image_heads.Heads | None = None,
+    parts: tuple[loading.Split, ...], pre: preprocessing.InputSpec
 ) -> tuple[findings.Problem, ...]:
     """Decodes everything and keeps nothing but the complaints.
 
     Args:
       parts: splits, decoded ones cost nothing.
       pre: what the model takes.
-      heads: what `image_heads.check_heads` found in them; default: it is asked here, about images
-        of any size.
 
     Returns:
       A problem for each image that cannot be read or decoded, in the splits' order (a warning
@@ -112,8 +107,7 @@ def find_bad_images(
     if not isinstance(pre, preprocessing.PreprocessingSpec):
         return ()
     groups = image_heads.group_by_store(parts)
-    if heads is None:
-        heads = image_heads.check_heads(groups, max_pixels=None)
+    heads = image_heads.check_heads(groups, max_pixels=None)
     heads.bad |= _decode(groups, pre, heads=heads, pixels=None)
     return image_heads.describe(parts, heads)
 

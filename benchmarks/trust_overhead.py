@@ -4,8 +4,9 @@
 
 Writes a ResNet50 (95 MB) as .h5 and .keras, and loads it with and without the examination, by
 turns: in a new process each, as a run does (the examination goes on while TensorFlow is imported),
-and in this process, where TensorFlow is there and the examination is waited for. Prints a Markdown
-table of medians and ratios.
+as the first model of a program that has imported TensorFlow, and as a later one of such a program,
+where the examination is waited for. Prints a Markdown table of medians and ratios; the time is that
+of the process for a run, and that of the call for the others.
 """
 
 import argparse
@@ -23,9 +24,21 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import keras
 
-from tf_finetune import specs
-from tf_finetune.models import admission, loading
+import tf_finetune as tff
+from tf_finetune.models import admission
 
+# A program's first model; prints the seconds of the call.
+FIRST = """
+import sys, time
+import keras
+import tf_finetune as tff
+from tf_finetune.models import admission
+if sys.argv[2] == "without":
+    admission.check = lambda *arguments, **options: ()
+start = time.perf_counter()
+tff.load_backbone(tff.ModelSpec(model=sys.argv[1]))
+print(time.perf_counter() - start)
+"""
 # What a run does, from its first line to the loaded model.
 PROCESS = """
 import sys
@@ -57,37 +70,49 @@ def main() -> None:
         for ending in (".h5", ".keras"):
             path = str(pathlib.Path(folder, "model").with_suffix(ending))
             model.save(path)
-            for where, load in (("a run", load_in_new_process), ("one process", load_here)):
+            for where, load in (
+                ("a run", load_in_run),
+                ("a program's first", load_first),
+                ("a later one", load_here),
+            ):
                 print(measure(path, where, load, repeats=options.repeats))
                 sys.stdout.flush()
 
 
-def load_in_new_process(path: str, examined: str) -> None:
-    """Loads as a run does."""
+def load_in_run(path: str, examined: str) -> float:
+    """Seconds of a process that loads as a run does."""
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", PROCESS, path, examined], check=True)
+    return time.perf_counter() - start
 
 
-def load_here(path: str, examined: str) -> None:
-    """Loads where TensorFlow is imported already."""
+def load_first(path: str, examined: str) -> float:
+    """Seconds of the first call in a new process that has imported TensorFlow."""
+    command = [sys.executable, "-c", FIRST, path, examined]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def load_here(path: str, examined: str) -> float:
+    """Seconds of a call in this process."""
     os.utime(path)  # or the answer would come from the last time
     keras.backend.clear_session()
     original = admission.check
     if examined == "without":
         admission.check = lambda *arguments, **options: ()
+    start = time.perf_counter()
     try:
-        loading.load_backbone(specs.ModelSpec(model=path))
+        tff.load_backbone(tff.ModelSpec(model=path))
     finally:
         admission.check = original
+    return time.perf_counter() - start
 
 
-def measure(path: str, where: str, load: Callable[[str, str], None], *, repeats: int) -> str:
+def measure(path: str, where: str, load: Callable[[str, str], float], *, repeats: int) -> str:
     """A row of the table."""
     seconds: dict[str, list[float]] = {"without": [], "with": []}
     for _ in range(repeats):
         for examined, values in seconds.items():
-            start = time.perf_counter()
-            load(path, examined)
-            values.append(time.perf_counter() - start)
+            values.append(load(path, examined))
     without, both = (statistics.median(values) for values in seconds.values())
     size = os.path.getsize(path) / 1e6
     return (

@@ -55,6 +55,9 @@ _PUBLIC = {
     "RunSpec": "specs",
 }
 
+# Those that open a model file.
+_LOADERS = ("load_pretrained", "load_backbone")
+
 __all__ = sorted(_PUBLIC)
 
 
@@ -66,6 +69,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
     value = module if _PUBLIC[name] == name else getattr(module, name)
+    if name in _LOADERS:
+        # A program that calls these lives on, and waits for the examination of the file.
+        importlib.import_module(f"{__name__}.trust.examiner_process").keep_ready()
     globals()[name] = value
     return value
 

@@ -69,8 +69,11 @@ def one_line(text: object) -> str:
       Printable text without line ends or terminal escape codes; lone surrogates (names that are
       not UTF-8) become backslash escapes.
     """
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in str(text)
+        character if character.isprintable() else repr(character)[1:-1] for character in text
     )
 
 

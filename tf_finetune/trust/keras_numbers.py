@@ -116,16 +116,17 @@ def iterate_layers(config: Config) -> Iterator[tuple[str, str, Config]]:
 
 
 def _bounded(values: Config) -> Iterator[str]:
-    for key, bound in _BOUNDS.items():
+    for key in sorted(_BOUNDS.keys() & values.keys()):
+        bound = _BOUNDS[key]
         largest = max(
-            (abs(number) for number in least_weights.read_integers(values.get(key))), default=0
+            (abs(number) for number in least_weights.read_integers(values[key])), default=0
         )
         if largest > bound:
             yield f"has {key} {largest:,}. Expected at most {bound:,}, which no model exceeds."
     for key in _SHAPES:
-        size = math.prod(
-            abs(number) or 1 for number in least_weights.read_integers(values.get(key))
-        )
+        if key not in values:
+            continue
+        size = math.prod(abs(number) or 1 for number in least_weights.read_integers(values[key]))
         if size > _MAX_SHAPE_ELEMENTS:
             yield (
                 f"has a {key} of {size:,} elements. Expected at most {_MAX_SHAPE_ELEMENTS:,}: an "

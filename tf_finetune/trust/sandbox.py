@@ -8,7 +8,6 @@ folder, then confines itself (see `confinement`), and only then opens it.
 """
 
 import dataclasses
-import gc
 import importlib
 import json
 import os
@@ -20,29 +19,13 @@ import time
 import typing
 
 from tf_finetune import findings
-from tf_finetune.trust import confinement, refusals
+from tf_finetune.trust import confinement, examiner_process, refusals
 
-_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _MAX_ANSWER_BYTES = 2**20
 MAX_FINDINGS = 50
 _BASE_MEMORY_BYTES = 2**30
 _BASE_CPU_SECS, _CPU_BYTES_PER_SEC = 8, 40 * 2**20
 _BASE_WALL_SECS, _WALL_BYTES_PER_SEC = 40, 4 * 2**20
-_START = (
-    "import sys, json; r = json.loads(sys.stdin.buffer.read());"
-    "sys.path += [p for p in r['sys_path'] if p not in sys.path];"
-    "from tf_finetune.trust import sandbox; sandbox.answer(r)"
-)
-_ENVIRONMENT = {
-    # Threads of the linear algebra reserve address space and would outlive nothing.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # No filter is loaded from a folder, whatever a file asks for.
-    "HDF5_PLUGIN_PRELOAD": "::",
-    "HDF5_USE_FILE_LOCKING": "FALSE",
-}
-_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,21 +90,10 @@ def run(
         "memory_bytes": limits.memory_bytes,
         "cpu_secs": limits.cpu_secs,
         "readable": [path, *readable],
-        "sys_path": [_PACKAGE_PARENT, *(item for item in sys.path if os.path.isabs(item))],
+        "sys_path": [item for item in sys.path if os.path.isabs(item)],
     }
-    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     try:
-        child = subprocess.Popen(
-            # -I: no user's folders and variables; -S: sys.path comes with the request; -B: no
-            # writing.
-            [sys.executable, "-I", "-S", "-B", "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**environment, **_ENVIRONMENT},
-            cwd=os.path.abspath(os.sep),
-            start_new_session=True,
-        )
+        child = examiner_process.start()
     except OSError as error:
         message = f"cannot be examined: no second Python process starts ({error.strerror})."
         return (refusals.broken("", message, advice="Free some memory and try again."),)
@@ -130,6 +102,7 @@ def run(
             text, ended = _talk(process, json.dumps(request).encode(), limits.wall_secs)
         finally:
             process.kill()
+    examiner_process.replenish()
     return _read_answer(text, ended, process.returncode, limits)
 
 
@@ -139,8 +112,8 @@ def answer(request: dict[str, typing.Any]) -> None:
     Args:
       request: as made by `run`.
     """
-    # A short life makes little garbage: collecting it takes a tenth of the time.
-    gc.disable()
+    # The path may have grown since a process that was kept ready has started.
+    sys.path += [item for item in request["sys_path"] if item not in sys.path]
     module = importlib.import_module(request["module"])
     # Whatever a library prints must not mix with the answer.
     pipe = os.dup(1)

@@ -39,6 +39,7 @@ def fit(model, epochs, *used):
 
 def test_the_best_weights_are_kept(model):
     run = callbacks.Progress("cross_entropy", higher_is_better=False)
+    run.start(model)
     weights = []
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: weights.append(model.get_weights()[0])

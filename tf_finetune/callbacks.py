@@ -36,7 +36,8 @@ class Progress:
       rows: a dict per finished epoch: history.csv.
       best_value: best monitor so far, None before the first evaluation.
       best_epoch: 1-based epoch of the best weights; 0 is before the first.
-      best_weights: arrays in the order of `model.weights`.
+      best_weights: arrays in the order of the whole model's weights.
+      places: {id of a variable: its place in that order}.
     """
 
     monitor: str
@@ -45,6 +46,31 @@ class Progress:
     best_value: float | None = None
     best_epoch: int = 0
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+    places: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def start(self, model: keras.Model) -> None:
+        """Takes the weights that a run starts from.
+
+        Args:
+          model: the whole model.
+        """
+        self.best_weights = model.get_weights()
+        self.places = {id(variable): place for place, variable in enumerate(model.weights)}
+
+    def keep(self, *, epoch: int, model: keras.Model) -> None:
+        """Takes a model's weights as the best.
+
+        Args:
+          epoch: 1-based epoch, 0 before the first.
+          model: the whole model, or the part of it whose weights may have changed.
+        """
+        self.best_epoch = epoch
+        # A new list: what it shares with the last are the weights that nothing trains.
+        self.best_weights = list(self.best_weights)
+        for variable in model.weights:
+            place = self.places.get(id(variable))
+            if place is not None:
+                self.best_weights[place] = np.array(variable)
 
     def offer(self, value: float, *, epoch: int, model: keras.Model) -> bool:
         """Keeps the model's weights if they are the best so far.
@@ -61,8 +87,8 @@ class Progress:
             better = value > self.best_value if self.higher_is_better else value < self.best_value
             if not better:
                 return False
-        self.best_value, self.best_epoch = value, epoch
-        self.best_weights = model.get_weights()
+        self.best_value = value
+        self.keep(epoch=epoch, model=model)
         return True
 
 
@@ -172,8 +198,7 @@ class Keeper(keras.callbacks.Callback):
         self._write(row)
         value = values.get(f"val_{self._run.monitor}")
         if value is None:  # no validation data: the newest weights are the best known
-            self._run.best_epoch = epoch + 1
-            self._run.best_weights = self.model.get_weights()
+            self._run.keep(epoch=epoch + 1, model=self.model)
             self.improved = True
             return
         if not math.isfinite(value):

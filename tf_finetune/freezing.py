@@ -131,6 +131,28 @@ def release_plan(model: typing.Any) -> None:
         _release(layer)
 
 
+def is_fixed(operation: typing.Any) -> bool:
+    """Whether an operation gives the same outputs for the same inputs in every epoch.
+
+    Args:
+      operation: of a model to which a plan is applied: a layer, or a function of `keras.ops`.
+
+    Returns:
+      False if it has weights that train, keeps a state, or may draw random numbers in training.
+    """
+    if not hasattr(operation, "_flatten_layers"):
+        return True
+    if operation.trainable_variables or getattr(operation, "stateful", False):
+        return False
+    return (
+        not operation._call_has_training_arg
+        or isinstance(vars(operation).get("call"), _InferenceCall)
+        or (layer_table.is_batch_norm(operation) and not operation.trainable)
+        # Its `training` only matters to quantization.
+        or type(operation).__name__ == "Dense"
+    )
+
+
 def format_plan(plan: FreezePlan) -> str:
     """The plan as a table for people.
 

@@ -27,7 +27,8 @@ from tf_finetune import (
     report,
     run_folder,
     run_messages,
-    spec_flags,
+    run_start,
+    run_state,
     spec_paths,
     specs,
     token_lengths,
@@ -36,10 +37,11 @@ from tf_finetune import (
     validation,
     workdir,
 )
-from tf_finetune.data import columns, leaks, pipeline, preprocessing, text_store
+from tf_finetune.data import leaks, pipeline, preprocessing
 from tf_finetune.data import loading as data_loading
-from tf_finetune.models import custom_objects, pixel_range
+from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
+from tf_finetune.models import pixel_range
 
 _SAMPLE_IMAGES = 64
 _NOT_TRAINED = (
@@ -47,46 +49,6 @@ _NOT_TRAINED = (
     "Expected an improvement: give a smaller --learning_rate, more --max_minutes, or a pretrained "
     "model whose features fit the data."
 )
-
-
-class _Clock:
-    """Seconds of each part of a run."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, part: str) -> None:
-        """Books the time since the last lap on a part."""
-        now = time.monotonic()
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._last, 3)
-        self._last = now
-
-    def total(self) -> dict[str, float]:
-        """All parts, and their sum as "total"."""
-        return {**self.seconds, "total": round(time.monotonic() - self._start, 3)}
-
-
-@dataclasses.dataclass
-class _Run:
-    """What the parts of a run hand on."""
-
-    spec: specs.RunSpec
-    request: specs.RunSpec
-    folder: str
-    announce: Callable[[str], None]
-    clock: _Clock
-    splits: data_loading.Splits
-    head_specs: tuple[specs.HeadSpec, ...]
-    strategy: Any
-    precision: str
-    warnings: list[str] = dataclasses.field(default_factory=list)
-
-    def warn(self, problems: tuple[findings.Problem, ...]) -> None:
-        """Tells warnings and remembers them for problems.txt."""
-        for problem in problems:
-            self.warnings.append(problem.message)
-            self.announce(f"Warning: {problem.message}")
 
 
 def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> dict[str, Any]:
@@ -106,7 +68,7 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
       RequirementError: the model is trained and reported, but not good enough; not exported.
       DivergedError: the loss became NaN; the workdir has the best weights before that.
     """
-    clock = _Clock()
+    clock = run_state.Clock()
     # Messages name paths as they were typed; what is written must mean the same from any folder.
     request = spec_paths.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
@@ -119,7 +81,7 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
     if errors or splits is None:
         raise findings.RefusedError(*errors)
     keras.utils.set_random_seed(spec.seed)
-    run = _Run(
+    run = run_state.Run(
         spec=spec,
         request=request,
         folder=os.path.abspath(folder),
@@ -135,7 +97,7 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
     return _train(run)
 
 
-def _train(run: _Run) -> dict[str, Any]:
+def _train(run: run_state.Run) -> dict[str, Any]:
     backbone, task = _prepare(run)
     with run.strategy.scope():
         model = heads.attach_heads(
@@ -148,23 +110,35 @@ def _train(run: _Run) -> dict[str, Any]:
             ),
         )
     run.clock.lap("model")
+    features = training.plan_features(model, backbone, task, announce=run.announce)
+    run.clock.lap("features")
     if run.spec.dry_run:
         result = training.fit(
-            model, backbone, task, strategy=run.strategy, dry_run=True, announce=run.announce
+            model,
+            backbone,
+            task,
+            strategy=run.strategy,
+            dry_run=True,
+            features=features,
+            announce=run.announce,
         )
         run.announce("--dry_run: nothing was trained or written.")
         cost = dataclasses.asdict(result.cost) if result.cost else None
         return {"status": "dry_run", "cost": cost}
-    _write_start(run, backbone, task)
+    run_start.write_start(run, backbone, task, choice=features.choice)
     outcome = trained.TrainedModel(
-        model, run.splits.heads, task.preprocessing, _describe_origin(run, backbone, task.phases)
+        model,
+        run.splits.heads,
+        task.preprocessing,
+        run_start.describe_origin(run, backbone, task.phases),
     )
-    result = _fit(run, backbone, task, outcome)
+    result = _fit(run, backbone, task, outcome, features=features)
+    run.clock.move("train", "features", secs=features.secs)
     outcome = _tune(run, outcome)
     return _finish(run, backbone, outcome, result)
 
 
-def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
+def _prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]:
     """Everything that decides what will be trained, told before it starts."""
     spec = run.spec
     monitors.check_monitor(spec.train.monitor, run.splits.heads)
@@ -213,7 +187,7 @@ def _prepare(run: _Run) -> tuple[model_loading.Backbone, training.Task]:
 
 
 def _read_inputs(
-    run: _Run, backbone: model_loading.Backbone, prepared: preprocessing.InputSpec
+    run: run_state.Run, backbone: model_loading.Backbone, prepared: preprocessing.InputSpec
 ) -> preprocessing.InputSpec:
     data = run.spec.data
     run.splits, prepared, problems = pipeline.read_images(
@@ -234,10 +208,12 @@ def _image_shape(prepared: preprocessing.InputSpec) -> tuple[int, int, int] | No
 
 
 def _fit(
-    run: _Run,
+    run: run_state.Run,
     backbone: model_loading.Backbone,
     task: training.Task,
     outcome: trained.TrainedModel,
+    *,
+    features: caching.FeatureCache,
 ) -> training.TrainResult:
     minutes = run.spec.max_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -252,6 +228,7 @@ def _fit(
                 strategy=run.strategy,
                 workdir_path=run.folder,
                 deadline=deadline,
+                features=features,
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
@@ -270,7 +247,7 @@ def _fit(
     return result
 
 
-def _tune(run: _Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
+def _tune(run: run_state.Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
     """Writes the trained model with its thresholds."""
     outcome, texts = outcomes.tune_thresholds(
         outcome,
@@ -286,7 +263,7 @@ def _tune(run: _Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
 
 
 def _finish(
-    run: _Run,
+    run: run_state.Run,
     backbone: model_loading.Backbone,
     outcome: trained.TrainedModel,
     result: training.TrainResult,
@@ -333,7 +310,7 @@ def _match_heads(
 
 
 def _settle_pixels(
-    run: _Run,
+    run: run_state.Run,
     backbone: model_loading.Backbone,
     prepared: preprocessing.InputSpec,
 ) -> model_loading.Backbone:
@@ -351,89 +328,8 @@ def _settle_pixels(
     return backbone
 
 
-def _resolve(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> specs.RunSpec:
-    """The run with everything that was inferred or measured written out."""
-    chosen, spec = backbone.pixel_range, run.request
-    return dataclasses.replace(
-        spec,
-        heads=tuple(
-            dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes) or None)
-            for head, info in zip(run.head_specs, run.splits.heads, strict=True)
-        ),
-        freeze=dataclasses.replace(spec.freeze, freeze=None),
-        model=dataclasses.replace(spec.model, pixel_range=chosen.name if chosen else "auto"),
-        data=_resolve_data(spec.data, task.preprocessing),
-        train=dataclasses.replace(
-            spec.train,
-            phases=task.phases,
-            epochs=None,
-            monitor=spec.train.monitor or monitors.name_total(run.splits.heads),
-            patience_epochs=task.train.patience_epochs,
-            weight_decay=task.train.weight_decay,
-            precision=run.precision,
-            strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
-        ),
-    )
-
-
-def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:
-    if isinstance(prepared, text_store.TextSpec):
-        return dataclasses.replace(spec, text_column=prepared.column)
-    if isinstance(prepared, columns.ColumnsSpec):
-        return spec
-    return dataclasses.replace(spec, pixel_max=prepared.pixel_max)
-
-
-def _write_start(run: _Run, backbone: model_loading.Backbone, task: training.Task) -> None:
-    """Claims the workdir and writes all that is known before the first step."""
-    run_folder.claim(run.folder, requested=run.request)
-    resolved = _resolve(run, backbone, task)
-    contents = {
-        workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
-        workdir.PROBLEMS: "".join(f"{line}\n" for line in run.warnings),
-    }
-    for name, text in contents.items():
-        workdir.write_atomic(os.path.join(run.folder, name), text)
-    with (
-        workdir.replace_file(os.path.join(run.folder, workdir.SPLIT)) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        file.writelines(data_loading.iterate_split_rows(run.splits))
-    workdir.write_json(
-        os.path.join(run.folder, workdir.DATASET_INFO), dataclasses.asdict(run.splits.info)
-    )
-    workdir.write_json(
-        os.path.join(run.folder, workdir.ENVIRONMENT),
-        distribution.describe_environment(
-            strategy=run.strategy, precision=run.precision, seed=run.spec.seed
-        ),
-    )
-
-
-def _describe_origin(
-    run: _Run, backbone: model_loading.Backbone, phases: tuple[specs.PhaseSpec, ...]
-) -> dict[str, Any]:
-    return {
-        "pretrained": {
-            "model": run.request.model.model,
-            "source": backbone.source,
-            "sha256": backbone.sha256,
-            "pixel_range": backbone.pixel_range.name if backbone.pixel_range else None,
-            "pooling": backbone.pooling,
-        },
-        "custom_objects": custom_objects.describe(run.request.model.custom_objects),
-        "trust": {
-            "trust_model": run.spec.model.trust_model,
-            "findings": [finding.message for finding in backbone.found or ()],
-        },
-        "freeze": {phase.name: phase.freeze for phase in phases},
-        "batch_norm": run.spec.freeze.batch_norm,
-        "loss_weights": {head.name: head.loss_weight for head in run.head_specs},
-    }
-
-
 def _summarize(
-    run: _Run,
+    run: run_state.Run,
     backbone: model_loading.Backbone,
     result: training.TrainResult,
     reports: dict[str, evaluation.EvalReport],

@@ -44,6 +44,7 @@ _NOT_IN_RUN_FLAGS = frozenset(
 )
 _PATHS = frozenset(
     {
+        "cache_dir",
         "data",
         "export_dir",
         "model",

@@ -50,6 +50,7 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
             vocabulary=_absolute(data.vocabulary),
             classes=classes,
         ),
+        train=dataclasses.replace(spec.train, cache_dir=_absolute(spec.train.cache_dir)),
         export=dataclasses.replace(spec.export, export_dir=_absolute(spec.export.export_dir)),
     )
 

@@ -123,6 +123,26 @@ class TrainSpec(options.CheckedSpec):
         "Arithmetic of the backbone; weights and heads stay float32. auto: float32.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    feature_cache: str = option(
+        "auto",
+        "What the frozen layers in front make of each example is computed once: disk keeps it for "
+        "later runs, memory for this one. auto: disk where a short trial says that it saves time.",
+        choices=("auto", "off", "memory", "disk"),
+    )
+    feature_precision: str = option(
+        "auto",
+        "Arithmetic of cached features. auto: bfloat16 where that is faster, for images and only "
+        "with --precision=auto; else float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    cache_dir: str | None = option(
+        None, "Folder of kept features; default: ~/.cache/tf_finetune/features."
+    )
+    cache_max_gb: float = option(
+        10.0,
+        "What kept features may take on the disk; the longest unused go first.",
+        lower_bound=0.0,
+    )
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

@@ -9,9 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_finetune.models import splitting
 
-class TrainerModel(keras.Model):
-    """A functional model that is built symbolically from one plain batch.
+
+class _PlainBatch:
+    """A model that is built symbolically from one plain batch.
 
     Under a strategy Keras 3.15 builds losses and metrics from the mean over replicas of the first
     batch (`keras/src/backend/tensorflow/trainer.py`, `_maybe_symbolic_build`). Where a batch does
@@ -29,4 +31,14 @@ class TrainerModel(keras.Model):
         self._take_plain_batch = lambda: batch
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        super()._maybe_symbolic_build(data_batch=self._take_plain_batch())
+        super()._maybe_symbolic_build(  # type: ignore[misc]
+            data_batch=self._take_plain_batch()
+        )
+
+
+class TrainerModel(_PlainBatch, keras.Model):
+    """The twin of a whole functional model."""
+
+
+class SuffixTrainer(_PlainBatch, splitting.SuffixModel):
+    """The twin of what is behind the cut: it takes features."""

@@ -32,6 +32,7 @@ from tf_finetune import (
 )
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import pipeline, preprocessing, resampling
+from tf_finetune.feature_cache import caching, choosing
 from tf_finetune.models import loading as model_loading
 
 
@@ -117,6 +118,7 @@ def fit(
     workdir_path: str | None = None,
     deadline: float | None = None,
     dry_run: bool = False,
+    features: caching.FeatureCache | None = None,
     announce: Callable[[str], None] = print,
 ) -> TrainResult:
     """Trains the heads and what the phases unfreeze; leaves the best weights in the model.
@@ -129,6 +131,7 @@ def fit(
       workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
       deadline: `time.monotonic()` seconds after which training ends with the best weights so far.
       dry_run: estimate the cost and stop; the model is left as it was.
+      features: from `plan_features`; None: it is called here.
       announce: takes the lines that tell the user what happens.
 
     Returns:
@@ -138,23 +141,19 @@ def fit(
       SpecError: the monitor or a freeze rule does not fit.
       DivergedError: the loss became NaN or infinite; the model holds the best weights.
     """
-    fitter = _Fitter(model, backbone, task, strategy=strategy, workdir_path=workdir_path)
+    features = features or plan_features(model, backbone, task, announce=announce)
+    fitter = _Fitter(
+        model, backbone, task, strategy=strategy, workdir_path=workdir_path, features=features
+    )
     results: list[PhaseResult] = []
     cost = None
     try:
         for phase in task.phases:
-            trainer = fitter.prepare(phase, announce)
+            trainer = fitter.prepare(phase, announce, dry_run=dry_run)
             start_value, validation_secs = fitter.evaluate_start(trainer)
             if cost is None:
                 cost = fitter.estimate_cost(trainer, validation_secs)
-                announce(
-                    training_cost.describe_cost(
-                        cost,
-                        task.phases,
-                        num_examples=len(task.splits.train),
-                        num_trainable=_count(model.trainable_weights),
-                    )
-                )
+                announce(_describe_cost(cost, task, model))
                 if dry_run:
                     break
             if deadline is not None and time.monotonic() >= deadline:
@@ -178,6 +177,43 @@ def fit(
     )
 
 
+def plan_features(
+    model: keras.Model,
+    backbone: model_loading.Backbone,
+    task: Task,
+    *,
+    announce: Callable[[str], None] = print,
+) -> caching.FeatureCache:
+    """Decides whether the frozen part is computed ahead, by a trial where options leave it open.
+
+    Args:
+      model: from `heads.attach_heads`.
+      backbone: the model's backbone.
+      task: data, heads and options.
+      announce: takes the line that says what was decided.
+
+    Returns:
+      The features of the run, for `fit`.
+    """
+    features = caching.FeatureCache(
+        model,
+        backbone,
+        task.preprocessing,
+        task.train,
+        fingerprint=task.splits.info.fingerprint,
+        announce=announce,
+    )
+    if task.train.feature_cache == choosing.OFF:
+        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
+    elif task.augment.steps:
+        reason = "--augment gives each epoch its own images"
+        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
+        announce(f"Feature cache: off, {reason}.")
+    else:
+        features.choose(task.phases, task.splits.train, batch_norm=task.batch_norm)
+    return features
+
+
 class _Fitter:
     """The state that the phases of one `fit` share."""
 
@@ -189,7 +225,9 @@ class _Fitter:
         *,
         strategy: Any,
         workdir_path: str | None,
+        features: caching.FeatureCache,
     ):
+        self._features = features
         self._model = model
         self._backbone = backbone
         self._task = task
@@ -197,19 +235,21 @@ class _Fitter:
         self._workdir = workdir_path
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._train_data = self._make_dataset(task.splits.train, shuffle=True)
-        self._validation_data = None
-        if len(task.splits.validation):
-            split = token_lengths.sort_split(task.splits.validation, backbone.model)
-            self._validation_data = self._make_dataset(split, shuffle=False)
+        self._validation = task.splits.validation
+        if len(self._validation):
+            self._validation = token_lengths.sort_split(self._validation, backbone.model)
+        self._validation_data: tf.data.Dataset | None = None
         self._steps = int(self._train_data.cardinality())
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
         self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
-        self.run.best_weights = model.get_weights()
+        self.run.start(model)
         self.num_frozen_layers = 0
 
-    def prepare(self, phase: specs.PhaseSpec, announce: Callable[[str], None]) -> keras.Model:
+    def prepare(
+        self, phase: specs.PhaseSpec, announce: Callable[[str], None], *, dry_run: bool
+    ) -> keras.Model:
         """Applies the phase's plan to the best weights so far and compiles."""
         task = self._task
         self._model.set_weights(self.run.best_weights)
@@ -229,8 +269,13 @@ class _Fitter:
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
+        cached = self._read_data(is_first=phase is task.phases[0], dry_run=dry_run)
         with self._strategy.scope():
-            trainer = trainer_model.TrainerModel(self._model.input, self._model.output)
+            trainer = (
+                trainer_model.TrainerModel(self._model.input, self._model.output)
+                if cached is None
+                else cached.split.make_suffix(trainer_model.SuffixTrainer)
+            )
             trainer.use_plain_batch(self._train_data)
             infos = task.splits.heads
             trainer.compile(
@@ -250,6 +295,21 @@ class _Fitter:
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
+
+    def _read_data(self, *, is_first: bool, dry_run: bool) -> caching.CachedPhase | None:
+        """Makes the phase's data sets, of features where they are computed ahead."""
+        train, validation = self._task.splits.train, self._validation
+        if dry_run:  # as many as are timed
+            train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
+            validation = validation.head(self._task.train.batch_size)
+        cached = self._features.start_phase(train, validation, is_first=is_first)
+        if cached is not None:
+            train, validation = cached.train, cached.validation
+        self._train_data = self._make_dataset(train, shuffle=True)
+        self._validation_data = (
+            self._make_dataset(validation, shuffle=False) if len(validation) else None
+        )
+        return cached
 
     def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:
         """The monitor before the first step, and how long a validation pass takes in seconds."""
@@ -344,6 +404,7 @@ class _Fitter:
         """Leaves the best weights in the model and undoes what a plan did to its layers."""
         self._model.set_weights(self.run.best_weights)
         freezing.release_plan(self._backbone.model)
+        self._features.close()
 
     def _make_dataset(self, split: data_loading.Split, *, shuffle: bool) -> tf.data.Dataset:
         return pipeline.make_dataset(
@@ -355,15 +416,15 @@ class _Fitter:
             with_weights=True,
             num_replicas=self._strategy.num_replicas_in_sync,
             views=(self._task.augment.steps or None) if shuffle else None,
-            strata=self._find_strata() if shuffle else None,
+            strata=self._find_strata(split) if shuffle else None,
         )
 
-    def _find_strata(self) -> np.ndarray | None:
+    def _find_strata(self, split: data_loading.Split) -> np.ndarray | None:
         task = self._task
         if task.train.resample == "none":
             return None
         head = resampling.find_head(task.heads, task.splits.heads)
-        return resampling.find_strata(head, task.splits.train.labels)
+        return resampling.find_strata(head, split.labels)
 
     def _make_writers(self) -> dict[str, Any]:
         if self._workdir is None:
@@ -379,6 +440,15 @@ class _Fitter:
 
     def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
         return monitors.read_logs(logs, self._task.heads, self._task.splits.heads)
+
+
+def _describe_cost(cost: training_cost.CostEstimate, task: Task, model: keras.Model) -> str:
+    return training_cost.describe_cost(
+        cost,
+        task.phases,
+        num_examples=len(task.splits.train),
+        num_trainable=_count(model.trainable_weights),
+    )
 
 
 def _describe_phase(result: PhaseResult, run: callbacks.Progress, start_value: float | None) -> str:

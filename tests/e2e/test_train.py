@@ -77,7 +77,7 @@ def test_the_summary_has_what_a_script_reads(run):
     assert summary["parameters"]["trainable"] < summary["parameters"]["total"]
     assert summary["epochs_run"] == 63
     assert set(summary["seconds"]) == {
-        "model", "data", "train", "evaluate", "export", "total",
+        "model", "data", "features", "train", "evaluate", "export", "total",
     }  # fmt: skip
     assert summary["export"] == {"path": str(run.folder / "export" / "1"), "version": 1}
     history = list(csv.DictReader((run.folder / "logs" / "history.csv").open()))

@@ -15,7 +15,7 @@ from tf_finetune import findings
 from tf_finetune.data import encodings, examples
 
 SEPARATOR = "|"
-TAB_ENDINGS = (".tsv", ".tab")
+TAB_ENDINGS: tuple[str, ...] = (".tsv", ".tab")
 
 
 @dataclasses.dataclass(frozen=True)

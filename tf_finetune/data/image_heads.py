@@ -16,6 +16,7 @@ import numpy as np
 from tf_finetune import findings, progress, regular_files
 from tf_finetune.data import (
     columns,
+    feature_inputs,
     image_formats,
     image_sizes,
     image_stores,
@@ -82,6 +83,8 @@ def group_by_store(parts: tuple[loading.Split, ...]) -> list[Group]:
             raise ValueError("Columns are not decoded: give a ColumnsSpec.")
         if isinstance(part.inputs, text_store.Texts):
             raise ValueError("Texts are not decoded: give a TextSpec, not a PreprocessingSpec.")
+        if isinstance(part.inputs, feature_inputs.Features):
+            raise ValueError("Features are made of images that were decoded already.")
         stores[id(part.inputs)] = part.inputs
         rows.setdefault(id(part.inputs), []).append(np.arange(start, start + len(part)))
         indices.setdefault(id(part.inputs), []).append(part.indices)

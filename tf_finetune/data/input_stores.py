@@ -3,13 +3,13 @@
 One idea: the store tells what the examples are, so no flag and no second field can disagree.
 """
 
-from tf_finetune.data import columns, image_stores, text_store
+from tf_finetune.data import columns, feature_inputs, image_stores, text_store
 
 IMAGE, TEXT, COLUMNS = "image", "text", "columns"
 # What examples of a kind are called in messages.
 PLURALS = {IMAGE: "images", TEXT: "texts", COLUMNS: "columns"}
 
-InputStore = image_stores.ImageStore | text_store.Texts | columns.Columns
+InputStore = image_stores.ImageStore | text_store.Texts | columns.Columns | feature_inputs.Features
 
 
 def find_kind(store: InputStore) -> str:

@@ -15,7 +15,7 @@ from tf_finetune.data import decoding, image_heads, image_stores, preprocessing
 _ALIGNMENT_BYTES = 64
 
 
-def make_aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def make_aligned(shape: tuple[int, ...], dtype: type | np.dtype) -> np.ndarray:
     """Memory for pixels that `as_tensor` can lend to TensorFlow without a copy.
 
     Args:

@@ -63,6 +63,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def head(self, count: int) -> "Split":
+        """The first examples.
+
+        Args:
+          count: how many, at least 0.
+
+        Returns:
+          A split of at most as many.
+        """
+        return dataclasses.replace(
+            self,
+            keys=self.keys[:count],
+            indices=self.indices[:count],
+            labels={head: values[:count] for head, values in self.labels.items()},
+        )
+
     @property
     def texts(self) -> list[str]:
         """The texts in the order of the keys; empty where the examples are images."""

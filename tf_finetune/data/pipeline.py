@@ -17,6 +17,8 @@ from tf_finetune.data import (
     batching,
     column_batches,
     columns,
+    feature_batches,
+    feature_inputs,
     image_stores,
     input_stores,
     length_batches,
@@ -170,7 +172,7 @@ def sample_pixels(
       tf.errors.OpError: an image cannot be read or decoded.
     """
     images = split.inputs
-    if isinstance(images, text_store.Texts | columns.Columns):
+    if isinstance(images, text_store.Texts | columns.Columns | feature_inputs.Features):
         raise ValueError("Only images have pixels.")
     if isinstance(images, image_stores.StreamImages):
         elements = loaders.select_elements(images, split.indices).take(count)
@@ -258,6 +260,12 @@ def _make_batches(
     """Dataset of (inputs of a batch, positions of a batch)."""
     store = split.inputs
     positions = _make_positions(len(split), seeds, strata)
+    if isinstance(store, feature_inputs.Features):
+        if seeds is not None and store.lengths is not None:
+            lengths = store.lengths[split.indices]
+            positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
+        batched = positions.batch(batch_size)
+        return feature_batches.make_batches(store, split.indices, positions=batched)
     if isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
         batched = positions.batch(batch_size)
         return column_batches.make_batches(store, pre, split.indices, positions=batched)

@@ -99,6 +99,20 @@ def functional_of(layer: typing.Any) -> typing.Any:
     return None
 
 
+def nodes_in_order(functional: typing.Any) -> list[typing.Any]:
+    """The calls that make a graph.
+
+    Args:
+      functional: from `functional_of`.
+
+    Returns:
+      Its nodes but for the inputs, each after all it needs.
+    """
+    by_depth = functional._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [node for node in nodes if not node.is_input]
+
+
 class _Walk:
     """Calls nodes again; holds the names given so far."""
 
@@ -113,7 +127,7 @@ class _Walk:
         self, functional: typing.Any, inputs: list[keras.KerasTensor]
     ) -> list[keras.KerasTensor]:
         new = {id(old): tensor for old, tensor in zip(functional.inputs, inputs, strict=True)}
-        for node in _nodes_in_order(functional):
+        for node in nodes_in_order(functional):
             args, kwargs = node.arguments.fill_in(new)
             outputs = self._call(node.operation, args, kwargs)
             new.update(zip(map(id, node.outputs), outputs, strict=True))
@@ -156,12 +170,6 @@ class _Walk:
         self._names.add(name)
 
 
-def _nodes_in_order(functional: typing.Any) -> list[typing.Any]:
-    by_depth = functional._nodes_by_depth
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    return [node for node in nodes if not node.is_input]
-
-
 def _operations_to_call(functional: typing.Any, whole: set[int]) -> list[typing.Any]:
     operations = []
     for operation in functional.operations:
@@ -178,7 +186,7 @@ def _find_whole(functional: typing.Any) -> set[int]:
     # A model called twice is opened in both places or in none: its layers cannot be part of the
     # graph and of a layer in it.
     whole = set()
-    for node in _nodes_in_order(functional):
+    for node in nodes_in_order(functional):
         inner = functional_of(node.operation)
         if inner is None:
             continue

@@ -1,0 +1,1 @@
+"""What is frozen is computed once: the features of every example, by a compiled graph."""

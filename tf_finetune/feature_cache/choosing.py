@@ -1,0 +1,130 @@
+"""Whether the frozen part is worth computing ahead, and in which arithmetic: measured, once.
+
+One idea: what is faster depends on the processor, the model and the number of epochs, so a batch
+or two is timed on the device at hand. The answer is written to run.flags before the first step and
+obeyed from then on.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import specs
+from tf_finetune.feature_cache import prefix
+from tf_finetune.models import splitting
+
+OFF, AUTO, MEMORY, DISK = "off", "auto", "memory", "disk"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+# Compiling the prefix, reading and writing take this long in all; less saved is nothing saved.
+_MIN_SAVED_SECS = 5.0
+# So much faster than the uncompiled prefix that compiling a second one would cost more than it
+# could gain.
+_CLEARLY_FASTER = 1.5
+_TIMED_CALLS = 2
+# How far bfloat16 may move features, as a part of what tells examples apart: the root mean square
+# of the change by the mean standard deviation over examples.
+_MAX_CHANGE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a run does about its frozen part.
+
+    Attributes:
+      mode: "off", "memory" or "disk".
+      precision: of the features, "float32" or "bfloat16".
+      reason: why, as a sentence without its full stop.
+      compiled: the prefix, where the trial has made it.
+    """
+
+    mode: str
+    precision: str
+    reason: str
+    compiled: prefix.Prefix | None = None
+
+
+def choose(
+    split: splitting.ModelSplit | None,
+    train: specs.TrainSpec,
+    batch: Mapping[str, tf.Tensor],
+    *,
+    passes: float,
+    may_round: bool,
+) -> Choice:
+    """Decides what --feature_cache and --feature_precision leave to be decided.
+
+    Args:
+      split: the model of the first phase, cut; None: nothing in front is frozen.
+      train: the options; --feature_cache is not off.
+      batch: inputs of some examples.
+      passes: how many such batches all epochs of the run have, less those of one epoch.
+      may_round: whether "auto" may compute in bfloat16.
+
+    Returns:
+      The choice.
+    """
+    wanted = train.feature_precision
+    precision = FLOAT32 if wanted == AUTO else wanted
+    if split is None:
+        return Choice(OFF, precision, "no layer in front of all that trains is frozen")
+    secs = _time(split.run_prefix, batch)
+    if train.feature_cache == AUTO and secs * passes < _MIN_SAVED_SECS:
+        saved = max(secs * passes, 0.0)
+        return Choice(OFF, precision, f"the frozen part takes about {saved:.1f} s in all epochs")
+    mode = DISK if train.feature_cache == AUTO else train.feature_cache
+    reason = f"the frozen part would take about {secs * passes:.0f} s in the later epochs"
+    if wanted != AUTO or not may_round or not prefix.has_bfloat16():
+        return Choice(mode, precision, reason)
+    half = prefix.compile_prefix(split, precision=BFLOAT16)
+    change = _measure_change(split.run_prefix(batch), half(batch))
+    if change > _MAX_CHANGE:
+        reason += f", in float32 because bfloat16 would change the features by {change:.0%} of "
+        reason += "what tells examples apart"
+        return Choice(mode, FLOAT32, reason)
+    half_secs = _time(half, batch)
+    if half_secs * _CLEARLY_FASTER < secs:
+        reason += f", bfloat16 is {secs / half_secs:.1f} times as fast as the layers one by one"
+        return Choice(mode, BFLOAT16, reason, half)
+    full = prefix.compile_prefix(split, precision=FLOAT32)
+    full_secs = _time(full, batch)
+    ratio = full_secs / half_secs
+    if ratio > 1.0:
+        return Choice(mode, BFLOAT16, f"{reason}, bfloat16 is {ratio:.1f} times as fast", half)
+    return Choice(mode, FLOAT32, f"{reason}, bfloat16 is no faster", full)
+
+
+def _measure_change(exact: Mapping[str, tf.Tensor], rounded: Mapping[str, tf.Tensor]) -> float:
+    """The largest change of any feature tensor, relative to its variation over examples."""
+    changes = [0.0]
+    for name, tensor in exact.items():
+        if not tensor.dtype.is_floating:
+            continue
+        values = np.asarray(tensor, np.float32)
+        differences = np.asarray(rounded[name], np.float32) - values
+        variation = float(values.std(axis=0).mean())
+        moved = float(np.sqrt(np.square(differences).mean()))
+        # Of one example, or of equal ones, nothing is known: no bfloat16 then.
+        changes.append(moved / variation if variation else float("inf"))
+    return max(changes)
+
+
+def _time(function: Any, batch: Mapping[str, tf.Tensor]) -> float:
+    """Seconds of a call, the first one aside."""
+    _wait(function(batch))
+    best = float("inf")
+    for _ in range(_TIMED_CALLS):
+        start = time.perf_counter()
+        _wait(function(batch))
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _wait(outputs: Any) -> None:
+    # A GPU answers before it has computed.
+    for value in keras.tree.flatten(outputs):
+        keras.ops.convert_to_numpy(value)

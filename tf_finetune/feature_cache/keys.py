@@ -1,0 +1,117 @@
+"""What features depend on: the prefix they are made by, and the content they are made of.
+
+One idea: a cache that is addressed by content cannot be out of date. The space is named by all
+that the prefix is, an example by its bytes, so that a changed image is a new example, an unchanged
+one is found in whatever data set it comes again, and nothing has to be told to forget.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_finetune.data import columns, image_heads, image_stores, loading, preprocessing, text_store
+from tf_finetune.models import splitting
+
+DIGEST_BYTES = 16
+# Changes when features of the same inputs would be others, or are kept in another form.
+_FORMAT = 1
+_CHUNK_ROWS = 1024
+
+
+def name_space(
+    split: splitting.ModelSplit,
+    pre: preprocessing.InputSpec,
+    *,
+    precision: str,
+    identity: str,
+) -> str:
+    """Names the features that a prefix makes.
+
+    Args:
+      split: the cut model, its prefix's weights at their final values.
+      pre: how inputs are prepared.
+      precision: of the compiled prefix.
+      identity: of the pretrained model, for what its layers' configurations leave out.
+
+    Returns:
+      64 hex digits.
+    """
+    digest = hashlib.sha256()
+    parts = {
+        "format": _FORMAT,
+        "tensorflow": importlib.metadata.version("tensorflow"),
+        "keras": importlib.metadata.version("keras"),
+        "precision": precision,
+        "identity": identity,
+        "preprocessing": [type(pre).__name__, dataclasses.asdict(pre)],
+        "graph": split.describe_prefix(),
+    }
+    digest.update(json.dumps(parts, sort_keys=True, default=_describe).encode())
+    for layer in split.prefix_layers:
+        for weight in layer.weights:
+            value = keras.ops.convert_to_numpy(weight)
+            digest.update(f"{value.dtype} {value.shape}\n".encode())
+            digest.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def digest_examples(
+    split: loading.Split, pre: preprocessing.InputSpec, *, fingerprint: str
+) -> np.ndarray:
+    """Digests of what examples hold.
+
+    Args:
+      split: the examples, as `read_images` returns them.
+      pre: how inputs are prepared.
+      fingerprint: of the data set, which tells the examples of a stream apart, see DatasetInfo.
+
+    Returns:
+      uint8 [n, 16]: equal for equal contents.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    store, found = split.inputs, np.empty((len(split), DIGEST_BYTES), np.uint8)
+    for row, index in enumerate(split.indices):
+        if isinstance(store, image_stores.DecodedImages | image_stores.ArrayImages):
+            content: Any = store.pixels[index].tobytes()
+        elif isinstance(store, image_stores.EncodedImages):
+            with image_heads.read_image(store, index) as file:
+                content = file.read()
+        elif isinstance(store, text_store.Texts):
+            content = store.texts[index].encode("utf-8", "surrogatepass")
+        elif isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
+            content = _join(store.read(split.indices[row : row + 1], pre))
+        else:
+            content = f"{fingerprint} {split.keys[row]}".encode("utf-8", "surrogatepass")
+        value = hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=_person(store)).digest()
+        found[row] = np.frombuffer(value, np.uint8)
+    return found
+
+
+def _person(store: Any) -> bytes:
+    # An image's bytes and its pixels are different contents.
+    return type(store).__name__.encode()[:16]
+
+
+def _join(values: dict[str, np.ndarray]) -> bytes:
+    parts = []
+    for name in sorted(values):
+        array = np.ascontiguousarray(values[name])
+        content = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+        parts.append(b"%b %d " % (name.encode(), len(content)) + content)
+    return b"".join(parts)
+
+
+def _describe(value: Any) -> Any:
+    """What JSON has no form for, such as a layer's dtype policy or an array."""
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.tolist()]
+    if hasattr(value, "get_config"):
+        return [type(value).__name__, value.get_config()]
+    return f"{type(value).__module__}.{type(value).__qualname__} {value}"

@@ -1,0 +1,136 @@
+"""What a run writes before its first step: itself, with all that was inferred or measured."""
+
+import dataclasses
+import os
+from typing import Any
+
+from tf_finetune import (
+    distribution,
+    monitors,
+    run_folder,
+    run_state,
+    spec_flags,
+    specs,
+    training,
+    workdir,
+)
+from tf_finetune.data import columns, preprocessing, text_store
+from tf_finetune.data import loading as data_loading
+from tf_finetune.feature_cache import choosing
+from tf_finetune.models import custom_objects
+from tf_finetune.models import loading as model_loading
+
+
+def write_start(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    *,
+    choice: choosing.Choice | None,
+) -> None:
+    """Claims the workdir and writes all that is known before the first step.
+
+    Args:
+      run: the run.
+      backbone: its pretrained model.
+      task: what will be trained.
+      choice: what was measured about the frozen part; None: nothing.
+
+    Raises:
+      findings.RefusedError: the workdir holds another run, or cannot be written.
+    """
+    run_folder.claim(run.folder, requested=run.request)
+    resolved = _resolve(run, backbone, task, choice=choice)
+    contents = {
+        workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
+        workdir.PROBLEMS: "".join(f"{line}\n" for line in run.warnings),
+    }
+    for name, text in contents.items():
+        workdir.write_atomic(os.path.join(run.folder, name), text)
+    with (
+        workdir.replace_file(os.path.join(run.folder, workdir.SPLIT)) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        file.writelines(data_loading.iterate_split_rows(run.splits))
+    workdir.write_json(
+        os.path.join(run.folder, workdir.DATASET_INFO), dataclasses.asdict(run.splits.info)
+    )
+    workdir.write_json(
+        os.path.join(run.folder, workdir.ENVIRONMENT),
+        distribution.describe_environment(
+            strategy=run.strategy, precision=run.precision, seed=run.spec.seed
+        ),
+    )
+
+
+def describe_origin(
+    run: run_state.Run, backbone: model_loading.Backbone, phases: tuple[specs.PhaseSpec, ...]
+) -> dict[str, Any]:
+    """Where a trained model comes from, for model.json.
+
+    Args:
+      run: the run.
+      backbone: its pretrained model.
+      phases: with their freeze lines.
+
+    Returns:
+      What JSON can hold.
+    """
+    return {
+        "pretrained": {
+            "model": run.request.model.model,
+            "source": backbone.source,
+            "sha256": backbone.sha256,
+            "pixel_range": backbone.pixel_range.name if backbone.pixel_range else None,
+            "pooling": backbone.pooling,
+        },
+        "custom_objects": custom_objects.describe(run.request.model.custom_objects),
+        "trust": {
+            "trust_model": run.spec.model.trust_model,
+            "findings": [finding.message for finding in backbone.found or ()],
+        },
+        "freeze": {phase.name: phase.freeze for phase in phases},
+        "batch_norm": run.spec.freeze.batch_norm,
+        "loss_weights": {head.name: head.loss_weight for head in run.head_specs},
+    }
+
+
+def _resolve(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    *,
+    choice: choosing.Choice | None,
+) -> specs.RunSpec:
+    """The run with everything that was inferred or measured written out."""
+    chosen, spec = backbone.pixel_range, run.request
+    return dataclasses.replace(
+        spec,
+        heads=tuple(
+            dataclasses.replace(head, kind=info.kind, num_classes=len(info.classes) or None)
+            for head, info in zip(run.head_specs, run.splits.heads, strict=True)
+        ),
+        freeze=dataclasses.replace(spec.freeze, freeze=None),
+        model=dataclasses.replace(spec.model, pixel_range=chosen.name if chosen else "auto"),
+        data=_resolve_data(spec.data, task.preprocessing),
+        train=dataclasses.replace(
+            spec.train,
+            phases=task.phases,
+            epochs=None,
+            monitor=spec.train.monitor or monitors.name_total(run.splits.heads),
+            patience_epochs=task.train.patience_epochs,
+            weight_decay=task.train.weight_decay,
+            precision=run.precision,
+            feature_cache=choice.mode if choice else spec.train.feature_cache,
+            feature_precision=choice.precision if choice else spec.train.feature_precision,
+            strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
+        ),
+    )
+
+
+def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:
+    if isinstance(prepared, text_store.TextSpec):
+        return dataclasses.replace(spec, text_column=prepared.column)
+    if isinstance(prepared, columns.ColumnsSpec):
+        return spec
+    return dataclasses.replace(spec, pixel_max=prepared.pixel_max)

@@ -22,6 +22,17 @@ def two_logical_devices():
     tf.config.set_logical_device_configuration(cpu, logical)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keeps models and features that tests fetch or compute out of the user's cache."""
+    if "TFHUB_CACHE_DIR" in os.environ:
+        yield
+        return
+    os.environ["TFHUB_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["TFHUB_CACHE_DIR"]
+
+
 @pytest.fixture(scope="session")
 def repository() -> pathlib.Path:
     """The root of the checkout."""

@@ -23,6 +23,8 @@ MEMORY_BYTES = 256 * 2**20
 # An example whose features are larger is as fast to compute as to read.
 _MAX_ROW_BYTES = 2 * 2**20
 _PASS_BATCH = 32
+# Enough to tell times apart, and features.
+_TRIAL_BATCH = 16
 _GB = 10**9
 
 
@@ -94,7 +96,7 @@ class FeatureCache:
         freezing.apply_plan(plan, self._backbone.model)
         try:
             split = self._split()
-            count = min(_PASS_BATCH, len(train))
+            count = min(_TRIAL_BATCH, len(train))
             inputs = self._first_batch(train, count)
             epochs = sum(phase.epochs or 1 for phase in phases)
             self.choice = choosing.choose(

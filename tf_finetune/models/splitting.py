@@ -28,6 +28,8 @@ class _Call:
     # Number of each KerasTensor that the arguments name.
     takes: dict[int, int]
     gives: tuple[int, ...]
+    # What no later call needs.
+    drops: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,8 +202,8 @@ def split_model(
         features=_with_masks({name: tensors[n] for name, n in zip(names, cut, strict=True)}),
         prefix_layers=tuple(layers),
         _model=model,
-        _prefix=tuple(_needed(prefix, cut)),
-        _suffix=tuple(suffix),
+        _prefix=_with_drops(_needed(prefix, cut), kept=set(cut)),
+        _suffix=_with_drops(suffix, kept=set(outputs.values())),
         _inputs=inputs,
         _cut=cut,
         _outputs=outputs,
@@ -237,6 +239,16 @@ def _needed(calls: Sequence[_Call], cut: tuple[int, ...]) -> list[_Call]:
             wanted.update(call.takes.values())
             kept.append(call)
     return kept[::-1]
+
+
+def _with_drops(calls: Sequence[_Call], *, kept: set[int]) -> tuple[_Call, ...]:
+    """The calls, each with the tensors that can be forgotten after it."""
+    seen, done = set(kept), []
+    for call in reversed(calls):
+        touched = {*call.takes.values(), *call.gives}
+        done.append(dataclasses.replace(call, drops=tuple(touched - seen)))
+        seen |= touched
+    return tuple(done[::-1])
 
 
 def _unique(items: Sequence[typing.Any]) -> list[typing.Any]:
@@ -289,3 +301,6 @@ def _run(calls: Sequence[_Call], values: dict[int, typing.Any], *, training: boo
             kwargs["training"] = training
         outputs = keras.tree.flatten(call.operation(*args, **kwargs))
         values.update(zip(call.gives, outputs, strict=True))
+        # Called layer by layer outside of a graph, all of them would be more than the memory.
+        for number in call.drops:
+            del values[number]

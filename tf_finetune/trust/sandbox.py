@@ -112,8 +112,9 @@ def answer(request: dict[str, typing.Any]) -> None:
     Args:
       request: as made by `run`.
     """
-    # The path may have grown since a process that was kept ready has started.
-    sys.path += [item for item in request["sys_path"] if item not in sys.path]
+    # The path may have changed since a process that was kept ready has started.
+    places = request["sys_path"]
+    sys.path[:] = [*places, *(item for item in sys.path if item not in places)]
     module = importlib.import_module(request["module"])
     # Whatever a library prints must not mix with the answer.
     pipe = os.dup(1)

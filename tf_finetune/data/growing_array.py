@@ -13,7 +13,7 @@ class GrowingArray:
     """
 
     def __init__(self, dtype: type) -> None:
-        self._values = np.empty(_FIRST_ROWS, dtype)
+        self._values: np.ndarray = np.empty(_FIRST_ROWS, dtype)
         self._size = 0
 
     def __len__(self) -> int:

@@ -128,7 +128,7 @@ def format_split_file(assignments: list[tuple[str, str]]) -> str:
 
 def _read_assignments(rows: Iterator[tuple[list[str], int]], path: str) -> Assignments:
     shown = f"--split_file={findings.one_line(path)}"
-    packed = [np.empty(0, columns.STRINGS)]
+    packed: list[np.ndarray] = [np.empty(0, columns.STRINGS)]
     codes, lines = growing_array.GrowingArray(np.int8), growing_array.GrowingArray(np.int64)
     faults: list[tuple[int, str]] = []
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -115,7 +117,7 @@ def test_a_split_file_is_followed_by_new_copies(tmp_path):
 def test_every_bad_row_is_told(tmp_path):
     rows = [("good", "x"), ("", "x"), (" \t", "y"), ("a", "b", "c"), ("z", "y")]
     path = write(tmp_path, rows)
-    part = load(path)
+    part = load(str(path))
     assert [(problem.line, problem.message) for problem in part.problems] == [
         (5, f"{path}, line 5: expected 2 columns (review, sentiment). Received 3."),
         (3, f"{path}, line 3: the text is empty. --on_bad_example=skip leaves such rows out."),
@@ -178,3 +180,29 @@ def test_texts_and_images_do_not_mix(tmp_path):
         f"--data={path} holds texts and --test_data={tmp_path}/images holds images. Expected the "
         "same of both."
     )
+
+
+def test_a_single_column_is_refused_at_the_line_of_its_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\ntext\ngood\n")
+    assert data_files.refusal(load, str(path)) == [
+        f"{path}, line 3: expected at least 2 columns (text,label). Received 1."
+    ]
+
+
+def test_ten_of_the_same_text_keep_their_keys_apart(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [("same", f"{number:02d}") for number in range(12)] + [("other", "00")]
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows[::-1]))
+    part = load(str(path))
+    digest = hashlib.sha256(b"same").hexdigest()[:16]
+    labels = dict(zip(part.keys.tolist(), part.labels["label"].tolist(), strict=True))
+    # The number follows the label, not the line; as text, 10 comes before 2.
+    assert [labels[f"{digest}-{count}"] for count in range(1, 13)] == [row[1] for row in rows[:12]]
+    assert part.keys.tolist() == sorted(part.keys.tolist())
+    first = part.keys.tolist().index(f"{digest}-1")
+    of_same = [row for row, key in enumerate(part.keys) if key.startswith(digest)]
+    assert part.repeats[of_same].tolist() == [first] * 12
+    assert data_files.warnings_of(part.problems) == [
+        f"{path}: 11 of 13 rows repeat the text of another, and are in its split."
+    ]

@@ -12,6 +12,8 @@ import numpy as np
 from tf_finetune import findings
 from tf_finetune.data import columns, image_stores, input_stores, loading, text_store
 
+_DIGEST_BYTES = 16
+
 
 def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     """Files that are in two splits, as when --test_data names the folder of --data.
@@ -104,7 +106,10 @@ def _row_digests(split: loading.Split) -> np.ndarray:
 def _read_digests(split: loading.Split) -> list[bytes]:
     """One of each example, equal for equal ones; none where the inputs are not in memory."""
     if isinstance(split.inputs, text_store.Texts):
-        return [text.encode() for text in split.texts]
+        return [
+            hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+            for text in split.inputs.texts[split.indices]
+        ]
     if isinstance(split.inputs, image_stores.DecodedImages):
         return _digests(split, split.inputs)
     return []
@@ -185,6 +190,6 @@ def _real_paths(split: loading.Split) -> set[bytes]:
 
 def _digests(split: loading.Split, images: image_stores.DecodedImages) -> list[bytes]:
     return [
-        hashlib.blake2b(images.pixels[index].tobytes(), digest_size=16).digest()
+        hashlib.blake2b(images.pixels[index].tobytes(), digest_size=_DIGEST_BYTES).digest()
         for index in split.indices
     ]

@@ -5,7 +5,7 @@
 Writes tf.train.Example records of small JPEGs in two colours into a temporary folder, then trains a
 tiny network for one epoch, in a process of its own, on a tenth of them and on all. Prints both
 peaks of memory (VmHWM) and the difference in MB (10^6 bytes), as JSON, and on stderr how far it is;
-the process fails where the difference is above --most. 10 minutes on two cores.
+the process fails where the difference is above --most. Four minutes on two cores.
 """
 
 import argparse

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -51,11 +52,39 @@ def test_problems_of_model_data_and_export_come_together(tmp_path):
     assert messages[2].startswith("--export_dir")
 
 
+def test_a_bad_vocabulary_is_told_with_the_rest(tmp_path):
+    spec = spec_of(tmp_path)
+    words = tmp_path / "words.txt"
+    data = dataclasses.replace(
+        spec.data, data=str(tmp_path / "nothing"), vocabulary=str(words), sequence_length=8
+    )
+    spec = dataclasses.replace(spec, data=data)
+
+    def find():
+        return [problem.message for problem in validation.find_problems(spec)]
+
+    there = find()
+    assert there[0] == f"{words}: cannot be read: No such file or directory."
+    assert there[1].startswith(f"--data={tmp_path}/nothing does not exist.")
+    words.write_text("a\nb\na\n\nb\n")
+    assert find()[:-1] == [
+        f"{words}, line 3: 'a' stands in line 1 already. Expected each once.",
+        f"{words}, line 4: is empty. Expected a word or piece of a word on each line.",
+        f"{words}, line 5: 'b' stands in line 2 already. Expected each once.",
+    ]
+    words.unlink()
+    os.mkfifo(words)
+    assert find()[0] == f"{words}: is a pipe, not a file."
+    words.unlink()
+    words.write_text("a\nb\n")
+    assert find() == there[1:]
+
+
 def test_it_needs_no_tensorflow(tmp_path):
     code = (
         "import sys; from tf_finetune import specs, validation; "
         f"validation.find_problems(specs.RunSpec(model=specs.ModelSpec(model={str(tmp_path)!r}), "
-        f"data=specs.DataSpec(data={str(tmp_path)!r}))); "
+        f"data=specs.DataSpec(data={str(tmp_path)!r}, vocabulary={__file__!r}))); "
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
     )
     result = subprocess.run(

@@ -138,12 +138,12 @@ def encode_labels(labels: np.ndarray, *, kind: str, classes: tuple[str, ...]) ->
     """
     count = len(labels)
     if kind == "regression":
-        values = [float(label) if label else np.nan for label in labels]
-        return np.array(values, np.float32).reshape(count, 1)
+        values = (float(label) if label else np.nan for label in labels)
+        return np.fromiter(values, np.float32, count).reshape(count, 1)
     index = {name: number for number, name in enumerate(classes)}
     if HEAD_KINDS[kind].exclusive:
         known = {**index, "": MISSING_CLASS}
-        numbers = np.array([known[label] for label in labels], np.int32).reshape(count)
+        numbers = np.fromiter((known[label] for label in labels), np.int32, count)
         if HEAD_KINDS[kind].activation == "softmax":
             return numbers
         return np.where(numbers == MISSING_CLASS, np.nan, numbers).astype(np.float32)[:, np.newaxis]

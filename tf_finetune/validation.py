@@ -9,6 +9,7 @@ from tf_finetune import evaluation, findings, option_values, specs, version_fold
 from tf_finetune.data import leaks, resampling
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import formats
+from tf_finetune.models.encoders import vocabulary_files
 
 # TensorFlow matches variable files against the path, as a pattern.
 _PATTERN_CHARACTERS = "[]*?"
@@ -56,6 +57,11 @@ def examine(
         problems += formats.find_preprocessor_problems(
             spec.model.preprocessor, model=spec.model.model
         )
+    if spec.data.vocabulary is not None:
+        try:
+            vocabulary_files.read_vocabulary(spec.data.vocabulary)
+        except findings.RefusedError as error:
+            problems += error.problems
     if spec.data.data:
         try:
             splits = data_loading.load_data(spec.data, heads=spec.heads, seed=spec.seed)

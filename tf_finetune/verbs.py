@@ -336,8 +336,8 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
 
 
 def _answer_at_once(spec: specs.RunSpec) -> None:
-    """Refuses a missing model or data folder before TensorFlow's import takes its seconds."""
-    paths = [spec.model.model, spec.data.data]
+    """Refuses a missing model, data or vocabulary before TensorFlow's import takes its seconds."""
+    paths = [spec.model.model, spec.data.data, spec.data.vocabulary or spec.data.data]
     local = [path for path in paths if not path.startswith(spec_paths.SOURCE_SCHEMES)]
     if all(os.path.exists(path) for path in local):
         return

@@ -64,3 +64,18 @@ def test_empty_files(tmp_path, content):
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     assert refused(path) == ": the file is empty. Expected rows path,label."
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_quoted_line_end_on_the_edge_of_a_read_buffer(tmp_path, line_end):
+    """8,192 bytes are read at a time; each byte of the cell is once the last of them."""
+    path = tmp_path / "a.csv"
+    cell = f'é"{line_end}é'
+    quoted = '"é""' + line_end + 'é"'
+    for shift in range(-8, 3):
+        filler = "x" * (8192 + shift - len(f"a,b{line_end},{line_end}"))
+        text = f"a,b{line_end}{filler},1{line_end}{quoted},2{line_end}" + f"c,3{line_end}" * 9000
+        path.write_bytes(text.encode())
+        rows = list(csv_rows.iterate_rows(str(path)))
+        assert rows[:4] == [(1, ["a", "b"]), (2, [filler, "1"]), (3, [cell, "2"]), (5, ["c", "3"])]
+        assert len(rows) == 9003 and rows[-1] == (9004, ["c", "3"])

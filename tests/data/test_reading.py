@@ -104,6 +104,21 @@ def test_images_that_fit_exactly_are_kept():
     assert isinstance(kept.train.inputs, image_stores.DecodedImages)
 
 
+@pytest.mark.parametrize("bad", [(), (0,), (11,), (3, 4), (5, 6, 7, 8, 9, 10)])
+def test_a_bad_image_hides_none_of_those_handed_over_with_it(bad, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_CHUNK_IMAGES", 4)
+    contents = [content[:-30] if row in bad else content for row, content in enumerate(PNGS)]
+    images = make_paths(tmp_path, contents)
+    splits = make_splits(images, list(range(12)), [], [])
+    kept, _, problems = reading.read_images(splits, PRE, on_bad_example="skip")
+    good = [row for row in range(12) if row not in bad]
+    assert kept.train.keys.tolist() == [f"key {row}" for row in good]
+    np.testing.assert_array_equal(kept.train.inputs.pixels[kept.train.indices], PIXELS[good])
+    told = [message for problem in problems for message in [str(problem.message)]]
+    assert len(told) == bool(bad)
+    assert all(f"'{tmp_path}/{row}.png'" in told[0] for row in bad[:5])
+
+
 def make_bad_files(folder):
     """Twelve files, of which 2, 4 and 6 are good."""
     images = make_paths(folder, PNGS)

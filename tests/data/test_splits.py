@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from tf_finetune import findings
 from tf_finetune.data import examples, splits
 
 DEFAULT = (0.8, 0.1, 0.1)
@@ -167,51 +166,6 @@ def test_limit_keeps_the_first_of_every_class():
         # "b" is filled with examples that are "a" too, which has more than its limit then.
         assert counts["b"] == counts[""] == limit <= counts["a"] <= 2 * limit
     assert set(kept[1]) < set(kept[4]) < set(kept[9])
-
-
-def test_split_file_round_trip(tmp_path):
-    rows = [("cat/a b.jpg", "train"), ('d"o,g/\n.jpg', "test"), ("=1+1.jpg", "validation")]
-    path = tmp_path / "split.csv"
-    path.write_text(splits.format_split_file(rows), encoding="utf-8")
-    assert "\n./=1+1.jpg,validation\n" in path.read_text(encoding="utf-8")
-    assert splits.read_split_file(str(path)) == {
-        "cat/a b.jpg": splits.TRAIN,
-        'd"o,g/\n.jpg': splits.TEST,
-        "=1+1.jpg": splits.VALIDATION,
-    }
-
-
-def test_split_file_mistakes_are_all_named(tmp_path):
-    path = tmp_path / "split.csv"
-    path.write_text("key,split\na.jpg,train\nb.jpg,dev\na.jpg,test\n\nc.jpg\n", encoding="utf-8")
-    with pytest.raises(findings.RefusedError) as caught:
-        splits.read_split_file(str(path))
-    assert str(caught.value).split("\n") == [
-        f"--split_file={path}, line 3: expected train, validation or test. Received 'dev'.",
-        f"--split_file={path}, line 4: 'a.jpg' is there twice.",
-        f"--split_file={path}, line 6: expected 2 columns (key,split). Received 1.",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, " cannot be read: No such file or directory. Expected a split.csv."),
-        (b"", ", line 1: expected the header key,split of a run's split.csv."),
-        (b"a,b\n", ", line 1: expected the header key,split of a run's split.csv."),
-        (
-            b"key,split\n\xff,train\n",
-            " is no CSV in UTF-8. Expected a split.csv of an earlier run.",
-        ),
-    ],
-)
-def test_split_file_that_is_none(tmp_path, content, message):
-    path = tmp_path / "split.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(findings.RefusedError) as caught:
-        splits.read_split_file(str(path))
-    assert str(caught.value) == f"--split_file={path}{message}"
 
 
 def test_many_keys_are_cut_exactly():

@@ -1,3 +1,7 @@
+import hashlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -115,7 +119,7 @@ def test_a_split_file_is_followed_by_new_copies(tmp_path):
 def test_every_bad_row_is_told(tmp_path):
     rows = [("good", "x"), ("", "x"), (" \t", "y"), ("a", "b", "c"), ("z", "y")]
     path = write(tmp_path, rows)
-    part = load(path)
+    part = load(str(path))
     assert [(problem.line, problem.message) for problem in part.problems] == [
         (5, f"{path}, line 5: expected 2 columns (review, sentiment). Received 3."),
         (3, f"{path}, line 3: the text is empty. --on_bad_example=skip leaves such rows out."),
@@ -178,3 +182,58 @@ def test_texts_and_images_do_not_mix(tmp_path):
         f"--data={path} holds texts and --test_data={tmp_path}/images holds images. Expected the "
         "same of both."
     )
+
+
+def test_a_single_column_is_refused_at_the_line_of_its_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\ntext\ngood\n")
+    assert data_files.refusal(load, str(path)) == [
+        f"{path}, line 3: expected at least 2 columns (text,label). Received 1."
+    ]
+
+
+def test_ten_of_the_same_text_keep_their_keys_apart(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [("same", f"{number:02d}") for number in range(12)] + [("other", "00")]
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows[::-1]))
+    part = load(str(path))
+    digest = hashlib.sha256(b"same").hexdigest()[:16]
+    labels = dict(zip(part.keys.tolist(), part.labels["label"].tolist(), strict=True))
+    # The number follows the label, not the line; as text, 10 comes before 2.
+    assert [labels[f"{digest}-{count}"] for count in range(1, 13)] == [row[1] for row in rows[:12]]
+    assert part.keys.tolist() == sorted(part.keys.tolist())
+    first = part.keys.tolist().index(f"{digest}-1")
+    of_same = [row for row, key in enumerate(part.keys) if key.startswith(digest)]
+    assert part.repeats[of_same].tolist() == [first] * 12
+    assert data_files.warnings_of(part.problems) == [
+        f"{path}: 11 of 13 rows repeat the text of another, and are in its split."
+    ]
+
+
+_PEAK = """
+import re, sys
+from tf_finetune import specs
+from tf_finetune.data import loading
+splits = loading.load_data(specs.DataSpec(data=sys.argv[1], split_file=sys.argv[2] or None))
+with open(sys.argv[3], "w") as file:
+    file.writelines(loading.iterate_split_rows(splits))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_texts_take_little_more_memory_than_themselves(tmp_path):
+    """2 and 20 MB, without and with the split.csv of an earlier run. A text of 100 bytes is 160 as
+    a Python string and its key 80; with all else, 390 and 420 were measured."""
+    peaks = []
+    for count in (20_000, 200_000):
+        path, rows = tmp_path / f"{count}.csv", tmp_path / f"{count}.split"
+        with path.open("w") as file:
+            file.write("text,label\n")
+            file.writelines(f"{row:08d} {'word ' * 18},{'ab'[row % 2]}\n" for row in range(count))
+        for before in ("", str(rows)):
+            command = [sys.executable, "-c", _PEAK, str(path), before, str(rows)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(int(done.stdout))
+    assert peaks[2] - peaks[0] < 0.18 * 500
+    assert peaks[3] - peaks[1] < 0.18 * 550

@@ -2,12 +2,15 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.data import data_files, image_bytes, record_files
 from tf_finetune import findings, specs
 from tf_finetune.data import (
     doctor,
+    image_heads,
     leaks,
+    loaders,
     loading,
     pipeline,
     preprocessing,
@@ -276,7 +279,9 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path):
     path = write_good(tmp_path / "a.tfrecord")
     splits = loading.load_data(specs.DataSpec(data=path))
     os.truncate(path, 1000)
-    with pytest.raises(findings.RefusedError, match=r"a\.tfrecord, record 12 is no image"):
+    with pytest.raises(
+        findings.RefusedError, match=r"a\.tfrecord, record 12 cannot be read: its file has changed"
+    ):
         pipeline.read_images(splits, PRE, on_bad_example="error")
 
 
@@ -299,3 +304,23 @@ def test_names_of_record_files():
     assert all(map(tfrecord_source.is_record_path, names))
     others = ["a.csv", "tfrecord", "a.tfrecord.gz", "a.tfrecord-x", "*.jpg"]
     assert not any(map(tfrecord_source.is_record_path, others))
+
+
+def test_every_byte_of_a_record_s_image_arrives(tmp_path):
+    """Zeros behind an image are what NumPy cuts off of bytes."""
+    contents = [PNGS[0] + b"\0" * 9, b"\xff\xd8\xff" + b"\0" * 50, PNGS[1]]
+    path = write(
+        tmp_path / "a.tfrecord",
+        *(record_files.example(image=content, label=0) for content in contents),
+    )
+    images = load(path).inputs
+    read = loaders.make_reader(images, np.array([2, 0, 1]))
+    found = [read(tf.constant(position, tf.int64)).numpy() for position in range(3)]
+    assert found == [contents[2], contents[0], contents[1]]
+    assert image_heads.read_slice(images, 1) == contents[1]
+    with open(path, "ab") as file:
+        file.write(b"x")
+    with pytest.raises(tf.errors.OpError):
+        next(iter(tf.data.Dataset.range(1).map(read)))
+    with pytest.raises(OSError, match="has changed since it was listed"):
+        image_heads.read_slice(images, 0)

@@ -16,6 +16,7 @@ from tf_finetune.data import (
     input_stores,
     iterative_splits,
     label_encoding,
+    split_files,
     splits,
     strata,
 )
@@ -93,7 +94,7 @@ def assign(
     spec: specs.DataSpec,
     heads: Sequence[label_encoding.HeadLabels],
     *,
-    assignments: dict[str, int],
+    assignments: split_files.Assignments | None,
     seed: int,
 ) -> tuple[dict[str, np.ndarray], list[findings.Problem]]:
     """Assigns the examples of all sources.
@@ -102,7 +103,7 @@ def assign(
       parts: the sources by the name of their flag, "data" first.
       spec: the data options.
       heads: the heads with their labels.
-      assignments: {key: split} of --split_file; empty without.
+      assignments: of --split_file; None without.
       seed: of the ranking.
 
     Returns:
@@ -113,7 +114,9 @@ def assign(
     fixed = np.full(len(base), splits.LEFT_OUT, np.int8)
     if base.splits is not None:
         fixed = np.where(base.splits == splits.TRAIN, splits.LEFT_OUT, base.splits)
-    known = np.array([assignments.get(key, splits.LEFT_OUT) for key in base.keys], np.int8)
+    known = np.full(len(base), splits.LEFT_OUT, np.int8)
+    if assignments is not None:
+        known = assignments.find(base.keys)
     problems = _check_split_file(parts, spec, known=known, fixed=fixed, assignments=assignments)
     fractions = splits.plan_fractions(spec.split, own=own, given=given)
     pool = np.flatnonzero(fixed == splits.LEFT_OUT)
@@ -143,7 +146,7 @@ def _share_out(
     known: np.ndarray,
 ) -> np.ndarray:
     """The splits of the examples of `pool`, each with a code in `known`."""
-    tags = strata.find_tags(heads, 0)[pool]
+    tags = _take(strata.find_tags(heads, 0), pool)
     repeats = None
     if base.repeats is not None:
         _, first, place = np.unique(base.repeats[pool], return_index=True, return_inverse=True)
@@ -157,22 +160,34 @@ def _share_out(
             required=strata.find_required_tags(heads),
             known=known,
         )
-    rows = np.arange(len(pool))
-    if repeats is not None:
-        known = splits.follow(known, repeats)
-        rows = np.flatnonzero(repeats == rows)
-    codes = known.copy()
-    keys, shared = base.keys[pool[rows]], tags[rows]
-    if all(len(found) == 1 for found in shared):
-        strata_names = examples.object_array([found[0] for found in shared])
-        codes[rows] = splits.assign(
-            keys, strata_names, fractions=fractions, seed=seed, known=known[rows]
-        )
-    else:
-        codes[rows] = iterative_splits.assign(
-            keys, shared, fractions=fractions, seed=seed, known=known[rows]
-        )
-    return codes if repeats is None else splits.follow(codes, repeats)
+    keys = _take(base.keys, pool)
+    if repeats is None:
+        return _share_out_single(keys, tags, fractions=fractions, seed=seed, known=known)
+    codes = splits.follow(known, repeats)
+    rows = np.flatnonzero(repeats == np.arange(len(pool)))
+    codes[rows] = _share_out_single(
+        keys[rows], tags[rows], fractions=fractions, seed=seed, known=codes[rows]
+    )
+    return splits.follow(codes, repeats)
+
+
+def _share_out_single(
+    keys: np.ndarray,
+    tags: np.ndarray,
+    *,
+    fractions: tuple[float, float, float],
+    seed: int,
+    known: np.ndarray,
+) -> np.ndarray:
+    """The splits of examples that each go where they go."""
+    has_one = all(len(found) == 1 for found in tags)
+    assign_each = splits.assign if has_one else iterative_splits.assign
+    return assign_each(keys, tags, fractions=fractions, seed=seed, known=known)
+
+
+def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The values of some rows in order; no copy of the values of all."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def _check_split_file(
@@ -181,10 +196,10 @@ def _check_split_file(
     *,
     known: np.ndarray,
     fixed: np.ndarray,
-    assignments: dict[str, int],
+    assignments: split_files.Assignments | None,
 ) -> list[findings.Problem]:
     """Whether --split_file is of this data and agrees with the splits that are given."""
-    if spec.split_file is None:
+    if spec.split_file is None or assignments is None:
         return []
     base = parts["data"]
     shown, source = findings.one_line(spec.split_file), findings.one_line(base.source)
@@ -203,13 +218,12 @@ def _check_split_file(
             "examples back."
         )
         return [findings.Problem(message, path=spec.split_file, flag="--split_file")]
-    present = {key for flag in parts for key in prefix_keys(parts, flag)}
-    gone = [key for key in assignments if key not in present]
-    if not gone:
+    gone = assignments.find_others(prefix_keys(parts, flag) for flag in parts)
+    if not len(gone):
         return []
     message = (
         f"--split_file={shown} names {len(gone)} examples that are not in the data: "
-        f"{findings.list_first(gone)}."
+        f"{findings.list_first(list(gone))}."
     )
     return [findings.Problem(message, severity=findings.WARNING, path=spec.split_file)]
 

@@ -25,6 +25,7 @@ from tf_finetune.data import (
     csv_rows,
     encodings,
     examples,
+    growing_array,
     json_rows,
     row_keys,
     table_rows,
@@ -240,9 +241,9 @@ class _Reader:
         self._num_problems = 0
         self._skipped: list[int] = []
         self._num_skipped = self._num_rows = 0
-        self._lines: list[np.ndarray] = []
-        self._digests: list[np.ndarray] = []
-        self._sums: list[np.ndarray] = []
+        self._lines = growing_array.GrowingArray(np.int64)
+        self._digests = growing_array.GrowingArray(np.uint64)
+        self._sums = growing_array.GrowingArray(np.uint32)
         features = set(found.names)
         others = [(place, name) for place, name in enumerate(names) if name not in features]
         self._other_places = [place for place, _ in others]
@@ -310,9 +311,9 @@ class _Reader:
         others = [[row[place] for row in cells] for place in self._other_places]
         for column, other_cells in zip(self._others.values(), others, strict=True):
             column.extend(other_cells)
-        self._lines.append(np.array(lines, np.int64))
-        self._digests.append(row_keys.hash_features(numbers, strings))
-        self._sums.append(row_keys.sum_cells(others, len(cells)))
+        self._lines.extend(np.array(lines, np.int64))
+        self._digests.extend(row_keys.hash_features(numbers, strings))
+        self._sums.extend(row_keys.sum_cells(others, len(cells)))
 
     def _report_row(self, message: str, line: int) -> None:
         # What is no number at all is a mistake in the table, whatever is skipped.
@@ -335,19 +336,20 @@ class _Reader:
             raise csv_rows.refusal(
                 self._path, f"no row below the header. Expected rows {EXPECTED}."
             )
-        if not self._digests and not self._problems:
+        if not len(self._digests) and not self._problems:
             raise csv_rows.refusal(self._path, "every row lacks a number.")
         self._problems.sort(key=lambda found: found.line or 0)
         problems = self._problems + self._count_problems()
-        digests, sums = _join(self._digests, np.uint64), _join(self._sums, np.uint32)
-        order, keys, repeats = row_keys.make_keys(digests, sums)
+        digests = self._digests.finish()
+        order, keys, repeats = row_keys.make_keys(digests, self._sums.finish())
+        digests = digests[order]
         problems += self._count_repeats(repeats)
         store = columns.Columns(
             found=self._found,
             number_names=tuple(self._parser.number_names) if self._parser else (),
             matrix=self._writer.finish(order),
-            strings={name: column.texts()[order] for name, column in self._strings.items()},
-            digests=digests[order],
+            strings={name: column.texts(order) for name, column in self._strings.items()},
+            digests=digests,
             examples_of=self._examples_of,
         )
         return examples.Examples(
@@ -355,10 +357,10 @@ class _Reader:
             keys=keys,
             inputs=store,
             labels={
-                name: column.labels(table_rows.label_delimiter(self._path, self._spec))[order]
+                name: column.labels(table_rows.label_delimiter(self._path, self._spec), order)
                 for name, column in self._others.items()
             },
-            lines=_join(self._lines, np.int64)[order],
+            lines=self._lines.finish()[order],
             repeats=repeats,
             problems=tuple(problems),
         )
@@ -396,12 +398,6 @@ class _Reader:
 
 def _is_odd(cell: json_rows.Cell) -> bool:
     return not _is_number(cell) and not is_missing(cell)
-
-
-def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    joined = np.concatenate(parts) if parts else np.empty(0, dtype)
-    parts.clear()
-    return joined
 
 
 def _needs_float64(numbers: np.ndarray) -> bool:

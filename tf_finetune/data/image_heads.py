@@ -6,6 +6,7 @@ bytes. No TensorFlow.
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 from concurrent import futures
@@ -133,9 +134,30 @@ def read_image(images: image_stores.EncodedImages, index: int) -> io.BufferedRea
     """
     if isinstance(images, image_stores.PathImages):
         return regular_files.open_regular(images.paths[index])
+    return io.BytesIO(read_slice(images, index))
+
+
+def read_slice(images: image_stores.SliceImages, index: int) -> bytes:
+    """Reads one encoded image out of a larger file, and nothing else of it.
+
+    Args:
+      images: the store.
+      index: place in it.
+
+    Returns:
+      Its bytes.
+
+    Raises:
+      OSError: its file cannot be read, is no regular file, or has changed its length since it was
+        listed.
+    """
+    offset, size = int(images.offsets[index]), int(images.sizes[index])
     with regular_files.open_regular(images.paths[images.files[index]]) as file:
-        file.seek(int(images.offsets[index]))
-        return io.BytesIO(file.read(int(images.sizes[index])))
+        content = os.pread(file.fileno(), size, offset)
+        length = os.fstat(file.fileno()).st_size
+    if length != offset + size + int(images.footers[index]) or len(content) != size:
+        raise OSError(errno.EIO, "its file has changed since it was listed")
+    return content
 
 
 def describe(parts: tuple[loading.Split, ...], heads: Heads) -> tuple[findings.Problem, ...]:

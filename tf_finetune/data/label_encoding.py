@@ -302,7 +302,8 @@ def is_missing(labels: np.ndarray) -> np.ndarray:
     Returns:
       bool [n], True where the label is "".
     """
-    return np.array([isinstance(cell, str) and not cell for cell in labels], bool)
+    missing = (isinstance(cell, str) and not cell for cell in labels)
+    return np.fromiter(missing, bool, len(labels))
 
 
 def find_unlabelled_split(

@@ -12,6 +12,8 @@ import numpy as np
 from tf_finetune import findings
 from tf_finetune.data import columns, image_stores, input_stores, loading, text_store
 
+_DIGEST_BYTES = 16
+
 
 def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     """Files that are in two splits, as when --test_data names the folder of --data.
@@ -74,9 +76,9 @@ def find_equal_inputs(splits: loading.Splits) -> tuple[findings.Problem, ...]:
 def _find_equal_rows(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     """A warning for each of validation and test that has the features of training rows."""
     problems = []
-    known = _row_digests(splits.train)
+    known = np.sort(_row_digests(splits.train))
     for split in (splits.validation, splits.test):
-        count = int(np.isin(_row_digests(split), known).sum())
+        count = _count_known(_row_digests(split), known)
         if count:
             message = (
                 f"{count:,} of {len(split):,} {split.name} rows have the features of a training "
@@ -84,6 +86,15 @@ def _find_equal_rows(splits: loading.Splits) -> tuple[findings.Problem, ...]:
             )
             problems.append(findings.Problem(message, severity=findings.WARNING))
     return tuple(problems)
+
+
+def _count_known(digests: np.ndarray, known: np.ndarray) -> int:
+    """How many digests are among the known ones, which are sorted."""
+    if not len(known):
+        return 0
+    # np.isin sorts both together, in five times the memory.
+    places = np.minimum(np.searchsorted(known, digests), len(known) - 1)
+    return int((known[places] == digests).sum())
 
 
 def _row_digests(split: loading.Split) -> np.ndarray:
@@ -95,7 +106,10 @@ def _row_digests(split: loading.Split) -> np.ndarray:
 def _read_digests(split: loading.Split) -> list[bytes]:
     """One of each example, equal for equal ones; none where the inputs are not in memory."""
     if isinstance(split.inputs, text_store.Texts):
-        return [text.encode() for text in split.texts]
+        return [
+            hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+            for text in split.inputs.texts[split.indices]
+        ]
     if isinstance(split.inputs, image_stores.DecodedImages):
         return _digests(split, split.inputs)
     return []
@@ -151,7 +165,7 @@ def count_shared(split: loading.Split, *others: loading.Split) -> int:
     """
     if isinstance(split.inputs, columns.Columns):
         known_rows = np.concatenate([_row_digests(other) for other in others])
-        return int(np.isin(_row_digests(split), known_rows).sum())
+        return _count_known(_row_digests(split), np.sort(known_rows))
     if isinstance(split.inputs, text_store.Texts):
         known_texts = set().union(*(other.texts for other in others))
         return sum(text in known_texts for text in split.texts)
@@ -176,6 +190,6 @@ def _real_paths(split: loading.Split) -> set[bytes]:
 
 def _digests(split: loading.Split, images: image_stores.DecodedImages) -> list[bytes]:
     return [
-        hashlib.blake2b(images.pixels[index].tobytes(), digest_size=16).digest()
+        hashlib.blake2b(images.pixels[index].tobytes(), digest_size=_DIGEST_BYTES).digest()
         for index in split.indices
     ]

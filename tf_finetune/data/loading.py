@@ -5,6 +5,9 @@ joins the three, and collects what each has to say, so that all mistakes are rep
 """
 
 import dataclasses
+import heapq
+import itertools
+import operator
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,11 +21,11 @@ from tf_finetune.data import (
     label_encoding,
     sources,
     split_columns,
+    split_files,
     text_store,
 )
-from tf_finetune.data import splits as splitting
 
-_CHUNK_ROWS = 2**16
+_CHUNK_ROWS = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +203,7 @@ def examine_parts(
     )
     problems += assignment.find_conflicts(parts)
     try:
-        assignments = splitting.read_split_file(spec.split_file) if spec.split_file else {}
+        assignments = split_files.read_split_file(spec.split_file) if spec.split_file else None
     except findings.RefusedError as error:
         problems += error.problems
     if _has_error(problems):
@@ -237,17 +240,18 @@ def iterate_split_rows(splits: Splits) -> Iterator[str]:
     Yields:
       CSV, together what `split_rows` gives.
     """
-    parts = _all_splits(splits)
-    keys = np.concatenate([split.keys for split in parts])
-    codes = np.repeat(np.arange(len(parts), dtype=np.int8), [len(split) for split in parts])
-    order = np.argsort(keys, kind="stable")
-    header = splitting.format_split_file([])
+    header = split_files.format_split_file([])
     yield header
-    for start in range(0, len(order), _CHUNK_ROWS):
-        rows = order[start : start + _CHUNK_ROWS]
-        names = [parts[code].name for code in codes[rows]]
-        text = splitting.format_split_file(list(zip(keys[rows].tolist(), names, strict=True)))
-        yield text.removeprefix(header)
+    rows = heapq.merge(*map(_iterate_sorted, _all_splits(splits)), key=operator.itemgetter(0))
+    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+        yield split_files.format_split_file(chunk).removeprefix(header)
+
+
+def _iterate_sorted(split: Split) -> Iterator[tuple[str, str]]:
+    """(key, name of the split) of each example, a few at a time."""
+    for start in range(0, len(split), _CHUNK_ROWS):
+        for key in split.keys[start : start + _CHUNK_ROWS].tolist():
+            yield key, split.name
 
 
 def _all_splits(splits: Splits) -> tuple[Split, Split, Split]:

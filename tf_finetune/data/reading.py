@@ -8,7 +8,7 @@ training uses; whether pixels stay in memory is decided by their exact size.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,9 @@ _MAX_CACHE_BYTES = 256 * 2**20
 # Pixels that are decoded at a time: 3 to 8 bytes each, and as much again to turn an image.
 _MAX_PIXELS_IN_FLIGHT = 100_000_000
 _PREFETCHED_IMAGES = 16
+# Images that go from TensorFlow to Python together.
+_CHUNK_IMAGES = 256
+_CHUNK_BYTES = 8 * 2**20
 _SKIP_FLAG = "--on_bad_example=skip"
 
 
@@ -183,20 +186,60 @@ def _decode(
                 in_order = np.argsort(indices, kind="stable")
                 rows, indices = rows[in_order], indices[in_order]
             make = _make_pixels if pixels is not None else _make_maxima
-            iterator = iter(make(group.images, indices, pre, parallel=parallel))
-            for row, index in zip(rows, indices, strict=True):
-                try:
-                    image = next(iterator, None)
-                except tf.errors.OpError as error:
-                    failed[int(row)] = _describe_failure(group.images, index, error)
-                else:
-                    if image is None:
-                        failed[int(row)] = "is missing: the data set ended before it"
-                    elif pixels is not None:
-                        pixels[row] = image.numpy()
+            read = make(group.images, indices, pre, parallel=parallel)
+            size = _plan_chunk(group.images, pixels)
+            images = _read_each(read, len(rows), size=size)
+            for row, index, image in zip(rows, indices, images, strict=True):
+                if isinstance(image, tf.errors.OpError):
+                    failed[int(row)] = _describe_failure(group.images, index, image)
+                elif image is None:
+                    failed[int(row)] = "is missing: the data set ended before it"
+                elif pixels is not None:
+                    pixels[row] = image
                 done += 1
                 bar.update(done)
     return failed
+
+
+def _plan_chunk(images: image_stores.ImageStore, pixels: np.ndarray | None) -> int:
+    """How many images are handed over together."""
+    if isinstance(images, image_stores.StreamImages):
+        return 1  # where one fails, nobody can begin again behind it
+    num_bytes = 1 if pixels is None else pixels[:1].nbytes
+    return min(max(_CHUNK_BYTES // max(num_bytes, 1), 1), _CHUNK_IMAGES)
+
+
+def _read_each(
+    read: Callable[[int, int], tf.data.Dataset], count: int, *, size: int
+) -> Iterator[np.ndarray | tf.errors.OpError | None]:
+    """What is read of each of `count` images: its pixels, an error, or None where there is none.
+
+    Handed over one by one, small images take four times as long: threads wait for each other.
+    """
+    start = 0
+    while start < count and size > 1:
+        try:
+            for values in read(start, count).batch(size).prefetch(1).as_numpy_iterator():
+                yield from values
+                start += len(values)
+        except tf.errors.OpError:
+            # Which of them it was is told by reading these again, each by itself.
+            stop = min(start + size, count)
+            yield from _read_singly(read(start, stop), stop - start)
+            start = stop
+    if size == 1:
+        yield from _read_singly(read(0, count), count)
+
+
+def _read_singly(
+    dataset: tf.data.Dataset, count: int
+) -> Iterator[np.ndarray | tf.errors.OpError | None]:
+    iterator = dataset.prefetch(_PREFETCHED_IMAGES).as_numpy_iterator()
+    for _ in range(count):
+        try:
+            yield next(iterator, None)
+        except tf.errors.OpError as error:
+            yield error
 
 
 def _needs_decoding(group: image_heads.Group, *, keep: bool) -> bool:
@@ -217,20 +260,21 @@ def _make_pixels(
     pre: preprocessing.PreprocessingSpec,
     *,
     parallel: int,
-) -> tf.data.Dataset:
-    """Dataset of decoded images, in the order of `indices`; errors come in their place."""
+) -> Callable[[int, int], tf.data.Dataset]:
+    """(start, stop) -> decoded images indices[start:stop], in order; errors come in their place.
+
+    Of a stream it is all of them, whatever is asked.
+    """
     if isinstance(images, image_stores.StreamImages):
-        elements = loaders.select_elements(images, indices)
-        dataset = elements.map(
+        elements = loaders.select_elements(images, indices).map(
             lambda element, position: _round(loaders.load_element(element, pre), pre),
             num_parallel_calls=parallel,
         )
-    else:
-        load = loaders.make_loader(images, indices, pre)
-        dataset = tf.data.Dataset.range(len(indices)).map(
-            lambda position: _round(load(position), pre), num_parallel_calls=parallel
-        )
-    return dataset.prefetch(_PREFETCHED_IMAGES)
+        return lambda start, stop: elements
+    load = loaders.make_loader(images, indices, pre)
+    return lambda start, stop: tf.data.Dataset.range(start, stop).map(
+        lambda position: _round(load(position), pre), num_parallel_calls=parallel
+    )
 
 
 def _make_maxima(
@@ -239,15 +283,14 @@ def _make_maxima(
     pre: preprocessing.PreprocessingSpec,
     *,
     parallel: int,
-) -> tf.data.Dataset:
+) -> Callable[[int, int], tf.data.Dataset]:
     """As `_make_pixels`, but a number of each image: what fails is all that is asked."""
     if not isinstance(images, image_stores.EncodedImages):
         return _make_pixels(images, indices, pre, parallel=parallel)
     read = loaders.make_reader(images, indices)
-    dataset = tf.data.Dataset.range(len(indices)).map(
+    return lambda start, stop: tf.data.Dataset.range(start, stop).map(
         lambda position: preprocessing.find_maximum(read(position)), num_parallel_calls=parallel
     )
-    return dataset.prefetch(_PREFETCHED_IMAGES)
 
 
 def _round(image: tf.Tensor, pre: preprocessing.PreprocessingSpec) -> tf.Tensor:

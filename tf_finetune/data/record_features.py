@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import examples
 from tf_finetune.trust import protobuf
 
 # Field numbers: Example.features, Features.feature, then key and value of a map's entry.
@@ -167,23 +166,3 @@ def describe(names: list[str]) -> str:
       For example "'image', 'label'", or "none".
     """
     return findings.list_first(names, limit=20) or "none"
-
-
-def join_columns(rows: list[dict[str, str | tuple[str, ...]]]) -> dict[str, np.ndarray]:
-    """Labels of records as columns.
-
-    Args:
-      rows: {feature: label} of each record; a record may lack some.
-
-    Returns:
-      {feature: object [n]}, sorted by name: str, or tuples of str where some record has several.
-    """
-    columns = {}
-    for name in sorted({name for row in rows for name in row}):
-        cells = [row.get(name, "") for row in rows]
-        if any(isinstance(cell, tuple) for cell in cells):
-            cells = [
-                cell if isinstance(cell, tuple) else ((cell,) if cell else ()) for cell in cells
-            ]
-        columns[name] = examples.object_array(cells)
-    return columns

@@ -5,20 +5,15 @@ and the ranking is cut, so that the order of files on a disk, other classes and 
 examples read before change nothing.
 """
 
-import csv
 import hashlib
-import io
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
-from tf_finetune import findings, regular_files
-from tf_finetune.data import examples
-
 TRAIN, VALIDATION, TEST = range(3)
 LEFT_OUT = -1
-HEADER = ("key", "split")
-_FORMULA_STARTS = ("=", "+", "-", "@")
+_CHUNK_ROWS = 2**14
 
 
 def plan_fractions(
@@ -61,7 +56,7 @@ def assign(
 
     Args:
       keys: object [n] of str, sorted and unique.
-      strata: object [n] of str, the class of each example.
+      strata: object [n], what tells the class of each example: str, or tuples of str.
       fractions: train, validation and test parts, summing to 1.
       seed: of the ranking.
       known: int8 [n], TRAIN, VALIDATION, TEST or LEFT_OUT for still unknown; None: all unknown.
@@ -193,97 +188,28 @@ def hash_keys(keys: np.ndarray, seed: int) -> np.ndarray:
     """
     # Python's own hash differs between processes; blake2b is fast and keyed by the seed.
     start = hashlib.blake2b(digest_size=8, key=str(seed).encode())
-    digests = bytearray()
-    for key in keys:
-        digest = start.copy()
-        digest.update(key.encode())
-        digests += digest.digest()
-    return np.frombuffer(bytes(digests), ">u8")
+    hashes = np.empty(len(keys), np.uint64)
+    for first in range(0, len(keys), _CHUNK_ROWS):
+        digests = bytearray()
+        for key in keys[first : first + _CHUNK_ROWS]:
+            digest = start.copy()
+            digest.update(key.encode())
+            digests += digest.digest()
+        hashes[first : first + _CHUNK_ROWS] = np.frombuffer(digests, ">u8")
+    return hashes
 
 
-def read_split_file(path: str) -> dict[str, int]:
-    """Reads the split.csv of an earlier run.
-
-    Args:
-      path: a CSV with the header key,split.
-
-    Returns:
-      {key: TRAIN, VALIDATION or TEST}.
-
-    Raises:
-      findings.RefusedError: the file does not exist, is no CSV with that header, names another
-        split, or names a key twice; every line.
-    """
-    shown = f"--split_file={findings.one_line(path)}"
-    try:
-        with regular_files.open_regular(path) as file:
-            reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
-            rows = [(row, reader.line_num) for row in reader if row]
-    except OSError as error:
-        message = f"{shown} cannot be read: {error.strerror}. Expected a split.csv."
-        raise findings.RefusedError(_problem(path, message)) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        message = f"{shown} is no CSV in UTF-8. Expected a split.csv of an earlier run."
-        raise findings.RefusedError(_problem(path, message)) from error
-    if not rows or tuple(rows[0][0]) != HEADER:
-        message = f"{shown}, line 1: expected the header key,split of a run's split.csv."
-        raise findings.RefusedError(_problem(path, message))
-    return _read_assignments(rows[1:], path)
-
-
-def format_split_file(assignments: list[tuple[str, str]]) -> str:
-    """The text of a split.csv.
-
-    Args:
-      assignments: (key, "train", "validation" or "test") of each example.
-
-    Returns:
-      CSV with the header key,split. A key that a spreadsheet would run as a formula gets "./" in
-      front, which reading takes away.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    for key, split in assignments:
-        writer.writerow((f"./{key}" if key.startswith(_FORMULA_STARTS) else key, split))
-    return text.getvalue()
-
-
-def _read_assignments(rows: list[tuple[list[str], int]], path: str) -> dict[str, int]:
-    shown = f"--split_file={findings.one_line(path)}"
-    assignments: dict[str, int] = {}
-    problems = []
-    for row, number in rows:
-        key = row[0].removeprefix("./")
-        if len(row) != 2:
-            problem = f"expected 2 columns (key,split). Received {len(row)}."
-        elif row[1] not in examples.SPLIT_NAMES:
-            received = findings.one_line(row[1])
-            problem = f"expected train, validation or test. Received '{received}'."
-        elif key in assignments:
-            problem = f"'{findings.one_line(key)}' is there twice."
-        else:
-            assignments[key] = examples.SPLIT_NAMES.index(row[1])
-            continue
-        problems.append(_problem(path, f"{shown}, line {number}: {problem}", line=number))
-    if problems:
-        raise findings.RefusedError(*problems)
-    return assignments
-
-
-def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
-    return findings.Problem(message, path=path, line=line, flag="--split_file")
-
-
-def _group_by_rank(keys: np.ndarray, strata: np.ndarray, seed: int) -> list[np.ndarray]:
+def _group_by_rank(keys: np.ndarray, strata: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """The rows of each stratum, in rank; strata in the order of their names."""
-    if not len(keys):
-        return []
     names = {name: number for number, name in enumerate(sorted(set(strata)))}
-    numbers = np.fromiter((names[name] for name in strata), np.int64, len(strata))
-    order = np.lexsort((hash_keys(keys, seed), numbers))
-    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
-    return np.split(order, bounds)
+    numbers = np.fromiter((names[name] for name in strata), np.int32, len(strata))
+    hashes = hash_keys(keys, seed)
+    # One stratum after the other: ranking all at once takes three times the memory.
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers, minlength=len(names))).tolist()
+    for start, end in zip([0, *ends], ends, strict=False):
+        rows = order[start:end]
+        yield rows[np.argsort(hashes[rows], kind="stable")]
 
 
 def _largest_remainder(total: int, fractions: tuple[float, ...]) -> np.ndarray:

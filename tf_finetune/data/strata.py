@@ -28,14 +28,7 @@ def find_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> np.nda
       object [n] of tuples of str, each at least one. An exclusive head gives one tag, a multilabel
       head one for each class that is present or unknown; no label and no class are tags too.
     """
-    columns = [_tag_head(head, head.labels[source]) for head in heads]
-    # Each combination once: of millions of rows, tuples of their own would fill the memory.
-    shared: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
-    tags = [
-        shared[found] if found in shared else shared.setdefault(found, sum(found, ()))
-        for found in zip(*columns, strict=True)
-    ]
-    return examples.object_array(tags)
+    return _join_tags([_tag_head(head, head.labels[source]) for head in heads])
 
 
 def find_class_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> np.ndarray:
@@ -53,9 +46,13 @@ def find_class_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> 
         for head in heads
         if head_kinds.HEAD_KINDS[head.info.kind].has_classes
     ]
-    tags = [sum(found, ()) for found in zip(*columns, strict=True)]
-    named = [tuple(tag for tag in found if tag.split(_JOINT)[1]) for found in tags]
-    return examples.object_array([found or ("",) for found in named])
+    named: dict[tuple[str, ...], tuple[str, ...]] = {}
+    tags = _join_tags(columns)
+    for row, found in enumerate(tags):
+        if found not in named:
+            named[found] = tuple(tag for tag in found if tag.split(_JOINT)[1]) or ("",)
+        tags[row] = named[found]
+    return tags
 
 
 def find_required_tags(heads: Sequence[label_encoding.HeadLabels]) -> frozenset[str]:
@@ -92,21 +89,39 @@ def bin_numbers(numbers: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, numbers, side="left")
 
 
-def _tag_head(head: label_encoding.HeadLabels, labels: np.ndarray) -> list[tuple[str, ...]]:
+def _join_tags(columns: list[np.ndarray]) -> np.ndarray:
+    """The tags of each example, of those that each head gives it."""
+    if len(columns) == 1:
+        return columns[0]
+    # Each combination once: of millions of rows, tuples of their own would fill the memory.
+    shared: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
+    tags = np.empty(len(columns[0]) if columns else 0, object)
+    for row, found in enumerate(zip(*columns, strict=True)):
+        if found not in shared:
+            shared[found] = sum(found, ())
+        tags[row] = shared[found]
+    return tags
+
+
+def _tag_head(head: label_encoding.HeadLabels, labels: np.ndarray) -> np.ndarray:
+    """object [n] of tuples of str; equal ones are one tuple."""
     name = head.info.name
     if not head_kinds.HEAD_KINDS[head.info.kind].has_classes:
-        return [(_name_tag(name, label),) for label in _name_bins(labels)]
-    tags = []
+        labels = _name_bins(labels)
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     alone: dict[str, tuple[str, ...]] = {}
-    for label in labels:
+    tags = np.empty(len(labels), object)
+    for row, label in enumerate(labels):
         if isinstance(label, str):
-            tags.append(alone.setdefault(label, (_name_tag(name, label),)))
+            if label not in alone:
+                alone[label] = (_name_tag(name, label),)
+            tags[row] = alone[label]
             continue
-        present = label if isinstance(label, tuple) else (label,)
         unknown = [f"{_JOINT}{other}" for other in sorted(getattr(label, "unknown", ()))]
         # Sorted, so that the order of names in a cell changes nothing.
-        names = [*sorted(present), *unknown] or [_JOINT]
-        tags.append(tuple(_name_tag(name, other) for other in names))
+        names = [*sorted(label), *unknown] or [_JOINT]
+        found = tuple(_name_tag(name, other) for other in names)
+        tags[row] = shared.setdefault(found, found)
     return tags
 
 
@@ -115,9 +130,10 @@ def _name_tag(head: str, name: str) -> str:
     return f"{head}{_JOINT}{name}"
 
 
-def _name_bins(labels: np.ndarray) -> list[str]:
+def _name_bins(labels: np.ndarray) -> np.ndarray:
     known = ~label_encoding.is_missing(labels)
-    bins = bin_numbers(np.array([float(label) for label in labels[known]], np.float64))
+    numbers = np.fromiter((float(label) for label in labels[known]), np.float64, int(known.sum()))
     named = np.full(len(labels), "", object)
-    named[known] = [f"{number:02d}" for number in bins]
-    return list(named)
+    names = examples.object_array([f"{number:02d}" for number in range(MAX_BINS)])
+    named[known] = names[bin_numbers(numbers)]
+    return named

@@ -52,6 +52,28 @@ def number_columns(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
+def read_first(path: str, spec: specs.DataSpec, *, expected: str) -> Row | None:
+    """The first row of `read_table`, without the others.
+
+    Args:
+      path: a file with one of ENDINGS.
+      spec: the data options: `encoding`, `header`.
+      expected: what a row should look like, for messages.
+
+    Returns:
+      Its line and cells; None of JSONL, where any object may have another key.
+
+    Raises:
+      findings.RefusedError: the table is empty, or its first row cannot be read.
+    """
+    if is_json(path):
+        return None
+    first = next(csv_rows.iterate_rows(path, encoding=spec.encoding), None)
+    if first is None:
+        raise encodings.refusal(path, f"the file is empty. Expected rows {expected}.")
+    return (1, number_columns(len(first[1]))) if spec.header == "none" else first
+
+
 def open_rows(path: str, spec: specs.DataSpec, *, expected: str) -> tuple[list[str], Iterator[Row]]:
     """Reads a table one row after another; memory does not grow with the file.
 

@@ -49,13 +49,22 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     """
     if spec.feature_columns is not None:
         return column_tables.load(spec, text, flag=flag)
+    first = table_rows.read_first(text, spec, expected=_EXPECTED)
+    if first is not None and _holds_texts(spec, text, first[1]):
+        _, below = table_rows.open_rows(text, spec, expected=_EXPECTED)
+        return text_tables.load_rows(spec, text, header=first, rows=below)
     rows, lines = table_rows.read_table(text, spec, expected=_EXPECTED)
-    # A first row that is an image has no header above it, whatever its label is called.
-    headless = spec.text_column is None and not _has_names(spec, text)
-    headless = headless and _is_image_cell(text, rows[0][0])
-    if not headless and text_tables.holds_texts(rows[0], spec):
-        return text_tables.load_rows(spec, text, rows=rows, lines=lines)
+    if first is None and _holds_texts(spec, text, rows[0]):
+        below = zip(lines[1:], rows[1:], strict=True)
+        return text_tables.load_rows(spec, text, header=(lines[0], rows[0]), rows=below)
     return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
+
+
+def _holds_texts(spec: specs.DataSpec, path: str, first: list[str]) -> bool:
+    # A first row that is an image has no header above it, whatever its label is called.
+    headless = spec.text_column is None and not _has_names(spec, path)
+    headless = headless and _is_image_cell(path, first[0])
+    return not headless and text_tables.holds_texts(first, spec)
 
 
 def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:

@@ -7,17 +7,27 @@ example to another split; and rows that say the same are in one split.
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, examples, table_rows, text_store
+from tf_finetune.data import (
+    csv_rows,
+    examples,
+    growing_array,
+    json_rows,
+    table_rows,
+    text_store,
+)
 
 # Names by which a header tells that a table holds texts, or paths of images; in lower case.
 TEXT_COLUMNS = ("text", "sentence", "review")
 IMAGE_COLUMNS = ("path", "image", "file", "filename")
 _EXPECTED = "text,label"
 _KEY_DIGITS = 16
+_MAX_SHARED = 2**16
 
 
 def find_text_column(columns: list[str], spec: specs.DataSpec) -> str | None:
@@ -53,15 +63,15 @@ def holds_texts(first: list[str], spec: specs.DataSpec) -> bool:
 
 
 def load_rows(
-    spec: specs.DataSpec, path: str, *, rows: list[list[str]], lines: list[int]
+    spec: specs.DataSpec, path: str, *, header: table_rows.Row, rows: Iterable[table_rows.Row]
 ) -> examples.Examples:
     """Lists the texts of a table.
 
     Args:
       spec: the data options: `text_column`, `on_bad_example`.
       path: the file.
-      rows: its rows, the header first.
-      lines: 1-based line on which each row starts.
+      header: the line and the names of its columns.
+      rows: (1-based line, cells) of each row below the header; read once.
 
     Returns:
       The examples, sorted by key. Every other column is a label column. Their problems are rows of
@@ -74,73 +84,91 @@ def load_rows(
     if spec.text_column is not None and spec.image_column is not None:
         message = "--text_column and --image_column exclude each other. Leave one of them out."
         raise findings.RefusedError(findings.Problem(message, flag="--text_column"))
-    csv_rows.check_separator(path, rows[0], line=lines[0], expected=_EXPECTED)
-    table = csv_rows.make_table(path, rows, lines)
-    column = find_text_column(rows[0], spec)
+    line, names = header
+    csv_rows.check_separator(path, names, line=line, expected=_EXPECTED)
+    table = csv_rows.make_table(path, [names], [line])
+    column = find_text_column(names, spec)
     place = csv_rows.find_column(table, column, flag="text_column")
-    if not table.rows:
+    found = _Rows(table.columns, place)
+    problems = found.read(rows, path, skip=spec.on_bad_example == "skip")
+    if not found.num_rows:
         raise csv_rows.refusal(
             path, "no row below the header. Expected a row text,label for each text."
         )
-    good, problems = _check_rows(table, place, skip=spec.on_bad_example == "skip")
-    if not good and all(found.severity == findings.WARNING for found in problems):
+    if not found.texts and all(each.severity == findings.WARNING for each in problems):
         raise csv_rows.refusal(
             path, f"no row has a text in the column '{findings.one_line(column)}'."
         )
-    texts = [table.rows[number][place] for number in good]
-    names = [name for number, name in enumerate(table.columns) if number != place]
-    cells = [table.rows[number][:place] + table.rows[number][place + 1 :] for number in good]
-    keys, repeats = _make_keys(texts, cells)
-    order = sorted(range(len(good)), key=keys.__getitem__)
-    new_place = {row: number for number, row in enumerate(order)}
-    problems += _count_repeats(table, repeats)
+    texts, cells = examples.object_array(found.texts), found.cells
+    keys, order, repeats = _make_keys(texts, list(cells.values()))
+    problems += _count_repeats(path, repeats)
+    delimiter = table_rows.label_delimiter(path, spec)
     return examples.Examples(
         source=path,
-        keys=examples.object_array([keys[row] for row in order]),
-        inputs=text_store.Texts(
-            examples.object_array([texts[row] for row in order]), table.columns[place]
-        ),
+        keys=keys,
+        inputs=text_store.Texts(texts[order], table.columns[place]),
         labels={
-            name: csv_rows.to_labels(
-                [cells[row][number] for row in order], table_rows.label_delimiter(path, spec)
-            )
-            for number, name in enumerate(names)
+            name: csv_rows.to_labels(column, delimiter)[order] for name, column in cells.items()
         },
-        lines=np.array([table.lines[good[row]] for row in order], np.int64),
-        repeats=np.array([new_place[repeats[row]] for row in order], np.int64),
+        lines=found.lines.finish()[order],
+        repeats=repeats,
         problems=tuple(problems),
     )
 
 
-def _check_rows(
-    table: csv_rows.Table, place: int, *, skip: bool
-) -> tuple[list[int], list[findings.Problem]]:
-    """(numbers of the rows with a text, what is wrong with the others)."""
-    good, problems, empty = [], [], []
-    shown = findings.one_line(", ".join(table.columns))
-    for number, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
-        if len(row) != len(table.columns):
-            message = f"expected {len(table.columns)} columns ({shown}). Received {len(row)}."
-            problems.append(_problem(table, message, line=line))
-        elif isinstance(row[place], tuple):
-            problems.append(_problem(table, "expected a text. Received a list.", line=line))
-        elif not row[place].strip():
-            empty.append(line)
-        else:
-            good.append(number)
-    if skip and empty:
-        text = f"{len(empty)} rows without a text are left out, lines {_list_lines(empty)}."
-        warning = _problem(table, text)
-        problems.append(dataclasses.replace(warning, severity=findings.WARNING))
-    elif empty:
-        message = "the text is empty. --on_bad_example=skip leaves such rows out."
-        problems += [_problem(table, message, line=line) for line in empty]
-    return good, problems
+class _Rows:
+    """The pass over a table's rows; what is kept of one is its text, its line and shared cells."""
+
+    def __init__(self, columns: list[str], place: int) -> None:
+        self._columns = columns
+        self._place = place
+        self._shared: dict[json_rows.Cell, json_rows.Cell] = {}
+        self.num_rows = 0
+        self.texts: list[str] = []
+        self.lines = growing_array.GrowingArray(np.int64)
+        self.cells: dict[str, list[json_rows.Cell]] = {
+            name: [] for number, name in enumerate(columns) if number != place
+        }
+
+    def read(
+        self, rows: Iterable[table_rows.Row], path: str, *, skip: bool
+    ) -> list[findings.Problem]:
+        """Takes the rows that have a text; says what is wrong with the others."""
+        problems, empty = [], []
+        shown = findings.one_line(", ".join(self._columns))
+        for line, row in rows:
+            self.num_rows += 1
+            if len(row) != len(self._columns):
+                message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
+                problems.append(_problem(path, message, line=line))
+            elif isinstance(row[self._place], tuple):
+                problems.append(_problem(path, "expected a text. Received a list.", line=line))
+            elif not row[self._place].strip():
+                empty.append(line)
+            else:
+                self._add(line, row)
+        if skip and empty:
+            text = f"{len(empty)} rows without a text are left out, lines {_list_lines(empty)}."
+            warning = _problem(path, text)
+            problems.append(dataclasses.replace(warning, severity=findings.WARNING))
+        elif empty:
+            message = "the text is empty. --on_bad_example=skip leaves such rows out."
+            problems += [_problem(path, message, line=line) for line in empty]
+        return problems
+
+    def _add(self, line: int, row: list[Any]) -> None:
+        self.texts.append(row.pop(self._place))
+        self.lines.extend(np.array([line]))
+        for cell, kept in zip(row, self.cells.values(), strict=True):
+            # Labels repeat: one text for all of them, but where each row has its own.
+            if cell not in self._shared and len(self._shared) < _MAX_SHARED:
+                self._shared[cell] = cell
+            kept.append(self._shared.get(cell, cell))
 
 
-def _problem(table: csv_rows.Table, message: str, *, line: int | None = None) -> findings.Problem:
-    place = findings.one_line(table.path) + ("" if line is None else f", line {line}")
-    return findings.Problem(f"{place}: {message}", path=table.path, line=line)
+def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
+    place = findings.one_line(path) + ("" if line is None else f", line {line}")
+    return findings.Problem(f"{place}: {message}", path=path, line=line)
 
 
 def _list_lines(lines: list[int]) -> str:
@@ -148,23 +176,45 @@ def _list_lines(lines: list[int]) -> str:
     return ", ".join(map(str, lines[:5])) + more
 
 
-def _make_keys(texts: list[str], cells: list[list[str]]) -> tuple[list[str], list[int]]:
-    """(key, first row with the same text) of each row."""
-    keys, repeats = [""] * len(texts), [0] * len(texts)
-    first: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    # Not in the order of the file, which may change: equal texts differ in their labels at most.
-    for row in sorted(range(len(texts)), key=lambda row: (texts[row], list(map(str, cells[row])))):
-        digest = hashlib.sha256(texts[row].encode()).hexdigest()[:_KEY_DIGITS]
-        counts[digest] = counts.get(digest, 0) + 1
-        keys[row] = f"{digest}-{counts[digest]}"
-        repeats[row] = first.setdefault(texts[row], row)
-    return keys, repeats
+def _make_keys(
+    texts: np.ndarray, columns: list[list[json_rows.Cell]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keys of rows: a hash of the text, and which it is of those with this hash.
+
+    Args:
+      texts: object [n] of str.
+      columns: the other cells.
+
+    Returns:
+      (object [n], the keys, sorted; int64 [n], the row that has each; `Examples.repeats` of them).
+    """
+    digests = np.fromiter(map(_hash_text, texts), np.uint64, len(texts))
+    keys = np.empty(len(texts), object)
+    first = np.arange(len(texts))
+    by_digest = np.argsort(digests, kind="stable")
+    starts = np.flatnonzero(np.diff(digests[by_digest], prepend=~digests[by_digest[:1]])).tolist()
+    for start, end in zip(starts, [*starts[1:], len(texts)], strict=True):
+        rows = by_digest[start:end].tolist()
+        if len(rows) > 1:
+            # Not in the order of the file, which may change: equal texts differ in labels at most.
+            rows.sort(key=lambda row: (texts[row], [str(column[row]) for column in columns]))
+        firsts: dict[str, int] = {}
+        for count, row in enumerate(rows, start=1):
+            keys[row] = f"{digests[row]:0{_KEY_DIGITS}x}-{count}"
+            first[row] = firsts.setdefault(texts[row], row)
+    order = np.argsort(keys, kind="stable")
+    places = np.empty(len(texts), np.int64)
+    places[order] = np.arange(len(texts))
+    return keys[order], order, places[first[order]]
 
 
-def _count_repeats(table: csv_rows.Table, repeats: list[int]) -> list[findings.Problem]:
-    count = sum(row != other for row, other in enumerate(repeats))
+def _hash_text(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS], 16)
+
+
+def _count_repeats(path: str, repeats: np.ndarray) -> list[findings.Problem]:
+    count = int((repeats != np.arange(len(repeats))).sum())
     if not count:
         return []
     message = f"{count} of {len(repeats)} rows repeat the text of another, and are in its split."
-    return [dataclasses.replace(_problem(table, message), severity=findings.WARNING)]
+    return [dataclasses.replace(_problem(path, message), severity=findings.WARNING)]

@@ -8,6 +8,7 @@ Reference: TensorFlow, "TFRecord and tf.train.Example",
 https://www.tensorflow.org/tutorials/load_data/tfrecord.
 """
 
+import array
 import dataclasses
 import glob
 import os
@@ -21,6 +22,7 @@ from tf_finetune.data import (
     examples,
     image_stores,
     label_encoding,
+    record_columns,
     record_features,
     record_framing,
 )
@@ -93,23 +95,25 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     folder = os.path.commonpath([os.path.dirname(path) for path in files])
     for path in files:
         listing.read_file(os.fsencode(path), os.path.relpath(path, folder or "."))
-    if not listing.rows:
+    if not listing.keys:
         _refuse(listing, flag)
     return _to_examples(listing, text)
 
 
 @dataclasses.dataclass
 class _Listing:
-    """The pass over files and records; lists grow by one element per usable record."""
+    """The pass over files and records; what a usable record leaves here is small."""
 
     spec: specs.DataSpec
     source: str
     paths: list[bytes] = dataclasses.field(default_factory=list)
     stamps: list[str] = dataclasses.field(default_factory=list)
     keys: list[str] = dataclasses.field(default_factory=list)
-    # (file, record, offset, size, bytes behind it)
-    places: list[tuple[int, int, int, int, int]] = dataclasses.field(default_factory=list)
-    rows: list[dict[str, str | tuple[str, ...]]] = dataclasses.field(default_factory=list)
+    # File, record, offset, size and bytes behind it of each: five numbers take 40 bytes.
+    places: array.array = dataclasses.field(default_factory=lambda: array.array("q"))
+    labels: record_columns.RecordColumns = dataclasses.field(
+        default_factory=record_columns.RecordColumns
+    )
     problems: list[findings.Problem] = dataclasses.field(default_factory=list)
     seen: set[str] = dataclasses.field(default_factory=set)
     num_without_image: int = 0
@@ -171,9 +175,9 @@ class _Listing:
         offset = record.start + record_features.find_offset(content, record.data)
         self.keys.append(_make_key(name, record.number))
         number = len(self.paths) - 1
-        place = (number, record.number, offset, len(content), size - offset - len(content))
-        self.places.append(place)
-        self.rows.append(labels)
+        end = offset + len(content)
+        self.places.extend((number, record.number, offset, len(content), size - end))
+        self.labels.add(labels)
         return ""
 
     def _is_column(self, name: str) -> bool:
@@ -215,10 +219,10 @@ def _refuse(listing: _Listing, flag: str) -> None:
 
 
 def _to_examples(listing: _Listing, text: str) -> examples.Examples:
-    order = sorted(range(len(listing.keys)), key=listing.keys.__getitem__)
-    places = np.array(listing.places, np.int64)[order]
-    rows = [listing.rows[row] for row in order]
-    columns = record_features.join_columns(rows)
+    keys = examples.object_array(listing.keys)
+    order = np.argsort(keys, kind="stable")
+    places = np.frombuffer(listing.places, np.int64).reshape(len(keys), -1)[order]
+    columns = listing.labels.finish(order)
     wanted = listing.spec.label_column
     known = [name for name in _LABEL_FEATURES if name in columns]
     if wanted is None and known:
@@ -235,7 +239,7 @@ def _to_examples(listing: _Listing, text: str) -> examples.Examples:
     classes = _read_classes(listing.spec)
     return examples.Examples(
         source=text,
-        keys=examples.object_array([listing.keys[row] for row in order]),
+        keys=keys[order],
         inputs=image_stores.SliceImages(
             examples.object_array(listing.paths), *np.ascontiguousarray(places.T)
         ),
@@ -254,8 +258,10 @@ def _read_classes(spec: specs.DataSpec) -> tuple[str, ...]:
 
 def _name_numbers(cells: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """Numbers as names of --classes, unless they are names themselves."""
+    if not classes:
+        return cells
     flat = {name for cell in cells for name in (cell if isinstance(cell, tuple) else (cell,))}
-    if not classes or flat & set(classes):
+    if flat & set(classes):
         return cells
     names = {str(number): name for number, name in enumerate(classes)}
     return examples.object_array(

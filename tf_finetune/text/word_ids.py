@@ -16,11 +16,13 @@ import typing
 import keras
 import tensorflow as tf
 
+from tf_finetune.text import word_rules
+
 PADDING_ID = 0
 # Behind the ids, until the words that the vocabulary lacks are left out.
 _NO_ID = -1
-PRE, POST = "pre", "post"
-ASCII, UNICODE = "ascii", "unicode"
+PRE, POST = word_rules.PRE, word_rules.POST
+ASCII, UNICODE = word_rules.ASCII, word_rules.UNICODE
 
 
 @keras.saving.register_keras_serializable(package="tf_finetune")

@@ -13,8 +13,8 @@ import dataclasses
 import json
 import typing
 
-from tf_finetune import findings
-from tf_finetune.text import word_ids
+from tf_finetune import findings, regular_files
+from tf_finetune.text import word_rules
 
 # Of keras.preprocessing.text.Tokenizer, without the white space.
 _TOKENIZER_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'
@@ -66,8 +66,10 @@ def read_vocabulary(path: str) -> Vocabulary:
         without a special token.
     """
     try:
-        with open(path, "rb") as file:
+        with regular_files.open_regular(path) as file:
             content = file.read(_MAX_BYTES + 1)
+    except regular_files.NotRegularError as error:
+        raise _refused(path, f"{error.strerror}.") from error
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}.") from error
     if len(content) > _MAX_BYTES:
@@ -119,7 +121,7 @@ def _make_pieces(path: str, lines: list[str]) -> Vocabulary:
         pieces=tuple(lines),
         ids={},
         rules={"lower_case": lower},
-        padding=word_ids.POST,
+        padding=word_rules.POST,
         highest_id=len(lines) - 1,
         highest_word=lines[-1],
         description=(
@@ -143,7 +145,7 @@ def _make_list(lines: list[str]) -> Vocabulary:
         unknown_id=unknown_id,
         filters=_PUNCTUATION,
         drops=True,
-        padding=word_ids.POST,
+        padding=word_rules.POST,
         made_by=f"a list of words, ids by line from {start}",
     )
 
@@ -161,7 +163,7 @@ def _read_json(path: str, text: str) -> Vocabulary:
         unknown_id=unknown_id,
         filters=_TOKENIZER_FILTERS,
         drops=False,
-        padding=word_ids.PRE,
+        padding=word_rules.PRE,
         made_by="a word_index, ids as they stand",
     )
 
@@ -190,7 +192,7 @@ def _make_tokenizer(path: str, config: typing.Any) -> Vocabulary:
         unknown_id=unknown_id,
         filters=filters if isinstance(filters, str) else _TOKENIZER_FILTERS,
         drops=False,
-        padding=word_ids.PRE,
+        padding=word_rules.PRE,
         made_by=f"a Tokenizer, ids as they stand{cut}",
         lower=bool(config.get("lower", True)),
         keeps_filters=True,
@@ -214,7 +216,7 @@ def _make_words(
         # Punctuation that words of the vocabulary have was no punctuation to whoever made it.
         used = set().union(*ids) if ids else set()
         filters = "".join(mark for mark in filters if mark not in used)
-    case = (word_ids.ASCII if drops else word_ids.UNICODE) if lower else None
+    case = (word_rules.ASCII if drops else word_rules.UNICODE) if lower else None
     highest = max(ids, key=lambda word: ids[word], default="")
     highest_id = max(ids.get(highest, 0), unknown_id or 0)
     unknown = "unknown words are left out" if unknown_id is None else f"unknown words {unknown_id}"

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 # Modules that register layers or functions when they are imported.
 _MODULES = (
+    "models.column_layers",
     "models.encoders.encoder_layers",
     "models.legacy.keras1_layers",
     "models.legacy.locally_connected",

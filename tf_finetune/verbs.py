@@ -184,7 +184,8 @@ def predict(
     Args:
       inputs: images, folders of images, or tables (.csv, .tsv, .jsonl) with a column of paths; for
         a model of texts, tables with a column of texts, or .txt files with a text on each line;
-        for a model of columns, tables with its columns.
+        for a model of columns, tables with its columns, beside those of images or texts where it
+        takes both.
       output: .csv or .jsonl to write.
       workdir_path: folder of a finished run, or
       model: a version that a run exported, EXPORT_DIR/VERSION.
@@ -204,7 +205,12 @@ def predict(
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction, prediction_columns, prediction_files, prediction_texts
+    from tf_finetune import (
+        prediction,
+        prediction_files,
+        prediction_mixed,
+        prediction_texts,
+    )
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
@@ -217,11 +223,16 @@ def predict(
         "batch_size": batch_size,
         "top_k": top_k,
     }
-    of_rows = predictor.input_kind == input_stores.COLUMNS
+    of_rows = predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED)
     table = _table_options(workdir_path, encoding=encoding, header=header)
     if of_rows:
-        prediction_columns.check_inputs(tuple(inputs), predictor.columns, data=table)
-        found = prediction_columns.iterate_rows(tuple(inputs), predictor.columns, data=table)
+        found = prediction_mixed.open_rows(
+            tuple(inputs),
+            predictor.columns,
+            data=table,
+            text_column=text_column,
+            max_pixels=max_image_pixels,
+        )
         rows = prediction.predict_rows(found, **options)
     elif of_texts:
         texts = prediction_texts.iterate_texts(

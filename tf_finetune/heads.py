@@ -67,7 +67,7 @@ def attach_heads(
         inputs = {first.name: first}
     features = _pool(backbone.model(taken), backbone.pooling)
     if encoding is not None:
-        beside = column_layers.encode_columns(inputs, encoding)
+        beside = _encode_columns(inputs, encoding)
         together = keras.layers.Concatenate(name="features_and_columns", dtype="float32")
         features = together([features, *beside])
     outputs = {
@@ -75,6 +75,27 @@ def attach_heads(
         for head, info in zip(heads, infos, strict=True)
     }
     return keras.Model(inputs, outputs, name="finetuned")
+
+
+def _encode_columns(
+    inputs: Mapping[str, keras.KerasTensor], encoding: column_encoding.Encoding
+) -> list[keras.KerasTensor]:
+    """Columns as features of about the size one, by layers without weights that train."""
+    features = []
+    if mixed_spec.NUMBERS in inputs:
+        scale = keras.layers.Normalization(
+            mean=list(encoding.means),
+            variance=list(encoding.variances),
+            name="columns_scaled",
+            dtype="float32",
+        )
+        features.append(scale(inputs[mixed_spec.NUMBERS]))
+    if mixed_spec.CATEGORIES in inputs:
+        mark = column_layers.OneHotColumns(
+            encoding.categories, name="columns_marked", dtype="float32"
+        )
+        features.append(mark(inputs[mixed_spec.CATEGORIES]))
+    return features
 
 
 def _start_with_columns(

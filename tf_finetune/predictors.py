@@ -15,7 +15,7 @@ from tf_finetune import (
     prediction_mixed,
     specs,
 )
-from tf_finetune.data import columns, input_stores, mixed_spec, text_store
+from tf_finetune.data import columns, image_stores, input_stores, mixed_spec, text_store
 from tf_finetune.models import admission
 
 SERVE_BYTES = "serve_bytes"
@@ -191,8 +191,6 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
     """
     import tensorflow as tf
 
-    from tf_finetune.data import preprocessing
-
     _check_version_folder(path)
     admission.check(path, trust_model=trust_model)
     try:
@@ -200,16 +198,8 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = findings.one_line(str(error).partition("\n")[0])
         raise _refuse(path, f"cannot be loaded as a SavedModel: {reason}") from error
-    name, argument = SERVE_BYTES, "image_bytes"
     fed_by = prediction_columns.read_export_spec(path)
-    if fed_by is not None:
-        of_images = preprocessing.find_kind(fed_by) == input_stores.IMAGE
-        name = SERVE_BYTES if of_images else SERVE_TEXT
-    elif SERVE_BYTES not in loaded.signatures and _takes_text(loaded.signatures):
-        name, argument = SERVE_TEXT, text_store.INPUT
-    if name not in loaded.signatures:
-        names = findings.list_first(sorted(loaded.signatures))
-        raise _refuse(path, f"has no signature '{SERVE_BYTES}'. It has {names or 'none'}.")
+    name, argument = _find_signature(loaded.signatures, path, fed_by)
     signature = loaded.signatures[name]
     heads = _read_heads(path, signature.structured_outputs)
 
@@ -243,6 +233,22 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
         is_mixed = isinstance(fed_by, mixed_spec.MixedSpec)
         kind = input_stores.MIXED if is_mixed else input_stores.COLUMNS
     return Predictor(predict_batch, heads, kind, fed_by)
+
+
+def _find_signature(signatures: Any, path: str, fed_by: Any) -> tuple[str, str]:
+    """(the signature that takes what --input names, its argument of images or texts alone)."""
+    from tf_finetune.data import preprocessing
+
+    name, argument = SERVE_BYTES, image_stores.ENCODED_INPUT
+    if fed_by is not None:
+        of_images = preprocessing.find_kind(fed_by) == input_stores.IMAGE
+        name = SERVE_BYTES if of_images else SERVE_TEXT
+    elif SERVE_BYTES not in signatures and _takes_text(signatures):
+        name, argument = SERVE_TEXT, text_store.INPUT
+    if name not in signatures:
+        names = findings.list_first(sorted(signatures))
+        raise _refuse(path, f"has no signature '{name}'. It has {names or 'none'}.")
+    return name, argument
 
 
 def _takes_text(signatures: Any) -> bool:

@@ -104,8 +104,8 @@ def _train(run: run_state.Run) -> dict[str, Any]:
             backbone,
             heads=run.head_specs,
             infos=run.splits.heads,
-            image_shape=_image_shape(task.preprocessing),
-            mixed=_find_mixed(task.preprocessing),
+            image_shape=preprocessing.find_image_shape(task.preprocessing),
+            mixed=mixed_spec.find_mixed(task.preprocessing),
             encoding=input_checks.measure_columns(task.preprocessing, backbone, run.splits),
             biases=objectives.find_start_biases(
                 run.head_specs, run.splits.heads, run.splits.train.labels
@@ -201,17 +201,6 @@ def _read_inputs(
     run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
     run.splits = token_lengths.count_splits(run.splits, backbone.model)
     return prepared
-
-
-def _find_mixed(prepared: preprocessing.InputSpec) -> mixed_spec.MixedSpec | None:
-    return prepared if isinstance(prepared, mixed_spec.MixedSpec) else None
-
-
-def _image_shape(prepared: preprocessing.InputSpec) -> tuple[int, int, int] | None:
-    prepared = mixed_spec.find_main(prepared)
-    if not isinstance(prepared, preprocessing.PreprocessingSpec):
-        return None
-    return prepared.height, prepared.width, prepared.channels
 
 
 def _fit(

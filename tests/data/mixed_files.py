@@ -96,9 +96,9 @@ def make_text_network(*, name: str = "text"):
     keras.utils.set_random_seed(0)
     text = keras.Input((), name=name, dtype="string")
     words = ["plain", "dull", "bright", "shiny", "thing", "number"]
-    ids = keras.layers.TextVectorization(
-        vocabulary=words, output_sequence_length=5, name="words"
-    )(text)
+    ids = keras.layers.TextVectorization(vocabulary=words, output_sequence_length=5, name="words")(
+        text
+    )
     x = keras.layers.Embedding(len(words) + 2, 8, name="vectors")(ids)
     x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
     return keras.Model(text, keras.layers.Dense(3, activation="softmax", name="old")(x))
@@ -111,15 +111,10 @@ def make_named_network(*, of_text: bool = False, size: int = 8):
     keras.utils.set_random_seed(0)
     age = keras.Input((1,), name="age")
     sex = keras.Input((), name="sex", dtype="string")
-    if of_text:
-        alone = make_text_network(name="review")
-    else:
-        alone = make_image_network(size=size)
+    alone = make_text_network(name="review") if of_text else make_image_network(size=size)
     main = alone.inputs[0]
     scaled = keras.layers.Normalization(mean=[50.0], variance=[900.0], name="scaled")(age)
-    code = keras.layers.StringLookup(
-        vocabulary=["f", "m"], output_mode="one_hot", name="code"
-    )(sex)
+    code = keras.layers.StringLookup(vocabulary=["f", "m"], output_mode="one_hot", name="code")(sex)
     x = keras.layers.Concatenate(name="together")([alone.layers[-2].output, scaled, code])
     x = keras.layers.Dense(32, activation="relu", name="mix")(x)
     return keras.Model(

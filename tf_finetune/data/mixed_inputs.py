@@ -87,7 +87,7 @@ def settle(
     taken = find_main_input(inputs, store, is_text=is_text, model=model)
     others = tuple(part for part in inputs if part is not taken)
     if others:
-        spec = _match_columns(others, store, model=model)
+        spec = _match_columns(others, store, kind="text" if is_text else "image", model=model)
     elif store.found.inputs:
         names = findings.list_first(list(store.found.inputs), limit=20)
         message = (
@@ -103,16 +103,24 @@ def settle(
 
 
 def _match_columns(
-    inputs: tuple[column_inputs.Input, ...], store: columns.Columns, *, model: str
+    inputs: tuple[column_inputs.Input, ...], store: columns.Columns, *, kind: str, model: str
 ) -> columns.ColumnsSpec:
-    ((name, shape, _), *more) = inputs
-    is_vector = bool(shape) and shape != (1,)
-    if not more and not is_vector and not store.found.inputs and name not in store.found.names:
-        # Alone it would take any column, and a wrong name would go unnoticed.
+    names = [name for name, _, _ in inputs]
+    given = list(store.found.inputs or store.found.names)
+    # A vector of its own takes all columns; a scalar would take any, and a wrong name would go
+    # unnoticed.
+    takes_all = len(inputs) == 1 and inputs[0][1] not in ((), (1,)) and not store.found.inputs
+    absent = [name for name in names if name not in given]
+    unused = [name for name in given if name not in names]
+    if not takes_all and (absent or unused):
+        faults = [f"no column for {findings.list_first(absent, limit=20)}"] if absent else []
+        faults += [f"no input for {findings.list_first(unused, limit=20)}"] if unused else []
         message = (
-            f"--model={findings.one_line(model)} has the input '{findings.one_line(name)}' beside "
-            f"the one of '{findings.one_line(store.beside)}', and {column_names.FLAG} names "
-            f"{_list_columns(store)}. Name a column as the input, or write INPUT:a."
+            f"--model={findings.one_line(model)} takes, beside the {kind} of the column "
+            f"'{findings.one_line(store.beside)}', the inputs "
+            f"{findings.list_first(names, limit=20)}, and {column_names.FLAG} names "
+            f"{findings.list_first(given, limit=20)}: {', '.join(faults)}. Name a column as each "
+            "input, or write INPUT:a+b,OTHER:c."
         )
         raise findings.RefusedError(findings.Problem(message, flag=column_names.FLAG))
     return column_inputs.match_inputs(inputs, store, model=model)

@@ -59,6 +59,18 @@ def find_main(spec: Any) -> Any:
     return spec.main if isinstance(spec, MixedSpec) else spec
 
 
+def find_mixed(spec: Any) -> MixedSpec | None:
+    """The spec itself where it is of an image or a text and columns.
+
+    Args:
+      spec: an InputSpec of any kind.
+
+    Returns:
+      The spec, or None.
+    """
+    return spec if isinstance(spec, MixedSpec) else None
+
+
 def replace_main(spec: Any, main: Any) -> Any:
     """The reverse of `find_main`.
 

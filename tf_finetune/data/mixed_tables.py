@@ -58,7 +58,8 @@ def join_columns(
         raise findings.RefusedError(
             findings.Problem(message, path=part.source, flag="--feature_columns")
         )
-    problems = (*part.problems, *_without_lengths(found.problems))
+    told = [*part.problems, *_without_lengths(found.problems)]
+    problems = tuple(sorted(told, key=lambda problem: (problem.line is None, problem.line or 0)))
     _, rows, others = np.intersect1d(part.lines, found.lines, return_indices=True)
     order = np.argsort(rows)
     rows, others = rows[order], others[order]

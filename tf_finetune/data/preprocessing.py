@@ -111,6 +111,21 @@ def find_kind(spec: InputSpec) -> str:
     return input_stores.TEXT if isinstance(spec, text_store.TextSpec) else input_stores.IMAGE
 
 
+def find_image_shape(spec: InputSpec) -> tuple[int, int, int] | None:
+    """What decoded images have.
+
+    Args:
+      spec: of any kind.
+
+    Returns:
+      (height, width, channels); None without images.
+    """
+    main = mixed_spec.find_main(spec)
+    if not isinstance(main, PreprocessingSpec):
+        return None
+    return main.height, main.width, main.channels
+
+
 def make_preprocessing(
     spec: specs.DataSpec,
     *,

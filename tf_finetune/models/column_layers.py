@@ -1,7 +1,7 @@
-"""Columns beside an image or a text as features: numbers scaled, strings as rows of zeros and ones.
+"""Strings of columns as features: rows of zeros and ones.
 
-One idea: what was measured on the training rows is a constant of a layer, so model.keras and the
-export take the columns as they stand in a table.
+One idea: the categories of the training rows are a constant of the layer and no table, so that a
+copy on each device and an export need nothing beside the graph.
 """
 
 import typing
@@ -9,10 +9,6 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-
-from tf_finetune.data import column_encoding, mixed_spec
-
-_LAYERS = "columns"
 
 
 @keras.saving.register_keras_serializable(package="tf_finetune")
@@ -67,31 +63,3 @@ class OneHotColumns(keras.layers.Layer):
           JSON.
         """
         return {**super().get_config(), "categories": [list(names) for names in self.categories]}
-
-
-def encode_columns(
-    inputs: dict[str, keras.KerasTensor], encoding: column_encoding.Encoding
-) -> list[keras.KerasTensor]:
-    """Columns as features of about the size one.
-
-    Args:
-      inputs: `mixed_spec.NUMBERS`, float32 [batch, columns], and `mixed_spec.CATEGORIES`, string
-        [batch, columns]; one or both.
-      encoding: of the training rows.
-
-    Returns:
-      float32 [batch, features], one of each input. The layers have no weights that train.
-    """
-    features = []
-    if mixed_spec.NUMBERS in inputs:
-        scale = keras.layers.Normalization(
-            mean=list(encoding.means),
-            variance=list(encoding.variances),
-            name=f"{_LAYERS}_scaled",
-            dtype="float32",
-        )
-        features.append(scale(inputs[mixed_spec.NUMBERS]))
-    if mixed_spec.CATEGORIES in inputs:
-        mark = OneHotColumns(encoding.categories, name=f"{_LAYERS}_marked", dtype="float32")
-        features.append(mark(inputs[mixed_spec.CATEGORIES]))
-    return features

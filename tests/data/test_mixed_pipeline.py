@@ -132,3 +132,34 @@ def test_a_spec_reads_what_it_wrote(splits):
     assert preprocessing.find_kind(spec) == "text"
     assert preprocessing.find_image_shape(spec) is None
     assert preprocessing.find_image_shape(make_spec(splits)) == (8, 8, 3)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_other_tables_and_rows_of_no_split_keep_their_columns(tmp_path, in_memory):
+    rows = mixed_files.make_rows(40, seed=1)
+    mixed_files.write_images(tmp_path, rows)
+    folds = [("train", "", "valid", "train")[n * 7 % 4] for n in range(len(rows))]
+    cells = [[f"photos/{n:03d}.png", *row[1:], folds[n]] for n, row in enumerate(rows)]
+    data = mixed_files.write_table(tmp_path / "a.csv", cells, names=(*mixed_files.NAMES, "fold"))
+    other = mixed_files.write_images(tmp_path / "b", mixed_files.make_rows(9, seed=2))
+    splits = loading.load_data(
+        specs.DataSpec(
+            data=str(data),
+            test_data=str(other),
+            image_column="photo",
+            feature_columns="age,sex",
+            label_column="label",
+            split_column="fold",
+        )
+    )
+    spec = make_spec(splits)
+    if in_memory:
+        splits, spec, _ = pipeline.read_images(splits, spec, on_bad_example="error")
+    counts = []
+    for split in (splits.train, splits.validation, splits.test):
+        found = collect(pipeline.make_dataset(split, spec, batch_size=4))
+        is_bright = found["image"].mean(axis=(1, 2, 3)) > 120
+        is_old = found["numbers"][:, 0] > 50
+        np.testing.assert_array_equal(found["label"] == 1, is_bright ^ is_old)
+        counts.append(len(is_old))
+    assert counts == [20, 10, 9]

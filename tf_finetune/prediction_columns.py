@@ -127,7 +127,8 @@ def _parse(
         row += 1
         cell = "" if place is None else cells[place]
         if not isinstance(cell, str):
-            error = error or f"column '{findings.one_line(names[place or 0])}': a list"
+            shown = findings.one_line(names[place or 0])
+            error = error or f"column '{shown}': expected text. Received a list"
             cell = ""
         values = {} if error else columns.gather(spec, by_name, texts)
         yield ColumnInput(path, line, values, _drop_advice(error), cell)

@@ -155,6 +155,7 @@ def test_bad_rows_of_a_prediction_cost_themselves(run, tmp_path):
         "f,table.csv,70\nf,,70\nf,photos/001.png\nunheard,photos/001.png,70\n"
     )
     found = predict(f"--workdir={run}", f"--input={table}", output=tmp_path / "o.jsonl")
+    assert found[-1]["predictions"]["label"]["predicted"] == ["no"]
     assert [row.get("error", "") for row in found] == [
         "column 'age': expected a number. Received 'old'",
         "'nope.png' does not exist. Paths are relative to the table's folder",
@@ -165,7 +166,10 @@ def test_bad_rows_of_a_prediction_cost_themselves(run, tmp_path):
         "",
     ]
     assert [row["line"] for row in found] == list(range(2, 9))
-    assert found[-1]["predictions"]["label"]["predicted"] == ["no"]
+    other = table.with_suffix(".jsonl")
+    other.write_text('{"sex": "f", "photo": ["photos/001.png"], "age": 7}\n')
+    (row,) = predict(f"--model={run}/export/1", f"--input={other}", output=tmp_path / "o.jsonl")
+    assert row["error"] == "column 'photo': expected text. Received a list"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from tf_finetune import (
     training,
     workdir,
 )
-from tf_finetune.data import mixed_spec, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
+from tf_finetune.data import mixed_spec, preprocessing, text_store
 from tf_finetune.feature_cache import choosing
 from tf_finetune.models import custom_objects
 from tf_finetune.models import loading as model_loading

@@ -12,8 +12,10 @@ from tf_finetune.data import (
     mixed_spec,
     pipeline,
     preprocessing,
+    store_selection,
     text_store,
 )
+from tf_finetune.feature_cache import keys
 
 PIXELS = preprocessing.PreprocessingSpec(8, 8, 3)
 
@@ -163,3 +165,21 @@ def test_other_tables_and_rows_of_no_split_keep_their_columns(tmp_path, in_memor
         np.testing.assert_array_equal(found["label"] == 1, is_bright ^ is_old)
         counts.append(len(is_old))
     assert counts == [20, 10, 9]
+
+
+def test_features_are_of_an_image_and_its_columns(splits):
+    spec = make_spec(splits)
+    first = keys.digest_examples(splits.train, spec, fingerprint="")
+    assert len(np.unique(first, axis=0)) == len(splits.train)
+    np.testing.assert_array_equal(
+        first[[3, 1]],
+        keys.digest_examples(splits.train.take(np.array([3, 1])), spec, fingerprint=""),
+    )
+    # The same images beside the columns of other rows are other examples, and so are images alone.
+    turned = store_selection.select_columns(
+        splits.train.features, np.roll(np.arange(len(splits.train)), 1)
+    )
+    other = dataclasses.replace(splits.train, features=turned)
+    alone = dataclasses.replace(splits.train, features=None)
+    for part, own in ((other, spec), (alone, PIXELS)):
+        assert not (keys.digest_examples(part, own, fingerprint="") == first).all(axis=1).any()

@@ -74,10 +74,15 @@ def new_table(folder, count=8):
     return mixed_files.write_images(folder, mixed_files.make_rows(count, seed=5))
 
 
-@pytest.mark.parametrize("decides", ["columns", "image"])
-def test_either_side_decides_alone(tmp_path, models, tables, decides):
-    flags = [*BOTH, PERFECT, "--strategy=one_device"]
-    assert fit(models / "image.keras", tables[decides], tmp_path / "run", *flags) == 0
+@pytest.mark.parametrize(
+    ("decides", "model", "cache"),
+    [("columns", "image", "memory"), ("image", "named", "disk"), ("image", "image", "off")],
+)
+def test_either_side_decides_alone(tmp_path, models, tables, capsys, decides, model, cache):
+    flags = [*BOTH, PERFECT, f"--feature_cache={cache}", f"--cache_dir={tmp_path}/cache"]
+    assert fit(models / f"{model}.keras", tables[decides], tmp_path / "run", *flags) == 0
+    # What is frozen has the columns in it: they are part of the features.
+    assert ("Features: 108 computed" in capsys.readouterr().out) == (cache != "off")
 
 
 def test_random_labels_fail_the_requirement(tmp_path, models, capsys):

@@ -311,9 +311,7 @@ class _Maker:
             lengths=lengths,
         )
         # What stands beside images or texts went into the prefix with them.
-        return dataclasses.replace(
-            part, inputs=inputs, indices=np.arange(len(part)), features=None
-        )
+        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)), features=None)
 
 
 def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layout:

@@ -31,7 +31,8 @@ FLOORS = (
     ),
     ("head_metrics", "run_records", "spec_flags", "thresholds", "version_folders", "warmup"),
     ("data", "models"),
-    ("prediction_columns",),
+    ("prediction_columns", "prediction_images"),
+    ("prediction_mixed",),
     (
         "callbacks",
         "freezing",
@@ -40,7 +41,6 @@ FLOORS = (
         "objectives",
         "optimizers",
         "prediction_files",
-        "prediction_images",
         "prediction_texts",
         "predictors",
         "run_folder",

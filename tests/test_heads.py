@@ -3,9 +3,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import tiny
+from tests.data import mixed_files
 from tf_finetune import head_kinds, heads, specs
+from tf_finetune.data import column_encoding, columns, mixed_spec, preprocessing
 from tf_finetune.models import loading, pixel_range
 
 
@@ -124,3 +127,65 @@ def test_regression_answers_in_the_labels_unit(backbone, tmp_path):
     for opened in (model, keras.saving.load_model(path)):
         answer = opened.predict({"image": image}, verbose=0)["age"]
         np.testing.assert_array_equal(answer, [[1002.0], [1002.0]])
+
+
+COLUMNS = columns.ColumnsSpec(
+    (
+        columns.ModelInput("numbers", ("age", "height"), "float32", (2,)),
+        columns.ModelInput("categories", ("sex",), "string", (1,)),
+    )
+)
+MIXED = mixed_spec.MixedSpec(preprocessing.PreprocessingSpec(12, 12, 3), "photo", COLUMNS)
+
+
+def test_columns_join_the_features_before_the_heads(backbone):
+    encoding = column_encoding.Encoding((40.0, 1.5), (100.0, 0.25), (("f", "m"),))
+    model = heads.attach_heads(
+        backbone,
+        heads=(specs.HeadSpec(name="breed", dropout=0.0),),
+        infos=INFOS[:1],
+        mixed=MIXED,
+        encoding=encoding,
+    )
+    assert list(model.input) == ["image", "numbers", "categories"]
+    image = np.random.default_rng(0).uniform(0, 255, (3, 12, 12, 3)).astype(np.float32)
+    numbers = np.array([[50, 1], [40, 1.5], [20, 3]], np.float32)
+    given = {
+        "image": tf.constant(image),
+        "numbers": tf.constant(numbers),
+        "categories": tf.constant([["m"], ["f"], ["d"]]),
+    }
+    features = backbone.model.predict(image / 127.5 - 1, verbose=0).mean((1, 2))
+    scaled = (numbers - [40, 1.5]) / [10, 0.5]
+    marked = np.array([[0, 1], [1, 0], [0, 0]])
+    together = np.concatenate([features, scaled, marked], axis=1)
+    kernel, bias = model.get_layer("breed_logits").get_weights()
+    np.testing.assert_allclose(model(given)["breed"], together @ kernel + bias, atol=1e-4)
+    # Scaling and categories do not train, and the backbone is counted as it is without columns.
+    assert len(model.trainable_weights) == 2 + len(backbone.model.trainable_weights)
+
+
+def test_a_backbone_of_several_inputs_takes_columns_by_name(tmp_path):
+    path = tmp_path / "named.keras"
+    mixed_files.make_named_network(size=12).save(path)
+    named = loading.load_backbone(specs.ModelSpec(model=str(path)))
+    spec = columns.ColumnsSpec(
+        (
+            columns.ModelInput("sex", ("gender",), "string", ()),
+            columns.ModelInput("age", ("years",), "float32", (1,)),
+        )
+    )
+    model = heads.attach_heads(
+        named,
+        heads=(specs.HeadSpec(name="breed", dropout=0.0),),
+        infos=INFOS[:1],
+        mixed=dataclasses.replace(MIXED, columns=spec),
+    )
+    assert list(model.input) == ["image", "sex", "age"]
+    image = np.random.default_rng(0).uniform(0, 255, (2, 12, 12, 3)).astype(np.float32)
+    age, sex = tf.constant([[20.0], [70.0]]), tf.constant(["m", "f"])
+    assert [name for name, _, _ in named.inputs] == ["pixels", "age", "sex"]
+    features = named.model([tf.constant(image), age, sex])
+    kernel, bias = model.get_layer("breed_logits").get_weights()
+    received = model({"image": tf.constant(image), "age": age, "sex": sex})["breed"]
+    np.testing.assert_allclose(received, features.numpy() @ kernel + bias, atol=1e-5)

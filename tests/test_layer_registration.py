@@ -19,7 +19,15 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("before", ["import tf_finetune", "import keras\nimport tf_finetune"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import tf_finetune",
+        "import keras\nimport tf_finetune",
+        # TensorFlow looks for Keras before anybody imports it.
+        "import tf_finetune\nimport tensorflow",
+    ],
+)
 def test_layers_are_registered_in_either_order(before):
     expected = "<class 'tf_finetune.models.encoders.encoder_layers.TokenPooling'>"
     assert run(before + LOOK) == expected

@@ -2,10 +2,18 @@ import keras
 import pytest
 
 from tf_finetune import head_kinds, model_meaning
-from tf_finetune.data import preprocessing, text_store
+from tf_finetune.data import columns, mixed_spec, preprocessing, text_store
 
 MULTI = {"name": "tags", "kind": "multilabel", "classes": ["a", "b"], "thresholds": [0, 0.5]}
+COLUMNS = columns.ColumnsSpec(
+    (
+        columns.ModelInput("numbers", ("a", "b"), "float32", (2,)),
+        columns.ModelInput("c", ("c",), "string", ()),
+    )
+)
 BINARY = {"name": "b", "kind": "binary", "classes": ["no", "yes"], "thresholds": [0.5]}
+
+PART = {"name": "numbers", "columns": ["a"], "dtype": "float32", "shape": [1]}
 
 
 def test_what_training_writes_is_read():
@@ -18,6 +26,8 @@ def test_what_training_writes_is_read():
     for spec in (
         preprocessing.PreprocessingSpec(4, 5, 1, "pad", 1000.0),
         text_store.TextSpec("review"),
+        mixed_spec.MixedSpec(preprocessing.PreprocessingSpec(4, 5, 3), "photo", COLUMNS),
+        mixed_spec.MixedSpec(text_store.TextSpec("review"), "review", COLUMNS),
     ):
         assert model_meaning.read_inputs(spec.to_dict()) == spec
 
@@ -48,6 +58,50 @@ def test_heads_that_training_does_not_write(value):
 def test_loss_weights_that_training_does_not_write(value):
     with pytest.raises(ValueError, match=r"^loss_weights: "):
         model_meaning.check_loss_weights(value, model_meaning.read_heads([BINARY]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"main": {"kind": "columns", "inputs": []}},
+        {"main": {"kind": "mixed"}},
+        {"main": {"kind": "text", "column": "a\nb"}},
+        {"main": {"height": 0, "width": 1, "channels": 3}},
+        {"main": None},
+        {"main": 3},
+        {"column": 3},
+        {"column": "a\nb"},
+        {"columns": {"inputs": []}},
+        {"columns": []},
+        {"columns": {"inputs": [{**PART, "name": "text"}]}},
+        {"columns": {"inputs": [{**PART, "name": "image"}]}},
+        {"columns": {"inputs": [{**PART, "shape": [2]}]}},
+        {"columns": {"inputs": [{**PART, "dtype": "float64"}]}},
+    ],
+)
+def test_mixed_inputs_that_training_does_not_write(changes):
+    spec = mixed_spec.MixedSpec(text_store.TextSpec("review"), "review", COLUMNS)
+    with pytest.raises(ValueError, match=r"^preprocessing: "):
+        model_meaning.read_inputs({**spec.to_dict(), **changes})
+
+
+def test_a_model_of_both_is_held_against_its_meaning():
+    heads = model_meaning.read_heads([BINARY])
+    image, numbers = keras.Input((4, 4, 1), name="image"), keras.Input((2,), name="numbers")
+    c = keras.Input((), name="c", dtype="string")
+    features = keras.layers.Concatenate()([keras.layers.Flatten()(image), numbers])
+    outputs = {"b": keras.layers.Dense(1)(features)}
+    model = keras.Model({"image": image, "numbers": numbers, "c": c}, outputs)
+    main = preprocessing.PreprocessingSpec(4, 4, 1)
+    model_meaning.check_model(model, heads, mixed_spec.MixedSpec(main, "photo", COLUMNS))
+    for spec in (
+        main,
+        mixed_spec.MixedSpec(text_store.TextSpec(), "text", COLUMNS),
+        mixed_spec.MixedSpec(main, "photo", columns.ColumnsSpec(COLUMNS.inputs[:1])),
+        mixed_spec.MixedSpec(preprocessing.PreprocessingSpec(5, 4, 1), "photo", COLUMNS),
+    ):
+        with pytest.raises(ValueError, match=r"^preprocessing: the model takes"):
+            model_meaning.check_model(model, heads, spec)
 
 
 def make_model(shape=(4, 4, 1), units=1, name="image"):

@@ -67,7 +67,8 @@ class DataSpec(options.CheckedSpec):
         None,
         "Columns of a table that a model of vectors or of named inputs takes: a,b,c, also x0..x99, "
         "pixel_* and * with -id to leave some out; INPUT:a+b,OTHER:c where names alone do not tell "
-        "which input takes which; zip=string reads numbers as strings.",
+        "which input takes which; zip=string reads numbers as strings. Beside --image_column or "
+        "--text_column each row gives both.",
     )
     label_column: str | None = option(
         None, "Label column; default: the second of a CSV, label in a TFRecord."

@@ -18,7 +18,14 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_finetune import findings, head_kinds, serving_graph, version_folders, warmup
-from tf_finetune.data import column_serving, columns, text_store
+from tf_finetune.data import (
+    column_serving,
+    columns,
+    input_stores,
+    mixed_serving,
+    mixed_spec,
+    text_store,
+)
 from tf_finetune.data import preprocessing as input_preprocessing
 
 # WebP is decoded by the DecodeImage operation since TensorFlow 2.21; an older server runs the other
@@ -60,7 +67,7 @@ def write_export(
     heads: tuple[head_kinds.HeadInfo, ...],
     preprocessing: input_preprocessing.InputSpec,
     export_dir: str,
-    warmup_inputs: Sequence[bytes | dict[str, np.ndarray]],
+    warmup_inputs: Sequence[bytes | dict[str, np.ndarray] | tuple[bytes, dict[str, np.ndarray]]],
     is_chief: bool = True,
 ) -> ExportedModel:
     """Writes, checks and publishes the next version of a model for TF Serving 2.21 or later.
@@ -69,8 +76,9 @@ def write_export(
     `serve_bytes` takes `image_bytes`, string [n], encoded images of any size. A model of texts has
     `serving_default` only, which takes `text`, string [n] in UTF-8. So has a model of columns: it
     takes each column by its name (letters, digits and underscores of it), [n] of float32, int or
-    string; of more than 64 columns each input of the model by its name. All return, under these
-    names with one head and as HEAD_probabilities, HEAD_classes, HEAD_predictions with several,
+    string; of more than 64 columns each input of the model by its name. A model of an image or a
+    text and columns takes both in each signature. All return, under these names with one head and
+    as HEAD_probabilities, HEAD_classes, HEAD_predictions with several,
 
     - `probabilities`, float32 [n, num_classes]; binary: (negative, positive);
     - `classes`, string [n]: the most probable class; binary: the positive one from its threshold
@@ -92,11 +100,11 @@ def write_export(
         in any precision.
       heads: one per output of the model.
       preprocessing: what `serve_bytes` does to an encoded image, its size is the model's; or a
-        TextSpec or ColumnsSpec.
+        TextSpec, ColumnsSpec or MixedSpec.
       export_dir: folder of versions; made where missing.
-      warmup_inputs: encoded images, texts in UTF-8 or {input: [1, ...]} of columns, which TF
-        Serving replays when it loads the version (the first 999); none: a gray image, a sentence,
-        or zeros.
+      warmup_inputs: encoded images, texts in UTF-8, {input: [1, ...]} of columns or pairs of both,
+        which TF Serving replays when it loads the version (the first 999); none: a gray image, a
+        sentence, or zeros.
       is_chief: False writes nothing.
 
     Returns:
@@ -116,7 +124,7 @@ def write_export(
     _check_heads(model, heads)
     _check_input(model, preprocessing)
     names: tuple[str, ...] = serving_graph.SIGNATURES
-    if not isinstance(preprocessing, input_preprocessing.PreprocessingSpec):
+    if input_preprocessing.find_kind(preprocessing) != input_stores.IMAGE:
         names = serving_graph.TEXT_SIGNATURES
     if not is_chief:
         return ExportedModel("", 0, names, 0)
@@ -128,6 +136,9 @@ def write_export(
     elif isinstance(preprocessing, columns.ColumnsSpec):
         rows = [row for row in warmup_inputs if isinstance(row, dict)]
         replays = _make_column_replays(rows, preprocessing)
+    elif isinstance(preprocessing, mixed_spec.MixedSpec):
+        pairs = [pair for pair in warmup_inputs if isinstance(pair, tuple)]
+        replays = _make_mixed_replays(pairs, preprocessing)
     else:
         images = [image for image in warmup_inputs if isinstance(image, bytes)]
         replays = _make_image_replays(images, preprocessing)
@@ -198,20 +209,25 @@ def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> 
 
 
 def _check_input(model: keras.Model, preprocessing: input_preprocessing.InputSpec) -> None:
-    if isinstance(preprocessing, columns.ColumnsSpec):
-        _check_columns(model, preprocessing)
-        return
-    (image,) = model.inputs
-    is_text = isinstance(preprocessing, text_store.TextSpec)
+    inputs = {tensor._keras_history.operation.name: tensor for tensor in model.inputs}
+    own = mixed_spec.find_columns(preprocessing)
+    if own is not None:
+        _check_columns(inputs, own, is_all=preprocessing is own)
+        if preprocessing is own:
+            return
+        inputs = {name: inputs[name] for name in inputs.keys() - {part.name for part in own.inputs}}
+    main = mixed_spec.find_main(preprocessing)
+    (image,) = inputs.values()
+    is_text = isinstance(main, text_store.TextSpec)
     if (image.dtype == "string") != is_text:
         kind = "texts" if is_text else "images"
         raise ValueError(
             f"The preprocessing is of {kind}, and the model's input is {image.dtype} "
             f"{tuple(image.shape)}. Use the preprocessing that the model was trained with."
         )
-    if isinstance(preprocessing, text_store.TextSpec):
+    if is_text:
         return
-    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    shape = (main.height, main.width, main.channels)
     if len(image.shape) != 4 or any(
         side not in (None, expected) for side, expected in zip(image.shape[1:], shape, strict=True)
     ):
@@ -221,11 +237,14 @@ def _check_input(model: keras.Model, preprocessing: input_preprocessing.InputSpe
         )
 
 
-def _check_columns(model: keras.Model, spec: columns.ColumnsSpec) -> None:
+def _check_columns(
+    inputs: dict[str, keras.KerasTensor], spec: columns.ColumnsSpec, *, is_all: bool
+) -> None:
     expected = {part.name: (part.shape, part.dtype) for part in spec.inputs}
     received = {
-        tensor._keras_history.operation.name: (tuple(tensor.shape[1:]), tensor.dtype)
-        for tensor in model.inputs
+        name: (tuple(tensor.shape[1:]), tensor.dtype)
+        for name, tensor in inputs.items()
+        if is_all or name in expected
     }
     fits = expected.keys() == received.keys() and all(
         dtype == received[name][1]
@@ -279,6 +298,29 @@ def _make_column_replays(
     for values in rows[:MAX_WARMUP_INPUTS] or [column_serving.make_sample(spec)]:
         request = column_serving.make_request(spec, values)
         replays.append(_Replay(warmup.Request(serving_graph.SERVE_COLUMNS, request), values))
+    return replays
+
+
+def _make_mixed_replays(
+    pairs: Sequence[tuple[bytes, dict[str, np.ndarray]]], spec: mixed_spec.MixedSpec
+) -> list[_Replay]:
+    given = [content for content, _ in pairs]
+    rows = [values for _, values in pairs] or [column_serving.make_sample(spec.columns)]
+    if isinstance(spec.main, text_store.TextSpec):
+        alone = _make_text_replays(given)
+    else:
+        alone = _make_image_replays(given, spec.main)
+        # The first image is replayed as pixels and as bytes.
+        rows = [rows[0], *rows]
+    replays = []
+    for replay, values in zip(alone, rows, strict=False):
+        ((_, main),) = replay.request.inputs.items()
+        signature = replay.request.signature
+        encoded = signature == serving_graph.SERVE_BYTES
+        request = mixed_serving.make_request(spec, main, values, encoded=encoded)
+        name = mixed_serving.find_main_name(spec, encoded=False)
+        inputs = {name: np.asarray(replay.values), **values}
+        replays.append(_Replay(warmup.Request(signature, request), inputs))
     return replays
 
 

@@ -7,7 +7,16 @@ other kind would have no effect, so it is refused too.
 import keras
 
 from tf_finetune import findings, specs
-from tf_finetune.data import column_inputs, columns, input_stores, preprocessing, text_store
+from tf_finetune.data import (
+    column_encoding,
+    column_inputs,
+    columns,
+    input_stores,
+    mixed_inputs,
+    mixed_spec,
+    preprocessing,
+    text_store,
+)
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import loading as model_loading
 
@@ -23,38 +32,75 @@ def settle_inputs(
       splits: the data.
 
     Returns:
-      The preprocessing of images, a TextSpec with the column of the texts, or a ColumnsSpec that
-      says which columns feed which input.
+      The preprocessing of images, a TextSpec with the column of the texts, a ColumnsSpec that says
+      which columns feed which input, or a MixedSpec of images or texts and columns.
 
     Raises:
       findings.RefusedError: the model takes examples of another kind than the data are; a flag
         about images with others; --image_size contradicts the model; columns and the model's inputs
-        do not fit, see `column_inputs`.
+        do not fit, see `column_inputs` and `mixed_inputs`.
     """
-    if backbone.input_kind != splits.input_kind:
-        raise findings.RefusedError(
-            _describe_mismatch(spec, backbone.input_kind, holds=splits.input_kind)
-        )
+    holds, features = splits.input_kind, splits.train.features
+    # A text and columns are, to a model of several inputs, strings and numbers.
+    are_texts = features is not None and holds == input_stores.TEXT
+    may_be_columns = are_texts and backbone.input_kind == input_stores.COLUMNS
+    if backbone.input_kind != holds and not may_be_columns:
+        raise findings.RefusedError(_describe_mismatch(spec, backbone.input_kind, holds=holds))
     store = splits.train.inputs
-    if not isinstance(store, text_store.Texts | columns.Columns):
-        return preprocessing.make_preprocessing(spec.data, input_shape=backbone.input_shape)
-    _refuse_image_flags(spec, input_stores.PLURALS[backbone.input_kind])
+    if holds != input_stores.IMAGE:
+        _refuse_image_flags(spec, input_stores.PLURALS[holds])
     if isinstance(store, columns.Columns):
-        return _settle_columns(spec, backbone, splits, store=store)
-    return text_store.TextSpec(column=store.column)
+        prepared = column_inputs.match_inputs(backbone.inputs, store, model=spec.model.model)
+        _check_ids(prepared, backbone, splits)
+        return prepared
+    main: preprocessing.PreprocessingSpec | text_store.TextSpec
+    if isinstance(store, text_store.Texts):
+        main = text_store.TextSpec(column=store.column)
+    else:
+        main = preprocessing.make_preprocessing(spec.data, input_shape=backbone.input_shape)
+    if features is not None:
+        mixed = mixed_inputs.settle(main, backbone.inputs, features, model=spec.model.model)
+        _check_ids(mixed.columns, backbone, splits)
+        return mixed
+    if len(backbone.inputs) > 1:
+        raise findings.RefusedError(
+            mixed_inputs.describe_missing(backbone.inputs, model=spec.model.model)
+        )
+    return main
 
 
-def _settle_columns(
-    spec: specs.RunSpec,
+def measure_columns(
+    prepared: preprocessing.InputSpec,
     backbone: model_loading.Backbone,
     splits: data_loading.Splits,
-    *,
-    store: columns.Columns,
-) -> columns.ColumnsSpec:
-    prepared = column_inputs.match_inputs(backbone.inputs, store, model=spec.model.model)
+) -> column_encoding.Encoding | None:
+    """How the heads take columns that the model has no inputs for.
+
+    Args:
+      prepared: of `settle_inputs`.
+      backbone: the model.
+      splits: the data.
+
+    Returns:
+      Means and categories of the training rows; None where no column goes to the heads.
+
+    Raises:
+      findings.RefusedError: a column of strings holds no categories, see `column_encoding.measure`.
+    """
+    features = splits.train.features
+    if not isinstance(prepared, mixed_spec.MixedSpec) or features is None:
+        return None
+    if len(backbone.inputs) > 1:
+        return None
+    return column_encoding.measure(features, prepared.columns)
+
+
+def _check_ids(
+    prepared: columns.ColumnsSpec, backbone: model_loading.Backbone, splits: data_loading.Splits
+) -> None:
     num_rows = _count_embedding_rows(backbone)
     parts = (splits.train, splits.validation, splits.test)
-    stores = {id(part.inputs): part.inputs for part in parts}
+    stores = {id(store): store for part in parts for store in (part.inputs, part.features)}
     problems = [
         problem
         for other in stores.values()
@@ -63,7 +109,6 @@ def _settle_columns(
     ]
     if problems:
         raise findings.RefusedError(*problems)
-    return prepared
 
 
 def _count_embedding_rows(backbone: model_loading.Backbone) -> dict[str, int]:
@@ -106,7 +151,10 @@ def _describe_mismatch(spec: specs.RunSpec, takes: str, *, holds: str) -> findin
         if takes == input_stores.COLUMNS:
             message += "Name the columns of a table that it takes with --feature_columns."
         else:
-            message += "Choose a model of vectors, or leave --feature_columns out."
+            message += (
+                "Choose a model of vectors, leave --feature_columns out, or name the column of "
+                f"{input_stores.PLURALS[takes]} beside them with --{takes}_column."
+            )
         return findings.Problem(message, path=spec.data.data, flag="--feature_columns")
     if takes == input_stores.TEXT:
         message = (

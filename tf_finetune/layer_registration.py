@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 # Modules that register layers or functions when they are imported.
 _MODULES = (
+    "models.column_layers",
     "models.encoders.encoder_layers",
     "models.legacy.keras1_layers",
     "models.legacy.locally_connected",
@@ -46,7 +47,7 @@ def _import_modules() -> None:
 
 # Finder and loader by protocol: importing `importlib.abc` for their bases takes 20 ms.
 class _KerasFinder:
-    """Finds Keras as the other finders do, once, with a loader that calls us back."""
+    """Finds Keras as the other finders do, until it is imported, with a loader that calls us."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -55,7 +56,11 @@ class _KerasFinder:
         if fullname != "keras":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            # TensorFlow asks where Keras is and does not import it.
+            sys.meta_path.insert(0, typing.cast(typing.Any, self))
         if spec is not None and spec.loader is not None:
             spec.loader = typing.cast(typing.Any, _Loader(spec.loader))
         return spec
@@ -73,6 +78,9 @@ class _Loader:
 
     def exec_module(self, module: types.ModuleType) -> None:
         """See `importlib.abc.Loader`."""
+        ours = [finder for finder in sys.meta_path if isinstance(finder, _KerasFinder)]
+        for finder in ours:
+            sys.meta_path.remove(finder)
         self._loader.exec_module(module)
         if module.__spec__ is not None:
             # As if we had never been here: `inspect.getsource` and others ask the loader.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tf_finetune import head_kinds, run_records, specs
-from tf_finetune.data import columns, preprocessing, text_store
+from tf_finetune.data import columns, mixed_spec, preprocessing, text_store
 
 _HEAD_KEYS = {"name", "kind", "classes", "thresholds"}
 # Runs from before there was regression have none.
@@ -108,15 +108,25 @@ def read_inputs(value: Any) -> preprocessing.InputSpec:
         inputs = preprocessing.read_input_spec(value)
     except (KeyError, TypeError) as error:
         raise ValueError(f"preprocessing: {error}") from error
-    if isinstance(inputs, columns.ColumnsSpec):
-        reason = _find_columns_fault(inputs)
-    elif isinstance(inputs, text_store.TextSpec):
-        reason = _find_text_fault(inputs)
-    else:
-        reason = _find_image_fault(inputs)
+    reason = _find_fault(inputs)
     if reason:
         raise ValueError(f"preprocessing: {reason}")
     return inputs
+
+
+def _find_fault(inputs: preprocessing.InputSpec) -> str:
+    if isinstance(inputs, mixed_spec.MixedSpec):
+        names = {part.name for part in inputs.columns.inputs}
+        if names & {"image", text_store.INPUT}:
+            return "an input of columns has the name of the image or the text"
+        if not run_records.is_line(inputs.column):
+            return "column must be a text of one line"
+        return _find_fault(inputs.main) or _find_columns_fault(inputs.columns)
+    if isinstance(inputs, columns.ColumnsSpec):
+        return _find_columns_fault(inputs)
+    if isinstance(inputs, text_store.TextSpec):
+        return _find_text_fault(inputs)
+    return _find_image_fault(inputs)
 
 
 def _find_text_fault(inputs: text_store.TextSpec) -> str:
@@ -197,11 +207,12 @@ def check_model(
                 f"head {head.name}: the model gives {outputs[head.name]} numbers, and its classes "
                 f"need {expected}"
             )
-    expected_inputs: dict[str, tuple[int, ...]] = {text_store.INPUT: ()}
-    if isinstance(inputs, preprocessing.PreprocessingSpec):
-        expected_inputs = {"image": (inputs.height, inputs.width, inputs.channels)}
-    elif isinstance(inputs, columns.ColumnsSpec):
-        expected_inputs = {part.name: part.shape for part in inputs.inputs}
+    main, own = mixed_spec.find_main(inputs), mixed_spec.find_columns(inputs)
+    expected_inputs = {part.name: part.shape for part in own.inputs} if own else {}
+    if isinstance(main, preprocessing.PreprocessingSpec):
+        expected_inputs["image"] = (main.height, main.width, main.channels)
+    elif isinstance(main, text_store.TextSpec):
+        expected_inputs[text_store.INPUT] = ()
     if sorted(received) != sorted(expected_inputs) or not all(
         _fits(received[name], shape) for name, shape in expected_inputs.items()
     ):

@@ -27,13 +27,14 @@ from tf_finetune import (
 )
 from tf_finetune.data import (
     column_tables,
-    columns,
     input_stores,
     known_classes,
     leaks,
     loading,
+    mixed_spec,
     pipeline,
     preprocessing,
+    text_store,
 )
 
 
@@ -156,12 +157,7 @@ def load_other_split(
         name=name,
     )
     _check_kind(split, outcome, source)
-    nothing = dataclasses.replace(
-        split,
-        keys=split.keys[:0],
-        indices=split.indices[:0],
-        labels={head: values[:0] for head, values in split.labels.items()},
-    )
+    nothing = split.take(np.empty(0, np.int64))
     info = loading.DatasetInfo(source, len(split), (), "")
     splits, _, problems = pipeline.read_images(
         loading.Splits(split, nothing, nothing, outcome.heads, info),
@@ -173,6 +169,12 @@ def load_other_split(
 
 
 def _check_kind(split: loading.Split, outcome: trained.TrainedModel, source: str) -> None:
+    if (split.features is None) == isinstance(outcome.preprocessing, mixed_spec.MixedSpec):
+        message = (
+            f"{findings.one_line(source)} is no table of the columns that the run was trained on "
+            "beside its images or texts. Give one."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=source))
     found = input_stores.find_kind(split.inputs)
     expected = preprocessing.find_kind(outcome.preprocessing)
     if found != expected:
@@ -369,14 +371,18 @@ def export_trained(
     """
     inputs: list[Any] = []
     count = spec.export.warmup_examples
-    if split is not None and isinstance(outcome.preprocessing, preprocessing.PreprocessingSpec):
-        pixels = pipeline.sample_pixels(split, outcome.preprocessing, count=count, seed=0)
+    main = mixed_spec.find_main(outcome.preprocessing)
+    beside = mixed_spec.find_columns(outcome.preprocessing)
+    if split is not None and isinstance(main, preprocessing.PreprocessingSpec):
+        pixels = pipeline.sample_pixels(split, main, count=count, seed=0)
         inputs = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in pixels]
-    elif split is not None and isinstance(outcome.preprocessing, columns.ColumnsSpec):
-        inputs = pipeline.sample_rows(split, outcome.preprocessing, count=count, seed=0)
-    elif split is not None:
+    elif split is not None and isinstance(main, text_store.TextSpec):
         texts = pipeline.sample_texts(split, count=count, seed=0)
         inputs = [text.encode() for text in texts]
+    if split is not None and beside is not None:
+        # The same seed draws the same rows.
+        rows = pipeline.sample_rows(split, beside, count=count, seed=0)
+        inputs = list(zip(inputs, rows, strict=True)) if main is not beside else list(rows)
     return exporting.write_export(
         outcome.model,
         heads=outcome.heads,

@@ -167,7 +167,7 @@ def _predict_some(
     for number, row in enumerate(rows):
         if number in errors:
             reason = _BAD_TEXT
-            if predictor.input_kind == input_stores.COLUMNS:
+            if predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED):
                 reason = f"is refused by the model: {findings.one_line(errors[number])[:200]}"
             elif row.text is None:
                 head = contents[number][: image_formats.HEAD_BYTES]

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import column_names, column_tables, columns, examples, table_rows
+from tf_finetune.data import (
+    column_names,
+    column_tables,
+    columns,
+    examples,
+    mixed_spec,
+    table_rows,
+)
 
 _ENDINGS = " or ".join((", ".join(table_rows.ENDINGS[:-1]), table_rows.ENDINGS[-1]))
 _CHUNK_ROWS = 1024
@@ -31,18 +38,21 @@ class ColumnInput:
     Attributes:
       path: the table, as the user wrote it.
       line: 1-based line of it on which the row starts.
-      values: {input of the model: [1, *shape]}; empty where there is an error.
+      values: {input of the model: [1, *shape]}, or a `prediction_mixed.MixedRow`; empty where there
+        is an error.
       error: why the row cannot be predicted, or "".
+      beside: the cell of the image or text in the row, "" where the model takes columns alone.
     """
 
     path: str
     line: int
-    values: Values
+    values: Any
     error: str = ""
+    beside: str = ""
 
 
 def check_inputs(
-    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec
+    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec, beside: str = ""
 ) -> None:
     """Refuses tables that lack a column, before anything is predicted.
 
@@ -50,6 +60,7 @@ def check_inputs(
       inputs: paths of tables, at least one.
       spec: the inputs of the model.
       data: how tables are read: `encoding`, `header`.
+      beside: column of images or texts that the model takes too; "": none.
 
     Raises:
       findings.RefusedError: with every input that does not exist, is no table or lacks columns.
@@ -61,7 +72,7 @@ def check_inputs(
         )
     for path in inputs:
         try:
-            _open(path, spec, data)
+            _open(path, spec, data, beside=beside)
         except findings.RefusedError as error:
             problems += error.problems
     if problems:
@@ -69,7 +80,7 @@ def check_inputs(
 
 
 def iterate_rows(
-    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec
+    inputs: tuple[str, ...], spec: columns.ColumnsSpec, *, data: specs.DataSpec, beside: str = ""
 ) -> Iterator[ColumnInput]:
     """The rows of the tables that --input names.
 
@@ -77,6 +88,7 @@ def iterate_rows(
       inputs: paths of tables, as `check_inputs` has seen them.
       spec: the inputs of the model.
       data: how tables are read: `encoding`, `header`.
+      beside: column of images or texts that the model takes too; "": none.
 
     Yields:
       The rows in their order; one with a cell that is no number has an error.
@@ -85,10 +97,11 @@ def iterate_rows(
       findings.RefusedError: a table cannot be read any further.
     """
     for path in inputs:
-        names, rows = _open(path, spec, data)
+        names, rows = _open(path, spec, data, beside=beside)
         parser = column_tables.FeatureParser(names, spec.kinds)
+        place = names.index(beside) if beside else None
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
-            yield from _parse(path, chunk, names, parser=parser, spec=spec)
+            yield from _parse(path, chunk, names, parser=parser, spec=spec, place=place)
 
 
 def _parse(
@@ -98,6 +111,7 @@ def _parse(
     *,
     parser: column_tables.FeatureParser,
     spec: columns.ColumnsSpec,
+    place: int | None,
 ) -> Iterator[ColumnInput]:
     whole = [(line, cells) for line, cells in chunk if len(cells) == len(names)]
     numbers, strings, wrong = parser.parse([cells for _, cells in whole])
@@ -111,8 +125,13 @@ def _parse(
         texts = {name: [cell] for name, cell in zip(parser.string_names, strings[row], strict=True)}
         error = wrong.get(row, "") or _find_fraction(spec, by_name)
         row += 1
+        cell = "" if place is None else cells[place]
+        if not isinstance(cell, str):
+            shown = findings.one_line(names[place or 0])
+            error = error or f"column '{shown}': expected text. Received a list"
+            cell = ""
         values = {} if error else columns.gather(spec, by_name, texts)
-        yield ColumnInput(path, line, values, _drop_advice(error))
+        yield ColumnInput(path, line, values, _drop_advice(error), cell)
 
 
 def _drop_advice(error: str) -> str:
@@ -131,7 +150,7 @@ def _find_fraction(spec: columns.ColumnsSpec, numbers: dict[str, np.ndarray]) ->
 
 
 def _open(
-    path: str, spec: columns.ColumnsSpec, data: specs.DataSpec
+    path: str, spec: columns.ColumnsSpec, data: specs.DataSpec, *, beside: str
 ) -> tuple[list[str], Iterator[table_rows.Row]]:
     shown = f"--input={findings.one_line(path)}"
     message = ""
@@ -142,7 +161,8 @@ def _open(
     if message:
         raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
     names, rows = table_rows.open_rows(path, data, expected=column_tables.EXPECTED)
-    absent = [name for name in spec.columns if name not in names]
+    wanted = (beside, *spec.columns) if beside else spec.columns
+    absent = [name for name in wanted if name not in names]
     if absent:
         hint = examples.nearest_name(absent[0], names) if len(absent) == 1 else ""
         if column_names.all_numbers(names):
@@ -169,14 +189,14 @@ def stack_values(rows: Sequence[Values]) -> Values:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def read_export_spec(path: str) -> columns.ColumnsSpec | None:
-    """What feeds the arguments of an exported model of columns.
+def read_export_spec(path: str) -> columns.ColumnsSpec | mixed_spec.MixedSpec | None:
+    """What feeds the arguments of an exported model of columns, or of columns and an image or text.
 
     Args:
       path: EXPORT_DIR/VERSION.
 
     Returns:
-      The inputs of the model; None of an export that takes no columns.
+      What the model takes; None of an export that takes no columns.
 
     Raises:
       findings.RefusedError: its assets/columns.json is damaged.
@@ -184,9 +204,14 @@ def read_export_spec(path: str) -> columns.ColumnsSpec | None:
     file_path = os.path.join(path, "assets", _COLUMNS_FILE)
     if not os.path.isfile(file_path):
         return None
+    from tf_finetune.data import preprocessing
+
     try:
         with open(file_path, encoding="utf-8") as file:
-            return columns.ColumnsSpec.from_dict(json.load(file))
+            found = preprocessing.read_input_spec(json.load(file))
+        if not isinstance(found, columns.ColumnsSpec | mixed_spec.MixedSpec):
+            raise TypeError("it is of no columns")
+        return found
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         shown = findings.one_line(path)
         message = (

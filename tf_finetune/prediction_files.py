@@ -15,8 +15,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-from tf_finetune import findings, head_kinds, specs, workdir
-from tf_finetune.data import csv_rows, image_folder, table_rows, tables
+from tf_finetune import findings, head_kinds, prediction_images, specs, workdir
+from tf_finetune.data import csv_rows, image_folder, table_rows
 
 OUTPUT_ENDINGS = (".csv", ".jsonl")
 PATH_COLUMN = "path"
@@ -282,7 +282,7 @@ def _list_table(path: str, data: specs.DataSpec) -> list[str]:
         cell = row[column] if column < len(row) else ""
         image, complaint = "", "expected a path. Received a list."
         if isinstance(cell, str):
-            image, complaint = _find_image(cell, folder)
+            image, complaint = prediction_images.find_image(cell, folder)
         if complaint:
             message = f"{findings.one_line(path)}, line {line}: {complaint}"
             problems.append(findings.Problem(message, path=path, line=line, flag="--input"))
@@ -300,19 +300,6 @@ def _is_image_cell(cell: str, folder: str) -> bool:
     if cell.lower().endswith(image_folder.IMAGE_ENDINGS):
         return True
     return "\0" not in cell and os.path.isfile(os.path.join(folder, cell))
-
-
-def _find_image(cell: str, folder: str) -> tuple[str, str]:
-    """(path, "") or ("", what is wrong)."""
-    shown = f"'{findings.one_line(cell)}'"
-    if not cell.strip():
-        return "", "the path is empty."
-    if "://" in cell:
-        return "", f"{shown} is a URL. Expected the path of a file."
-    if "\0" in cell:
-        return "", f"{shown} is no path."
-    path, _, complaint = tables.find_file(folder, cell)
-    return os.fsdecode(path), complaint
 
 
 def _write_csv(

@@ -5,9 +5,10 @@ is never handed to a decoder: it costs its row, with the reason, and nothing els
 """
 
 import io
+import os
 
-from tf_finetune import regular_files
-from tf_finetune.data import image_formats, image_sizes
+from tf_finetune import findings, regular_files
+from tf_finetune.data import image_formats, image_sizes, tables
 
 # No photograph is larger; a sparse file of terabytes would fill the memory.
 MAX_FILE_BYTES = 2**29
@@ -41,3 +42,24 @@ def read_image(path: str | bytes, *, max_pixels: int = image_sizes.MAX_PIXELS) -
     if size.pixels > max_pixels:
         return b"", f"is too large: {size}, more than --max_image_pixels={max_pixels}"
     return content, ""
+
+
+def find_image(cell: str, folder: str) -> tuple[str, str]:
+    """The image that a cell of a table names.
+
+    Args:
+      cell: the cell as written.
+      folder: of the table.
+
+    Returns:
+      (its path, ""), or ("", what is wrong).
+    """
+    shown = f"'{findings.one_line(cell)}'"
+    if not cell.strip():
+        return "", "the path is empty."
+    if "://" in cell:
+        return "", f"{shown} is a URL. Expected the path of a file."
+    if "\0" in cell:
+        return "", f"{shown} is no path."
+    path, _, complaint = tables.find_file(folder, cell)
+    return os.fsdecode(path), complaint

@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, head_metrics, prediction_columns, specs
-from tf_finetune.data import columns, input_stores, text_store
+from tf_finetune import (
+    findings,
+    head_kinds,
+    head_metrics,
+    prediction_columns,
+    prediction_mixed,
+    specs,
+)
+from tf_finetune.data import columns, image_stores, input_stores, mixed_spec, text_store
 from tf_finetune.models import admission
 
 SERVE_BYTES = "serve_bytes"
@@ -34,7 +41,8 @@ class HeadOutput:
     answers: np.ndarray
 
 
-# Of encoded images, of texts in UTF-8, or of rows as `prediction_columns` gives them.
+# Of encoded images, of texts in UTF-8, or of rows as `prediction_columns` and `prediction_mixed`
+# give them.
 PredictBatch = Callable[[Sequence[Any]], dict[str, HeadOutput]]
 
 
@@ -45,8 +53,8 @@ class Predictor:
     Attributes:
       predict_batch: a function as `model_predictor` returns it.
       heads: the heads to tell; of an export sorted by name.
-      input_kind: "image", "text" or "columns".
-      columns: what feeds the inputs of a model of columns.
+      input_kind: "image", "text", "columns" or "mixed".
+      columns: what feeds the inputs of a model of columns, or a MixedSpec.
     """
 
     predict_batch: PredictBatch
@@ -65,7 +73,7 @@ def model_predictor(
         255} or {"text": string [batch]}, outputs {HEAD: logits [batch, num_logits]}.
       heads: the model's heads.
       preprocessing: data.preprocessing.PreprocessingSpec, how an encoded image becomes the input;
-        or a TextSpec or ColumnsSpec.
+        or a TextSpec, ColumnsSpec or MixedSpec.
 
     Returns:
       A function from encoded images, texts or rows, at least one, to {HEAD: output}. It raises
@@ -74,7 +82,9 @@ def model_predictor(
     if isinstance(preprocessing, text_store.TextSpec):
         return _text_predictor(model, heads)
     if isinstance(preprocessing, columns.ColumnsSpec):
-        return _columns_predictor(model, heads)
+        return _rows_predictor(prediction_columns.model_caller(model), heads)
+    if isinstance(preprocessing, mixed_spec.MixedSpec):
+        return _rows_predictor(prediction_mixed.model_caller(model, preprocessing), heads)
     import tensorflow as tf
 
     from tf_finetune.data import preprocessing as preprocessing_module
@@ -83,11 +93,7 @@ def model_predictor(
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(contents: Any) -> Any:
-        return tf.map_fn(
-            lambda content: preprocessing_module.decode_image(content, preprocessing),
-            contents,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
-        )
+        return preprocessing_module.decode_images(contents, preprocessing)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
     def compute_logits(images: Any) -> dict[str, Any]:
@@ -123,10 +129,11 @@ def _text_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> Predi
     return predict_batch
 
 
-def _columns_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
-    compute_logits = prediction_columns.model_caller(model)
-
-    def predict_batch(rows: Sequence[prediction_columns.Values]) -> dict[str, HeadOutput]:
+def _rows_predictor(
+    compute_logits: Callable[[Sequence[Any]], dict[str, Any]],
+    heads: tuple[head_kinds.HeadInfo, ...],
+) -> PredictBatch:
+    def predict_batch(rows: Sequence[Any]) -> dict[str, HeadOutput]:
         import tensorflow as tf
 
         try:
@@ -155,6 +162,8 @@ def run_predictor(
     predict_batch = model_predictor(model, heads, preprocessing)
     if isinstance(preprocessing, columns.ColumnsSpec):
         return Predictor(predict_batch, heads, input_stores.COLUMNS, preprocessing)
+    if isinstance(preprocessing, mixed_spec.MixedSpec):
+        return Predictor(predict_batch, heads, input_stores.MIXED, preprocessing)
     is_text = isinstance(preprocessing, text_store.TextSpec)
     return Predictor(predict_batch, heads, input_stores.TEXT if is_text else input_stores.IMAGE)
 
@@ -189,15 +198,8 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = findings.one_line(str(error).partition("\n")[0])
         raise _refuse(path, f"cannot be loaded as a SavedModel: {reason}") from error
-    name, argument = SERVE_BYTES, "image_bytes"
     fed_by = prediction_columns.read_export_spec(path)
-    if fed_by is not None:
-        name = SERVE_TEXT
-    elif SERVE_BYTES not in loaded.signatures and _takes_text(loaded.signatures):
-        name, argument = SERVE_TEXT, text_store.INPUT
-    if name not in loaded.signatures:
-        names = findings.list_first(sorted(loaded.signatures))
-        raise _refuse(path, f"has no signature '{SERVE_BYTES}'. It has {names or 'none'}.")
+    name, argument = _find_signature(loaded.signatures, path, fed_by)
     signature = loaded.signatures[name]
     heads = _read_heads(path, signature.structured_outputs)
 
@@ -205,7 +207,9 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
         # `loaded` must live as long as this function: a signature holds its variables weakly.
         call = loaded.signatures[name]
         try:
-            if fed_by is not None:
+            if isinstance(fed_by, mixed_spec.MixedSpec):
+                outputs = call(**prediction_mixed.make_arguments(contents, fed_by))
+            elif fed_by is not None:
                 outputs = call(**prediction_columns.make_arguments(contents, fed_by))
             else:
                 outputs = call(**{argument: tf.constant(list(contents), tf.string)})
@@ -225,8 +229,26 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
         return results
 
     kind = input_stores.IMAGE if name == SERVE_BYTES else input_stores.TEXT
-    kind = kind if fed_by is None else input_stores.COLUMNS
+    if fed_by is not None:
+        is_mixed = isinstance(fed_by, mixed_spec.MixedSpec)
+        kind = input_stores.MIXED if is_mixed else input_stores.COLUMNS
     return Predictor(predict_batch, heads, kind, fed_by)
+
+
+def _find_signature(signatures: Any, path: str, fed_by: Any) -> tuple[str, str]:
+    """(the signature that takes what --input names, its argument of images or texts alone)."""
+    from tf_finetune.data import preprocessing
+
+    name, argument = SERVE_BYTES, image_stores.ENCODED_INPUT
+    if fed_by is not None:
+        of_images = preprocessing.find_kind(fed_by) == input_stores.IMAGE
+        name = SERVE_BYTES if of_images else SERVE_TEXT
+    elif SERVE_BYTES not in signatures and _takes_text(signatures):
+        name, argument = SERVE_TEXT, text_store.INPUT
+    if name not in signatures:
+        names = findings.list_first(sorted(signatures))
+        raise _refuse(path, f"has no signature '{name}'. It has {names or 'none'}.")
+    return name, argument
 
 
 def _takes_text(signatures: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tf_finetune import findings, freezing, head_kinds, specs
-from tf_finetune.data import columns, preprocessing, text_store
+from tf_finetune.data import columns, mixed_spec, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import loading as model_loading
 
@@ -95,13 +95,20 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec
 
     Args:
       splits: the data.
-      prepared: how images become pixels; a TextSpec or ColumnsSpec.
+      prepared: how images become pixels; a TextSpec, ColumnsSpec or MixedSpec.
 
     Returns:
       One line.
     """
     parts = (splits.train, splits.validation, splits.test)
     counts = ", ".join(f"{len(split):,} {split.name}" for split in parts)
+    if isinstance(prepared, mixed_spec.MixedSpec):
+        inputs = [_describe_input(part) for part in prepared.columns.inputs]
+        shown = findings.one_line(prepared.column)
+        return (
+            f"{describe_data(splits, prepared.main)} Beside the column '{shown}': "
+            f"{'; '.join(inputs)}."
+        )
     if isinstance(prepared, text_store.TextSpec):
         lengths = [len(text) for split in parts for text in split.texts]
         return (

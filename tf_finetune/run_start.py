@@ -14,8 +14,8 @@ from tf_finetune import (
     training,
     workdir,
 )
-from tf_finetune.data import columns, preprocessing, text_store
 from tf_finetune.data import loading as data_loading
+from tf_finetune.data import mixed_spec, preprocessing, text_store
 from tf_finetune.feature_cache import choosing
 from tf_finetune.models import custom_objects
 from tf_finetune.models import loading as model_loading
@@ -129,8 +129,9 @@ def _resolve(
 
 
 def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:
+    prepared = mixed_spec.find_main(prepared)
     if isinstance(prepared, text_store.TextSpec):
         return dataclasses.replace(spec, text_column=prepared.column)
-    if isinstance(prepared, columns.ColumnsSpec):
-        return spec
-    return dataclasses.replace(spec, pixel_max=prepared.pixel_max)
+    if isinstance(prepared, preprocessing.PreprocessingSpec):
+        return dataclasses.replace(spec, pixel_max=prepared.pixel_max)
+    return spec

@@ -37,7 +37,7 @@ from tf_finetune import (
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, pipeline, preprocessing
+from tf_finetune.data import leaks, mixed_spec, pipeline, preprocessing
 from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
@@ -104,7 +104,9 @@ def _train(run: run_state.Run) -> dict[str, Any]:
             backbone,
             heads=run.head_specs,
             infos=run.splits.heads,
-            image_shape=_image_shape(task.preprocessing),
+            image_shape=preprocessing.find_image_shape(task.preprocessing),
+            mixed=mixed_spec.find_mixed(task.preprocessing),
+            encoding=input_checks.measure_columns(task.preprocessing, backbone, run.splits),
             biases=objectives.find_start_biases(
                 run.head_specs, run.splits.heads, run.splits.train.labels
             ),
@@ -199,12 +201,6 @@ def _read_inputs(
     run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
     run.splits = token_lengths.count_splits(run.splits, backbone.model)
     return prepared
-
-
-def _image_shape(prepared: preprocessing.InputSpec) -> tuple[int, int, int] | None:
-    if not isinstance(prepared, preprocessing.PreprocessingSpec):
-        return None
-    return prepared.height, prepared.width, prepared.channels
 
 
 def _fit(
@@ -314,6 +310,7 @@ def _settle_pixels(
     backbone: model_loading.Backbone,
     prepared: preprocessing.InputSpec,
 ) -> model_loading.Backbone:
+    prepared = mixed_spec.find_main(prepared)
     if not isinstance(prepared, preprocessing.PreprocessingSpec):
         return backbone
     if backbone.pixel_range is None:

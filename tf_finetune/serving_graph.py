@@ -22,7 +22,15 @@ import keras
 import tensorflow as tf
 
 from tf_finetune import head_kinds
-from tf_finetune.data import column_serving, columns, image_stores, preprocessing, text_store
+from tf_finetune.data import (
+    column_serving,
+    columns,
+    image_stores,
+    mixed_serving,
+    mixed_spec,
+    preprocessing,
+    text_store,
+)
 from tf_finetune.models.saved import saved_model_layer
 
 SERVE_PIXELS = SERVE_TEXT = SERVE_COLUMNS = "serving_default"
@@ -46,14 +54,14 @@ class ServingGraph:
       signatures: {signature's name: traced function}.
       heads: the heads whose labels go along.
       call_model: what was traced; it keeps the files of restored modules until they are written.
-      fed_by: what feeds the inputs of a model of columns.
+      fed_by: what feeds the inputs of a model of columns, alone or beside an image or a text.
     """
 
     module: tf.Module
     signatures: dict[str, tf.types.experimental.ConcreteFunction]
     heads: tuple[head_kinds.HeadInfo, ...]
     call_model: _CallModel | None = None
-    fed_by: columns.ColumnsSpec | None = None
+    fed_by: columns.ColumnsSpec | mixed_spec.MixedSpec | None = None
 
 
 def make_serving_graph(
@@ -67,7 +75,8 @@ def make_serving_graph(
     Args:
       model: input {"image": float32 [batch, height, width, channels], values 0 to 255} or {"text":
         string [batch]}, outputs {HEAD: float [batch, units] logits}.
-      spec: what happens to an encoded image; a TextSpec for texts, a ColumnsSpec for columns.
+      spec: what happens to an encoded image; a TextSpec for texts, a ColumnsSpec for columns, a
+        MixedSpec for both.
       heads: one per output of the model, with as many thresholds as its kind takes.
 
     Returns:
@@ -76,12 +85,14 @@ def make_serving_graph(
     module, call_model = _copy_weights(model)
     if isinstance(spec, preprocessing.PreprocessingSpec):
         signatures = _trace_images(call_model, spec, heads)
+    elif isinstance(spec, mixed_spec.MixedSpec):
+        signatures = _trace_mixed(call_model, spec, heads)
     elif isinstance(spec, columns.ColumnsSpec):
         signatures = _trace_columns(call_model, spec, heads)
     else:
         signatures = _trace_texts(call_model, heads)
     module.resources = _find_resources(model, signatures)
-    fed = spec if isinstance(spec, columns.ColumnsSpec) else None
+    fed = spec if isinstance(spec, columns.ColumnsSpec | mixed_spec.MixedSpec) else None
     return ServingGraph(module, signatures, tuple(heads), call_model, fed)
 
 
@@ -94,6 +105,38 @@ def _trace_columns(
 
     specs = column_serving.make_specs(spec)
     return {SERVE_COLUMNS: serve_columns.get_concrete_function(**specs)}
+
+
+def _trace_mixed(
+    call_model: _CallModel, spec: mixed_spec.MixedSpec, heads: Sequence[head_kinds.HeadInfo]
+) -> _Functions:
+    main = spec.main
+
+    # A function of its own, so that the network is written once and not once per signature.
+    @tf.function(autograph=False)
+    def classify(inputs: _Tensors) -> _Tensors:
+        return _make_outputs(call_model(inputs), heads)
+
+    @tf.function(autograph=False)
+    def serve_main(**given: tf.Tensor) -> _Tensors:
+        taken = given[mixed_serving.find_main_name(spec, encoded=False)]
+        if isinstance(main, preprocessing.PreprocessingSpec):
+            taken = _check_shape(taken, (main.height, main.width, main.channels))
+        return classify(mixed_serving.stack_arguments(spec, given, taken))
+
+    arguments = mixed_serving.make_specs(spec, encoded=False)
+    made = {SERVE_PIXELS: serve_main.get_concrete_function(**arguments)}
+    if isinstance(main, text_store.TextSpec):
+        return made
+
+    @tf.function(autograph=False)
+    def serve_bytes(**given: tf.Tensor) -> _Tensors:
+        contents = given[mixed_serving.find_main_name(spec, encoded=True)]
+        pixels = preprocessing.decode_images(contents, main)
+        return classify(mixed_serving.stack_arguments(spec, given, pixels))
+
+    arguments = mixed_serving.make_specs(spec, encoded=True)
+    return {**made, SERVE_BYTES: serve_bytes.get_concrete_function(**arguments)}
 
 
 def _trace_texts(call_model: _CallModel, heads: Sequence[head_kinds.HeadInfo]) -> _Functions:
@@ -126,12 +169,7 @@ def _trace_images(
 
     @tf.function(input_signature=[encoded], autograph=False)
     def serve_bytes(image_bytes: tf.Tensor) -> _Tensors:
-        image = tf.map_fn(
-            lambda contents: preprocessing.decode_image(contents, spec),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(shape, tf.float32),
-        )
-        return classify(image)
+        return classify(preprocessing.decode_images(image_bytes, spec))
 
     return {
         SERVE_PIXELS: serve_pixels.get_concrete_function(),

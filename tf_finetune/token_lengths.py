@@ -70,12 +70,7 @@ def sort_split(split: loading.Split, model: keras.Model) -> loading.Split:
     if store.lengths is None:
         return split
     rows = text_store.sort_by_length(store.lengths[split.indices])
-    return dataclasses.replace(
-        split,
-        keys=split.keys[rows],
-        indices=split.indices[rows],
-        labels={head: values[rows] for head, values in split.labels.items()},
-    )
+    return split.take(rows)
 
 
 def _count_store(
@@ -99,8 +94,22 @@ def _find_tokenizer(model: keras.Model) -> typing.Callable[[tf.Tensor], tf.Tenso
     for layer in model.layers:
         for node in layer._inbound_nodes:
             if _makes_free_lengths(node):
-                return _make_counter(keras.Model(model.input, node.outputs[0]), layer)
+                text = _find_source(node.outputs[0])
+                if text is not None:
+                    return _make_counter(keras.Model(text, node.outputs[0]), layer)
     return None
+
+
+def _find_source(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
+    """The input that a tensor is made of; None where it is made of several."""
+    while True:
+        layer, node_index, _ = tensor._keras_history
+        node = layer._inbound_nodes[node_index]
+        if node.is_input:
+            return tensor
+        if len(node.input_tensors) != 1:
+            return None
+        (tensor,) = node.input_tensors
 
 
 def _makes_free_lengths(node: typing.Any) -> bool:

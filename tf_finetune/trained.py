@@ -26,9 +26,11 @@ class TrainedModel:
 
     Attributes:
       model: input {"image": float32 [batch, height, width, channels], 0 to 255} or {"text": string
-        [batch]}, outputs {HEAD: float32 [batch, units] logits}.
+        [batch]}, the columns by the names of their inputs, or both; outputs {HEAD: float32 [batch,
+        units] logits}.
       heads: kind, classes and thresholds of each head.
-      preprocessing: how an encoded image becomes the model's input; a TextSpec for texts.
+      preprocessing: how an encoded image becomes the model's input; a TextSpec for texts, a
+        ColumnsSpec for columns, a MixedSpec for an image or a text with columns.
       facts: where the model came from: pretrained file, pixel range, freeze plan, loss weights.
     """
 

@@ -7,7 +7,7 @@ One idea: a finished run's folder holds everything, so these verbs take a workdi
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_finetune import (
@@ -184,7 +184,8 @@ def predict(
     Args:
       inputs: images, folders of images, or tables (.csv, .tsv, .jsonl) with a column of paths; for
         a model of texts, tables with a column of texts, or .txt files with a text on each line;
-        for a model of columns, tables with its columns.
+        for a model of columns, tables with its columns, beside those of images or texts where it
+        takes both.
       output: .csv or .jsonl to write.
       workdir_path: folder of a finished run, or
       model: a version that a run exported, EXPORT_DIR/VERSION.
@@ -204,38 +205,64 @@ def predict(
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction, prediction_columns, prediction_files, prediction_texts
+    from tf_finetune import prediction_files
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
     predictor, column = _open_predictor(
         workdir_path, model, custom_objects=custom_objects, trust_model=trust_model
     )
-    heads, of_texts = predictor.heads, predictor.input_kind == input_stores.TEXT
-    options: dict[str, Any] = {
-        "predictor": predictor,
-        "batch_size": batch_size,
-        "top_k": top_k,
-    }
-    of_rows = predictor.input_kind == input_stores.COLUMNS
-    table = _table_options(workdir_path, encoding=encoding, header=header)
-    if of_rows:
-        prediction_columns.check_inputs(tuple(inputs), predictor.columns, data=table)
-        found = prediction_columns.iterate_rows(tuple(inputs), predictor.columns, data=table)
-        rows = prediction.predict_rows(found, **options)
-    elif of_texts:
-        texts = prediction_texts.iterate_texts(
-            tuple(inputs), trained_column=column, text_column=text_column, data=table
-        )
-        rows = prediction.predict_texts(texts, **options)
-    else:
-        paths = prediction_files.iterate_inputs(tuple(inputs), data=table)
-        rows = prediction.predict_files(paths, max_image_pixels=max_image_pixels, **options)
+    rows = _predict_rows(
+        tuple(inputs),
+        predictor,
+        table=_table_options(workdir_path, encoding=encoding, header=header),
+        trained_column=column,
+        text_column=text_column,
+        max_image_pixels=max_image_pixels,
+        options={"predictor": predictor, "batch_size": batch_size, "top_k": top_k},
+    )
     written = prediction_files.write_predictions(
-        rows, output, heads=heads, top_k=top_k, of_texts=of_texts, of_rows=of_rows
+        rows,
+        output,
+        heads=predictor.heads,
+        top_k=top_k,
+        of_texts=predictor.input_kind == input_stores.TEXT,
+        of_rows=predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED),
     )
     announce(f"{written.num_predicted} predictions, {written.num_errors} errors: {output}")
     return written
+
+
+def _predict_rows(
+    inputs: tuple[str, ...],
+    predictor: "prediction.Predictor",
+    *,
+    table: specs.DataSpec,
+    trained_column: str | None,
+    text_column: str | None,
+    max_image_pixels: int,
+    options: dict[str, Any],
+) -> "Iterator[prediction_files.Prediction]":
+    """A row for each image, text or row of a table that --input names."""
+    from tf_finetune import prediction, prediction_files, prediction_mixed, prediction_texts
+    from tf_finetune.data import input_stores
+
+    if predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED):
+        found = prediction_mixed.open_rows(
+            inputs,
+            predictor.columns,
+            data=table,
+            text_column=text_column,
+            max_pixels=max_image_pixels,
+        )
+        return prediction.predict_rows(found, **options)
+    if predictor.input_kind == input_stores.TEXT:
+        texts = prediction_texts.iterate_texts(
+            inputs, trained_column=trained_column, text_column=text_column, data=table
+        )
+        return prediction.predict_texts(texts, **options)
+    paths = prediction_files.iterate_inputs(inputs, data=table)
+    return prediction.predict_files(paths, max_image_pixels=max_image_pixels, **options)
 
 
 def _table_options(

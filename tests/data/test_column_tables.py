@@ -131,8 +131,8 @@ def test_labels_of_jsonl(tmp_path):
         ("a,label\n,x\n", {"on_bad_example": "skip"}, "{}: every row lacks a number."),
         ("a\n1\n", {}, "--feature_columns=a takes every column of {}, and none is left for labels. "
          "Name it with --label_column, or leave it out as in *,-price."),
-        ("a,label\n1,x\n", {"text_column": "label"}, "--feature_columns and --text_column exclude "
-         "each other. Leave one of them out."),
+        ("a,label\n1,x\n", {"image_column": "a"}, "--feature_columns and --image_column both name "
+         "the column 'a'. Expected different columns."),
     ],
 )  # fmt: skip
 def test_tables_that_are_refused(tmp_path, content, options, message):

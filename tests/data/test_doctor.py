@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from tests import tiny
-from tests.data import data_files, image_bytes
+from tests.data import data_files, image_bytes, mixed_files
 from tf_finetune import findings, specs
 from tf_finetune.data import (
     doctor,
@@ -209,3 +209,27 @@ def test_a_file_that_vanishes_is_no_crash(photos):
     reading = doctor_images.read_images(parts, max_pixels=10_000)
     assert reading.bad == {3: "does not exist (a broken link, or removed meanwhile)"}
     assert len(reading.looks) == 29
+
+
+def test_columns_beside_images_are_examined_too(tmp_path):
+    rows = mixed_files.make_rows(24)
+    cells = [
+        [f"photos/{n:03d}.png", age, "same", label] for n, (_, age, _, label) in enumerate(rows)
+    ]
+    cells[5][1] = cells[9][1] = "-999"
+    mixed_files.write_images(tmp_path, rows)
+    # Equal images of other columns are no copies, of the same ones they are.
+    (tmp_path / "photos" / "001.png").write_bytes((tmp_path / "photos" / "003.png").read_bytes())
+    (tmp_path / "photos" / "009.png").write_bytes((tmp_path / "photos" / "005.png").read_bytes())
+    path = mixed_files.write_table(tmp_path / "b.csv", cells)
+    spec = specs.DataSpec(data=str(path), image_column="photo", feature_columns="age,sex")
+    report = doctor.examine(spec)
+    assert report.input_kind == "image"
+    assert [column.name for column in report.columns] == ["age", "sex", "label"]
+    found = {section.title: section.problems for section in report.sections}
+    assert list(found) == ["Features", "Duplicates"]
+    texts = [problem.message for problem in found["Features"]]
+    assert "column 'sex' has the same value in every row" in texts[0]
+    assert "column 'age' has -999 in 2 rows" in texts[1]
+    assert "b.csv, line 7: 'photos/005.png' is identical to" in found["Duplicates"][0].message
+    assert not any("photos/001.png" in problem.message for problem in found["Duplicates"])

@@ -152,8 +152,8 @@ def test_models_and_tables_that_do_not_fit(tmp_path, model_path, data_path, clas
         ([f"--model={model_path}", "--feature_columns=x0..x2"], "takes 4 numbers in its input "
          "'features', and --feature_columns names 3 columns. Expected as many."),
         ([f"--model={classifier}", "--feature_columns=x0..x3"], "takes images, and "
-         f"--data={data_path} holds columns. Choose a model of vectors, or leave "
-         "--feature_columns out."),
+         f"--data={data_path} holds columns. Choose a model of vectors, leave --feature_columns "
+         "out, or name the column of images beside them with --image_column."),
         ([f"--model={model_path}", "--feature_columns=x0..x3", "--image_size=8"],
          "--image_size=8 has no effect on columns. Leave it out."),
     ):  # fmt: skip

@@ -268,3 +268,16 @@ def test_names_and_application_agree(application, module):
     model = build(weights=None, include_top=False, input_shape=(96, 96, 3))
     by_names = pixel_range.find_pixel_range(model)
     assert by_names.name == pixel_range.find_pixel_range(model, application=module).name
+
+
+def test_statistics_behind_columns_say_nothing_of_pixels():
+    # A scale by a column, as in a network that is conditioned on one, ends what pixels alone reach.
+    image, size = keras.Input((16, 16, 3), name="image"), keras.Input((4,), name="size")
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    x = keras.layers.Multiply()([x, keras.layers.Reshape((1, 1, 4))(size)])
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    model = keras.Model([image, size], x)
+    model.get_layer("norm").moving_mean.assign([1.0, 2.0, 3.0, 4.0])
+    sample = np.random.default_rng(0).uniform(0, 255, (30, 16, 16, 3)).astype(np.float32)
+    assert pixel_range.find_pixel_range(model).name == "0..1"
+    assert pixel_range.range_from_statistics(model, sample).warning

@@ -170,8 +170,36 @@ def test_several_inputs_are_refused():
     assert _refusal(keras.Model(inputs, L.Add()(inputs))) == (
         "The model has 2 inputs ('left', 'right'). This version fine-tunes models of one image "
         "input or one string input, and of several inputs that each take a column of a table: "
-        "(batch,), (batch, 1) or floats of (batch, columns)."
+        "(batch,), (batch, 1) or floats of (batch, columns), one image among them."
     )
+
+
+def _image_and_columns():
+    kind = keras.Input((), name="kind", dtype="int32")
+    image, sizes = keras.Input((8, 8, 3), name="photo"), keras.Input((4,), name="sizes")
+    x = L.GlobalAveragePooling2D(name="pool")(L.Conv2D(6, 1, name="conv")(image))
+    x = L.Concatenate(name="both")([x, sizes, L.Embedding(3, 2, name="rows")(kind)])
+    return keras.Model([kind, image, sizes], L.Dense(2, name="old")(x))
+
+
+def test_of_an_image_and_columns_the_image_is_the_first_input():
+    model = _image_and_columns()
+    values = [np.array([1, 2]), np.ones((2, 8, 8, 3)), np.arange(8.0).reshape(2, 4)]
+    expected = keras.Model(model.inputs, model.get_layer("both").output)(values)
+    cut = surgery.cut_model(model)
+    assert (cut.input_kind, cut.dropped, cut.pooling) == ("image", ("old",), "none")
+    names = [tensor._keras_history.operation.name for tensor in cut.model.inputs]
+    assert names == ["photo", "kind", "sizes"]
+    np.testing.assert_array_equal(cut.model([values[1], values[0], values[2]]), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "names"), [("conv", "image", ["photo"]), ("rows", "columns", ["kind"])]
+)
+def test_a_cut_may_leave_the_image_or_the_columns_alone(layer, kind, names):
+    cut = surgery.cut_model(_image_and_columns(), cut_layer=layer)
+    assert cut.input_kind == kind
+    assert [tensor._keras_history.operation.name for tensor in cut.model.inputs] == names
 
 
 TOKENS = (

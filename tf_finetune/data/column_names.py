@@ -23,8 +23,8 @@ def read_feature_columns(
     """Settles --feature_columns against the columns of a table.
 
     Args:
-      spec: the data options: `feature_columns`; `label_column`, `split_by` and `split_column`,
-        which patterns leave out.
+      spec: the data options: `feature_columns`; `label_column`, `split_by`, `split_column`,
+        `image_column` and `text_column`, which patterns leave out.
       available: names of the table's columns, in order.
       path: of the table, for messages.
 
@@ -67,7 +67,7 @@ class _Reader:
 
     def __init__(self, spec: specs.DataSpec, available: list[str], path: str):
         self.problems: list[str] = []
-        flags = ("label_column", "split_by", "split_column")
+        flags = ("label_column", "split_by", "split_column", "image_column", "text_column")
         # No input of a model, whatever a pattern matches.
         self._taken = {getattr(spec, flag): flag for flag in flags if getattr(spec, flag)}
         self._available = available

@@ -27,6 +27,7 @@ from tf_finetune.data import (
     examples,
     growing_array,
     json_rows,
+    mixed_spec,
     row_keys,
     table_rows,
 )
@@ -57,17 +58,29 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
       rows repeat the features of another (a warning).
 
     Raises:
-      findings.RefusedError: --feature_columns or the table's header cannot be used, no row can, or
-        --image_column or --text_column is given too.
+      findings.RefusedError: --feature_columns or the table's header cannot be used, or no row can.
     """
-    for other in ("image_column", "text_column"):
-        if getattr(spec, other) is not None:
-            message = f"--feature_columns and --{other} exclude each other. Leave one of them out."
-            raise findings.RefusedError(findings.Problem(message, flag=column_names.FLAG))
+    return load_beside(spec, text, column="")
+
+
+def load_beside(spec: specs.DataSpec, text: str, *, column: str) -> examples.Examples:
+    """Lists the rows of a table that has images or texts too.
+
+    Args:
+      spec: the data options, see `load`.
+      text: path of the table.
+      column: name of the column of images or texts; "": there is none.
+
+    Returns:
+      As `load`; that rows repeat the features of others says nothing beside images or texts.
+
+    Raises:
+      findings.RefusedError: see `load`.
+    """
     try:
-        return _read(spec, text, dtype=np.float32)
+        return _read(spec, text, dtype=np.float32, beside=column)
     except _WideNumbersError:
-        return _read(spec, text, dtype=np.float64)
+        return _read(spec, text, dtype=np.float64, beside=column)
     except OSError as error:
         message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
         raise encodings.refusal(text, message) from error
@@ -83,7 +96,7 @@ def settle_kinds(spec: specs.DataSpec, part: examples.Examples) -> specs.DataSpe
     Returns:
       A copy whose `feature_columns` says which columns hold numbers; of other examples the same.
     """
-    store = part.inputs
+    store = part.features or part.inputs
     if not isinstance(store, columns.Columns):
         return spec
     settled = column_names.describe(store.found, store.kinds)
@@ -95,19 +108,20 @@ def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
 
     Args:
       spec: the run's data options.
-      trained: a ColumnsSpec; of any other the options stay.
+      trained: a ColumnsSpec, or what has one beside images or texts; of any other the options stay.
 
     Returns:
       A copy whose `feature_columns` names the run's columns and says which hold numbers.
     """
-    if not isinstance(trained, columns.ColumnsSpec):
+    own = mixed_spec.find_columns(trained)
+    if own is None:
         return spec
-    found = columns.FeatureColumns(trained.columns, {}, {})
-    settled = column_names.describe(found, trained.kinds)
+    found = columns.FeatureColumns(own.columns, {}, {})
+    settled = column_names.describe(found, own.kinds)
     return dataclasses.replace(spec, feature_columns=settled)
 
 
-def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
+def _read(spec: specs.DataSpec, path: str, *, dtype: type, beside: str) -> examples.Examples:
     names, rows = table_rows.open_rows(path, spec, expected=EXPECTED)
     found = column_names.read_feature_columns(spec, names, path=path)
     if set(names) <= set(found.names):
@@ -118,7 +132,7 @@ def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
         )
         problem = findings.Problem(message, path=path, flag=column_names.FLAG)
         raise findings.RefusedError(problem)
-    reader = _Reader(spec, path, names=names, found=found, dtype=dtype)
+    reader = _Reader(spec, path, names=names, found=found, dtype=dtype, beside=beside)
     size = os.path.getsize(path)
     if size < _BAR_BYTES:
         reader.read(rows, lambda num_rows: None)
@@ -233,8 +247,10 @@ class _Reader:
         names: list[str],
         found: columns.FeatureColumns,
         dtype: type,
+        beside: str = "",
     ):
         self._spec, self._path, self._names, self._found = spec, path, names, found
+        self._beside = beside
         self._skip = spec.on_bad_example == "skip"
         self._dtype = dtype
         self._problems: list[findings.Problem] = []
@@ -351,6 +367,7 @@ class _Reader:
             strings={name: column.texts(order) for name, column in self._strings.items()},
             digests=digests,
             examples_of=self._examples_of,
+            beside=self._beside,
         )
         return examples.Examples(
             source=self._path,
@@ -386,7 +403,7 @@ class _Reader:
         return found
 
     def _count_repeats(self, repeats: np.ndarray | None) -> list[findings.Problem]:
-        if repeats is None:
+        if repeats is None or self._beside:
             return []
         count = int((repeats != np.arange(len(repeats))).sum())
         message = (

@@ -250,6 +250,7 @@ class Columns:
       strings: {column: StringDType [n]}.
       digests: uint64 [n], a hash of each row's features; equal rows of two tables have equal ones.
       examples_of: {column: a cell}, for messages about a column of the wrong kind.
+      beside: name of the column of images or texts that stands in the same rows; "": none.
     """
 
     found: FeatureColumns
@@ -258,6 +259,7 @@ class Columns:
     strings: dict[str, np.ndarray]
     digests: np.ndarray
     examples_of: dict[str, str] = dataclasses.field(default_factory=dict)
+    beside: str = ""
 
     def __len__(self) -> int:
         return len(self.digests)

@@ -143,6 +143,9 @@ def examine(
         histograms, found = _examine_texts(rows, spec)
     elif kind == input_stores.COLUMNS:
         features, found = _examine_columns(rows)
+    if kind != input_stores.COLUMNS and any(part.features for part in parts.values()):
+        features, odd_columns = _describe_features(rows)
+        found.insert(1, ("Features", odd_columns))
     counts = class_findings.count_classes(rows)
     odd = class_findings.find_odd_classes(rows, counts)
     odd += class_findings.find_missing_cells(rows)
@@ -180,9 +183,9 @@ def _examine_images(
     looks = dict(sorted(reading.looks.items()))
     problems = image_findings.describe_bad(rows, reading, skip=spec.on_bad_example == "skip")
     problems += image_findings.find_odd_images(rows, looks, image_size=spec.image_size)
-    contents = {row: look.content for row, look in looks.items()}
+    contents = _with_features(rows, {row: look.content for row, look in looks.items()})
     repeated = duplicates.find_repeated(rows, contents)
-    pixels = {row: look.pixels for row, look in looks.items()}
+    pixels = _with_features(rows, {row: look.pixels for row, look in looks.items()})
     repeated += duplicates.find_repeated(
         rows, pixels, inner=contents, sameness="pixel by pixel equal to"
     )
@@ -227,8 +230,9 @@ def _examine_texts(
         for text in part.inputs.texts
     ]
     odd = text_findings.find_odd_texts(rows, texts, sequence_length=spec.sequence_length)
-    exact = {row: _digest(text) for row, text in enumerate(texts)}
+    exact = _with_features(rows, {row: _digest(text) for row, text in enumerate(texts)})
     folded = {row: _digest(" ".join(text.casefold().split())) for row, text in enumerate(texts)}
+    folded = _with_features(rows, folded)
     repeated = duplicates.find_repeated(rows, exact)
     repeated += duplicates.find_repeated(
         rows, folded, inner=exact, sameness="but for case and spaces identical to"
@@ -238,6 +242,16 @@ def _examine_texts(
     return histograms, [("Texts", odd), ("Duplicates", repeated)]
 
 
+def _with_features(rows: doctor_rows.Rows, digests: dict[int, bytes]) -> dict[int, bytes]:
+    """Equal images or texts beside other columns are other examples."""
+    stores = [part.features for part in rows.parts.values()]
+    beside = [store.digests for store in stores if store is not None]
+    if len(beside) < len(stores) or not beside:
+        return digests
+    together = np.concatenate(beside)
+    return {row: digest + together[row].tobytes() for row, digest in digests.items()}
+
+
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -245,12 +259,7 @@ def _digest(text: str) -> bytes:
 def _examine_columns(
     rows: doctor_rows.Rows,
 ) -> tuple[tuple[Column, ...], list[tuple[str, list[findings.Problem]]]]:
-    part = next(iter(rows.parts.values()))
-    store = part.inputs
-    if not isinstance(store, columns.Columns):
-        return (), []
-    found = column_findings.read_columns(store, lines=part.lines)
-    odd = column_findings.find_odd_columns(rows, store, found)
+    described, odd = _describe_features(rows)
     # Rows of few coarse features are often equal by chance: some, as examples.
     repeated = duplicates.find_repeated(
         rows,
@@ -258,6 +267,19 @@ def _examine_columns(
         sameness="equal in all features to",
         max_groups=_MAX_EQUAL_ROWS,
     )
+    return described, [("Features", odd), ("Duplicates", repeated)]
+
+
+def _describe_features(
+    rows: doctor_rows.Rows,
+) -> tuple[tuple[Column, ...], list[findings.Problem]]:
+    """The feature columns of the first source, and what is odd about them."""
+    part = next(iter(rows.parts.values()))
+    store = part.features or part.inputs
+    if not isinstance(store, columns.Columns):
+        return (), []
+    found = column_findings.read_columns(store, lines=part.lines)
+    odd = column_findings.find_odd_columns(rows, store, found)
     described = []
     for name in store.found.names:
         if name in found:
@@ -266,7 +288,7 @@ def _examine_columns(
             cells = store.strings[name]
             missing = int(np.count_nonzero(cells == ""))
             described.append(Column(name, len(np.unique(cells)), missing, None, None))
-    return tuple(described), [("Features", odd), ("Duplicates", repeated)]
+    return tuple(described), odd
 
 
 def _describe_labels(parts: dict[str, examples.Examples]) -> tuple[Column, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import input_stores
+from tf_finetune.data import columns, input_stores
 
 SPLIT_NAMES = ("train", "validation", "test")
 LABEL_COLUMN = "label"
@@ -40,6 +40,8 @@ class Examples:
         into its split; None: each example is assigned by itself.
       groups: object [n] of str, the cells of --split_by: equal ones are in one split; None: no
         groups.
+      features: feature columns beside the images or texts, row i of example i; None: there are
+        none, or the inputs themselves are columns.
       problems: errors and warnings found while listing.
     """
 
@@ -53,6 +55,7 @@ class Examples:
     identity: str = ""
     repeats: np.ndarray | None = None
     groups: np.ndarray | None = None
+    features: columns.Columns | None = None
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:
@@ -136,6 +139,8 @@ def fingerprint(parts: list[Examples]) -> str:
             _update(digest, name, b"" if numbers is None else numbers.tobytes())
         if part.groups is not None:
             _update(digest, "groups", part.groups)
+        if part.features is not None:
+            _update(digest, "features", part.features.digests.tobytes())
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 INPUT = "image"
+# What a server takes encoded images as.
+ENCODED_INPUT = "image_bytes"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,8 @@ One idea: the store tells what the examples are, so no flag and no second field 
 from tf_finetune.data import columns, feature_inputs, image_stores, text_store
 
 IMAGE, TEXT, COLUMNS = "image", "text", "columns"
+# Of a model: an image or a text, and columns of the same row.
+MIXED = "mixed"
 # What examples of a kind are called in messages.
 PLURALS = {IMAGE: "images", TEXT: "texts", COLUMNS: "columns"}
 

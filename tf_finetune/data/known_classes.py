@@ -47,7 +47,8 @@ def load_split(
     if errors:
         raise findings.RefusedError(*examples.cut_problems(errors))
     rows = np.arange(len(part), dtype=np.int64)
-    return loading.Split(name, part.keys, part.inputs, rows, labels), tuple(problems)
+    split = loading.Split(name, part.keys, part.inputs, rows, labels, part.features)
+    return split, tuple(problems)
 
 
 def _find_columns(

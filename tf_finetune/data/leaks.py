@@ -105,14 +105,19 @@ def _row_digests(split: loading.Split) -> np.ndarray:
 
 def _read_digests(split: loading.Split) -> list[bytes]:
     """One of each example, equal for equal ones; none where the inputs are not in memory."""
+    digests: list[bytes] = []
     if isinstance(split.inputs, text_store.Texts):
-        return [
+        digests = [
             hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
             for text in split.inputs.texts[split.indices]
         ]
     if isinstance(split.inputs, image_stores.DecodedImages):
-        return _digests(split, split.inputs)
-    return []
+        digests = _digests(split, split.inputs)
+    if split.features is None or not digests:
+        return digests
+    # Equal images of other columns are other examples.
+    rows = split.features.digests
+    return [row.tobytes() + digest for row, digest in zip(rows, digests, strict=True)]
 
 
 def _show(split: loading.Split, row: int) -> str:

@@ -16,12 +16,14 @@ from tf_finetune import findings, head_kinds, specs
 from tf_finetune.data import (
     assignment,
     column_tables,
+    columns,
     examples,
     input_stores,
     label_encoding,
     sources,
     split_columns,
     split_files,
+    store_selection,
     text_store,
 )
 
@@ -55,6 +57,8 @@ class Split:
       inputs: the store that the split's images or texts are in.
       indices: int64 [n], each example's place in `inputs`.
       labels: {head name: encoded labels, see `head_kinds.encode_labels`}.
+      features: feature columns beside the images or texts, row i of example i; None: there are
+        none, or the inputs themselves are columns.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Split:
     inputs: input_stores.InputStore
     indices: np.ndarray
     labels: dict[str, np.ndarray]
+    features: columns.Columns | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -75,11 +80,25 @@ class Split:
         Returns:
           A split of at most as many.
         """
+        return self.take(np.arange(min(count, len(self))))
+
+    def take(self, rows: np.ndarray) -> "Split":
+        """Some of the examples.
+
+        Args:
+          rows: int64 [m] or bool [n], which, in which order.
+
+        Returns:
+          A split of them.
+        """
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
         return dataclasses.replace(
             self,
-            keys=self.keys[:count],
-            indices=self.indices[:count],
-            labels={head: values[:count] for head, values in self.labels.items()},
+            keys=self.keys[rows],
+            indices=self.indices[rows],
+            labels={head: values[rows] for head, values in self.labels.items()},
+            features=store_selection.select_columns(self.features, rows),
         )
 
     @property
@@ -198,7 +217,7 @@ def examine_parts(
     if "data" not in parts:
         return None, []
     heads = heads or (specs.HeadSpec(),)
-    columns, problems = label_encoding.read_heads(
+    labels, problems = label_encoding.read_heads(
         list(parts.values()), spec, heads=heads, odd_names=odd_names
     )
     problems += assignment.find_conflicts(parts)
@@ -209,12 +228,12 @@ def examine_parts(
     if _has_error(problems):
         return None, problems
     codes, split_problems = assignment.assign(
-        parts, spec, columns, assignments=assignments, seed=seed
+        parts, spec, labels, assignments=assignments, seed=seed
     )
     problems += split_problems
     if _has_error(problems):
         return None, problems
-    splits, class_problems = _join(parts, columns, codes, source=spec.data)
+    splits, class_problems = _join(parts, labels, codes, source=spec.data)
     problems += class_problems
     return (None if _has_error(problems) else splits), problems
 
@@ -264,7 +283,7 @@ def _has_error(problems: list[findings.Problem]) -> bool:
 
 def _join(
     parts: dict[str, examples.Examples],
-    columns: list[label_encoding.HeadLabels],
+    heads: list[label_encoding.HeadLabels],
     codes: dict[str, np.ndarray],
     *,
     source: str,
@@ -280,28 +299,29 @@ def _join(
             head.info.name: head_kinds.encode_labels(
                 head.labels[number][rows], kind=head.info.kind, classes=head.info.classes
             )
-            for head in columns
+            for head in heads
         }
         keys = assignment.prefix_keys(parts, flag)[rows]
-        made.append(Split(name, keys, parts[flag].inputs, rows, labels))
+        features = store_selection.select_columns(parts[flag].features, rows)
+        made.append(Split(name, keys, parts[flag].inputs, rows, labels, features))
         is_given = flag != "data" or split in assignment.find_own_splits(parts["data"])
-        for head in columns:
+        for head in heads:
             problems += _find_absent_classes(
                 head,
                 head.labels[number][rows],
                 split=name,
                 is_given=is_given,
-                is_first=head is columns[0],
+                is_first=head is heads[0],
             )
             problems += label_encoding.find_unlabelled_split(head, labels, split=name)
     info = DatasetInfo(
         source=source,
         num_examples=sum(len(split) for split in made),
-        label_columns=tuple(head.column for head in columns),
+        label_columns=tuple(head.column for head in heads),
         fingerprint=examples.fingerprint(list(parts.values())),
     )
     infos = tuple(
-        head_kinds.with_statistics(head.info, made[0].labels[head.info.name]) for head in columns
+        head_kinds.with_statistics(head.info, made[0].labels[head.info.name]) for head in heads
     )
     return Splits(made[0], made[1], made[2], infos, info), problems
 

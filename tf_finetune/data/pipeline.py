@@ -24,6 +24,7 @@ from tf_finetune.data import (
     length_batches,
     loaders,
     loading,
+    mixed_spec,
     preprocessing,
     reading,
     resampling,
@@ -77,13 +78,15 @@ def make_dataset(
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
       1 / b}. The inputs are {"image": float32 [b, height, width, channels], values 0 to 255}, or
-      {"text": string [b]}, or {input: [b, ...]} of columns.
+      {"text": string [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both.
 
     Raises:
-      ValueError: the split holds images and `pre` is of texts, or the reverse; views of texts, or
-        without a `shuffle_seed`; strata without one.
+      ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
+        beside them that `pre` does not know, or the reverse; views of texts, or without a
+        `shuffle_seed`; strata without one.
       SpecError: a device would get no example; strata of a stream that is not in memory.
     """
+    beside, pre = _make_beside(split, pre), mixed_spec.find_main(pre)
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     seeds = _make_seeds(shuffle_seed, epoch)
     view = None if views is None else _make_viewer(split, views, seed=shuffle_seed)
@@ -98,6 +101,8 @@ def make_dataset(
     def assemble(values: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
         # Columns have their names already.
         inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
+        if beside is not None:
+            inputs = inputs | beside(positions)
         targets = {head: tf.gather(values, positions) for head, values in labels.items()}
         if not with_weights:
             return inputs, targets
@@ -107,6 +112,21 @@ def make_dataset(
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
+
+
+def _make_beside(
+    split: loading.Split, pre: preprocessing.InputSpec
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
+    """What reads the columns beside the images or texts at some positions."""
+    if isinstance(split.inputs, feature_inputs.Features):
+        return None
+    if not isinstance(pre, mixed_spec.MixedSpec):
+        if split.features is not None:
+            raise ValueError("The split has columns too. Expected a MixedSpec.")
+        return None
+    if split.features is None:
+        raise ValueError("The split has no columns. Expected no MixedSpec.")
+    return column_batches.make_reader(split.features, pre.columns, np.arange(len(split)))
 
 
 def sample_texts(split: loading.Split, *, count: int, seed: int) -> list[str]:
@@ -131,7 +151,7 @@ def sample_rows(
     """Some rows of a split.
 
     Args:
-      split: the examples, columns.
+      split: the examples, columns, or images or texts with columns beside them.
       spec: the inputs of the model.
       count: how many; all of a smaller split.
       seed: chooses which, 0 or more.
@@ -143,10 +163,13 @@ def sample_rows(
       ValueError: the split holds no columns.
     """
     store = split.inputs
+    indices = split.indices
+    if split.features is not None:
+        store, indices = split.features, np.arange(len(split))
     if not isinstance(store, columns.Columns):
         raise ValueError("Only tables have rows.")
     chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
-    return [store.read(split.indices[[row]], spec) for row in np.sort(chosen)]
+    return [store.read(indices[[row]], spec) for row in np.sort(chosen)]
 
 
 def sample_pixels(

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_finetune import findings, option_values, specs
-from tf_finetune.data import columns, decoding, input_stores, text_store
+from tf_finetune.data import columns, decoding, input_stores, mixed_spec, text_store
 
 _WHITE = 255.0
 _MAX_16_BITS = 65535.0
@@ -65,7 +65,7 @@ class PreprocessingSpec:
 
 
 # How an example of any kind becomes the model's input.
-InputSpec = PreprocessingSpec | text_store.TextSpec | columns.ColumnsSpec
+InputSpec = PreprocessingSpec | text_store.TextSpec | columns.ColumnsSpec | mixed_spec.MixedSpec
 
 
 def read_input_spec(values: dict[str, Any]) -> InputSpec:
@@ -80,6 +80,14 @@ def read_input_spec(values: dict[str, Any]) -> InputSpec:
     Raises:
       TypeError: a field is missing or unknown.
     """
+    if values.get("kind") == mixed_spec.MixedSpec.kind:
+        stored = dict(values["main"])
+        kind = stored.get("kind")
+        if kind not in (None, text_store.TextSpec.kind):
+            raise TypeError("main: expected images or texts")
+        main = text_store.TextSpec(**stored) if kind else PreprocessingSpec.from_dict(stored)
+        beside = columns.ColumnsSpec.from_dict(values["columns"])
+        return mixed_spec.MixedSpec(main, values["column"], beside)
     if values.get("kind") == columns.ColumnsSpec.kind:
         return columns.ColumnsSpec.from_dict(values)
     if "kind" in values:
@@ -94,11 +102,28 @@ def find_kind(spec: InputSpec) -> str:
       spec: of any kind.
 
     Returns:
-      "image", "text" or "columns", as `input_stores.find_kind` calls a store of such examples.
+      "image", "text" or "columns", as `input_stores.find_kind` calls a store of such examples;
+      of images or texts with columns beside them "image" or "text".
     """
+    spec = mixed_spec.find_main(spec)
     if isinstance(spec, columns.ColumnsSpec):
         return input_stores.COLUMNS
     return input_stores.TEXT if isinstance(spec, text_store.TextSpec) else input_stores.IMAGE
+
+
+def find_image_shape(spec: InputSpec) -> tuple[int, int, int] | None:
+    """What decoded images have.
+
+    Args:
+      spec: of any kind.
+
+    Returns:
+      (height, width, channels); None without images.
+    """
+    main = mixed_spec.find_main(spec)
+    if not isinstance(main, PreprocessingSpec):
+        return None
+    return main.height, main.width, main.channels
 
 
 def make_preprocessing(
@@ -164,6 +189,27 @@ def decode_image(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
       tf.errors.InvalidArgumentError: the bytes are no such image.
     """
     return _make_decoder(spec)(contents)
+
+
+def decode_images(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:
+    """Encoded images as the model takes them, see `decode_image`.
+
+    Args:
+      contents: string [n], the bytes of the files.
+      spec: size, channels and scale.
+
+    Returns:
+      float32 [n, height, width, channels], values 0 to 255.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the bytes of one are no such image.
+    """
+    shape = (spec.height, spec.width, spec.channels)
+    return tf.map_fn(
+        lambda content: decode_image(content, spec),
+        contents,
+        fn_output_signature=tf.TensorSpec(shape, tf.float32),
+    )
 
 
 def decode_plain_jpeg(contents: tf.Tensor, spec: PreprocessingSpec) -> tf.Tensor:

@@ -22,6 +22,7 @@ from tf_finetune.data import (
     loaders,
     loading,
     memory,
+    mixed_spec,
     preprocessing,
     white_point,
 )
@@ -72,6 +73,15 @@ def read_images(
       findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
         named), or skipping them leaves a split or a class of the training split empty.
     """
+    if isinstance(pre, mixed_spec.MixedSpec):
+        splits, main, problems = read_images(
+            splits,
+            pre.main,
+            on_bad_example=on_bad_example,
+            memory_bytes=memory_bytes,
+            max_image_pixels=max_image_pixels,
+        )
+        return splits, mixed_spec.replace_main(pre, main), problems
     if not isinstance(pre, preprocessing.PreprocessingSpec):
         return splits, pre, ()
     parts = (splits.train, splits.validation, splits.test)
@@ -107,6 +117,7 @@ def find_bad_images(
       A problem for each image that cannot be read or decoded, in the splits' order (a warning
       where it is left aside in training too); none of texts.
     """
+    pre = mixed_spec.find_main(pre)
     if not isinstance(pre, preprocessing.PreprocessingSpec):
         return ()
     groups = image_heads.group_by_store(parts)
@@ -331,15 +342,9 @@ def _keep(
         rows = np.arange(start, start + len(part))
         start += len(part)
         good = ~np.isin(rows, list(bad))
-        kept.append(
-            dataclasses.replace(
-                part,
-                keys=part.keys[good],
-                inputs=part.inputs if decoded is None else decoded,
-                indices=(part.indices if decoded is None else rows)[good],
-                labels={head: values[good] for head, values in part.labels.items()},
-            )
-        )
+        if decoded is not None:
+            part = dataclasses.replace(part, inputs=decoded, indices=rows)
+        kept.append(part.take(good))
     return kept
 
 

@@ -70,7 +70,9 @@ def apply(
     part = dataclasses.replace(
         part, labels=labels, groups=groups, splits=part.splits if column is None else codes
     )
-    return (part if len(rows) == len(part) else _select(part, rows)), problems
+    return (
+        part if len(rows) == len(part) else store_selection.select_examples(part, rows)
+    ), problems
 
 
 def _find_absence(
@@ -176,26 +178,3 @@ def _problem(
 ) -> findings.Problem:
     text = f"{findings.one_line(part.source)}: {message}"
     return findings.Problem(text, severity=severity, path=part.source, flag=flag)
-
-
-def _select(part: examples.Examples, rows: np.ndarray) -> examples.Examples:
-    repeats = part.repeats
-    if repeats is not None:
-        # The first that is kept, where the first of all is not.
-        _, first, place = np.unique(repeats[rows], return_index=True, return_inverse=True)
-        repeats = first[place]
-    return dataclasses.replace(
-        part,
-        keys=part.keys[rows],
-        inputs=store_selection.select(part.inputs, rows),
-        labels={name: cells[rows] for name, cells in part.labels.items()},
-        splits=_take(part.splits, rows),
-        stamps=_take(part.stamps, rows),
-        lines=_take(part.lines, rows),
-        groups=_take(part.groups, rows),
-        repeats=repeats,
-    )
-
-
-def _take(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if values is None else values[rows]

@@ -1,10 +1,10 @@
-"""Some of the inputs of a store, as a store of their own."""
+"""Some of the inputs of a store as a store of their own, and some examples of a source."""
 
 import dataclasses
 
 import numpy as np
 
-from tf_finetune.data import columns, image_stores, input_stores, text_store
+from tf_finetune.data import columns, examples, image_stores, input_stores, text_store
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,12 +38,7 @@ def select(store: input_stores.InputStore, rows: np.ndarray) -> input_stores.Inp
         lengths = None if store.lengths is None else store.lengths[rows]
         return dataclasses.replace(store, texts=store.texts[rows], lengths=lengths)
     if isinstance(store, columns.Columns):
-        return dataclasses.replace(
-            store,
-            matrix=_MatrixRows(store.matrix, rows),
-            strings={name: cells[rows] for name, cells in store.strings.items()},
-            digests=store.digests[rows],
-        )
+        return _select_rows(store, rows)
     if isinstance(store, image_stores.PathImages):
         return image_stores.PathImages(store.paths[rows])
     if isinstance(store, image_stores.SliceImages):
@@ -52,3 +47,61 @@ def select(store: input_stores.InputStore, rows: np.ndarray) -> input_stores.Inp
     if isinstance(store, image_stores.ArrayImages | image_stores.DecodedImages):
         return dataclasses.replace(store, pixels=store.pixels[rows])
     raise TypeError("A stream has no rows to choose from.")
+
+
+def select_columns(store: columns.Columns | None, rows: np.ndarray) -> columns.Columns | None:
+    """Some rows of the columns beside images or texts, where there are any.
+
+    Args:
+      store: the columns, or None.
+      rows: int64 [m], places in the store.
+
+    Returns:
+      Columns of m rows, or None.
+    """
+    return None if store is None else _select_rows(store, rows)
+
+
+def _select_rows(store: columns.Columns, rows: np.ndarray) -> columns.Columns:
+    return dataclasses.replace(
+        store,
+        matrix=_MatrixRows(store.matrix, rows),
+        strings={name: cells[rows] for name, cells in store.strings.items()},
+        digests=store.digests[rows],
+    )
+
+
+def select_examples(part: examples.Examples, rows: np.ndarray) -> examples.Examples:
+    """Some of the examples of a source.
+
+    Args:
+      part: the source.
+      rows: int64 [m], examples, sorted.
+
+    Returns:
+      The source with these examples alone.
+
+    Raises:
+      TypeError: its inputs can only be read one after another.
+    """
+    repeats = part.repeats
+    if repeats is not None:
+        # The first that is kept, where the first of all is not.
+        _, first, place = np.unique(repeats[rows], return_index=True, return_inverse=True)
+        repeats = first[place]
+    return dataclasses.replace(
+        part,
+        keys=part.keys[rows],
+        inputs=select(part.inputs, rows),
+        features=select_columns(part.features, rows),
+        labels={name: cells[rows] for name, cells in part.labels.items()},
+        splits=_take(part.splits, rows),
+        stamps=_take(part.stamps, rows),
+        lines=_take(part.lines, rows),
+        groups=_take(part.groups, rows),
+        repeats=repeats,
+    )
+
+
+def _take(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if values is None else values[rows]

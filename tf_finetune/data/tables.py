@@ -1,6 +1,7 @@
 """A table of image paths and labels: CSV, TSV or JSONL.
 
-One with a column of texts goes on to `text_tables`, one with feature columns to `column_tables`.
+One with a column of texts goes on to `text_tables`, one with feature columns to `column_tables`,
+and one with both to `mixed_tables`.
 
 One idea: every mistake has a line. A row is checked by itself and the pass goes on, so that a
 table of a million rows shows all its mistakes at once.
@@ -20,7 +21,9 @@ from tf_finetune.data import (
     examples,
     image_folder,
     image_stores,
+    mixed_tables,
     table_rows,
+    text_store,
     text_tables,
 )
 
@@ -47,17 +50,30 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         single column or no row; --image_column or --text_column names no column; see also
         `column_tables.load`.
     """
+    if mixed_tables.is_mixed(spec):
+        part, column = _load_alone(spec, text)
+        return mixed_tables.join_columns(part, spec, column=column)
     if spec.feature_columns is not None:
         return column_tables.load(spec, text, flag=flag)
+    return _load_alone(spec, text)[0]
+
+
+def _load_alone(spec: specs.DataSpec, text: str) -> tuple[examples.Examples, str]:
+    """(the images or texts of a table, the name of their column)."""
     first = table_rows.read_first(text, spec, expected=_EXPECTED)
     if first is not None and _holds_texts(spec, text, first[1]):
         _, below = table_rows.open_rows(text, spec, expected=_EXPECTED)
-        return text_tables.load_rows(spec, text, header=first, rows=below)
+        return _name_column(text_tables.load_rows(spec, text, header=first, rows=below))
     rows, lines = table_rows.read_table(text, spec, expected=_EXPECTED)
     if first is None and _holds_texts(spec, text, rows[0]):
         below = zip(lines[1:], rows[1:], strict=True)
-        return text_tables.load_rows(spec, text, header=(lines[0], rows[0]), rows=below)
+        header = (lines[0], rows[0])
+        return _name_column(text_tables.load_rows(spec, text, header=header, rows=below))
     return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
+
+
+def _name_column(part: examples.Examples) -> tuple[examples.Examples, str]:
+    return part, part.inputs.column if isinstance(part.inputs, text_store.Texts) else ""
 
 
 def _holds_texts(spec: specs.DataSpec, path: str, first: list[str]) -> bool:
@@ -67,7 +83,7 @@ def _holds_texts(spec: specs.DataSpec, path: str, first: list[str]) -> bool:
     return not headless and text_tables.holds_texts(first, spec)
 
 
-def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Examples:
+def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> tuple[examples.Examples, str]:
     column = spec.image_column
     if column is None and table_rows.is_json(table.path):
         # Keys have no order that anybody chose.
@@ -84,8 +100,14 @@ def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Exampl
         )
     if rows.num_absent and not rows.keys:
         rows.problems.append(_guess_texts(table, place))
-    order = sorted(range(len(rows.keys)), key=rows.keys.__getitem__)
-    order = _drop_repeated(rows, order)
+    repeats = None
+    if mixed_tables.is_mixed(spec):
+        order, keys, repeats, equal = mixed_tables.number_repeated(rows.keys, rows.cells)
+        _warn_equal(rows, [rows.lines[row] for row in equal])
+    else:
+        order = sorted(range(len(rows.keys)), key=rows.keys.__getitem__)
+        order = _drop_repeated(rows, order)
+        keys = [rows.keys[row] for row in order]
     cells = {
         name: csv_rows.to_labels(
             [rows.cells[row][number] for row in order],
@@ -93,15 +115,17 @@ def _load_images(spec: specs.DataSpec, table: csv_rows.Table) -> examples.Exampl
         )
         for number, name in enumerate(names)
     }
-    return examples.Examples(
+    part = examples.Examples(
         source=table.path,
-        keys=examples.object_array([rows.keys[row] for row in order]),
+        keys=examples.object_array(keys),
         inputs=image_stores.PathImages(examples.object_array([rows.paths[row] for row in order])),
         labels=cells,
         stamps=np.array(rows.stamps, np.int64).reshape(-1, 2)[order],
         lines=np.array(rows.lines, np.int64)[order],
+        repeats=repeats,
         problems=tuple(rows.problems),
     )
+    return part, table.columns[place]
 
 
 def _guess_texts(table: csv_rows.Table, place: int) -> findings.Problem:
@@ -290,6 +314,12 @@ def _drop_repeated(rows: _Rows, order: list[int]) -> list[int]:
                 line=rows.lines[row],
             )
         )
+    _warn_equal(rows, equal)
+    return kept
+
+
+def _warn_equal(rows: _Rows, equal: list[int]) -> None:
+    """Tells the lines of rows that are left out because another says the same."""
     if equal:
         equal.sort()
         more = f" and {len(equal) - 5} more" if len(equal) > 5 else ""
@@ -302,4 +332,3 @@ def _drop_repeated(rows: _Rows, order: list[int]) -> list[int]:
                 message, severity=findings.WARNING, path=rows.table.path, line=equal[0]
             )
         )
-    return kept

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings, freezing, progress, specs
-from tf_finetune.data import feature_inputs, loading, memory, pipeline, preprocessing, text_store
+from tf_finetune.data import (
+    feature_inputs,
+    loading,
+    memory,
+    mixed_spec,
+    pipeline,
+    preprocessing,
+    text_store,
+)
 from tf_finetune.feature_cache import choosing, keys, prefix, shards, spaces, store
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import splitting
@@ -104,7 +112,10 @@ class FeatureCache:
                 self._train,
                 inputs,
                 passes=(epochs - 1) * len(train) / count,
-                may_round=self._backbone.input_kind == "image" and self._train.precision == "auto",
+                # Columns beside an image are not rounded: a number may count by its last digits.
+                may_round=self._backbone.input_kind == "image"
+                and self._train.precision == "auto"
+                and mixed_spec.find_mixed(self._pre) is None,
             )
         finally:
             freezing.release_plan(self._backbone.model)
@@ -275,7 +286,7 @@ class _Maker:
             return
         if self._compiled is None:
             self._compiled = prefix.compile_prefix(self._split, precision=self._choice.precision)
-        chosen = dataclasses.replace(part, keys=part.keys[rows], indices=part.indices[rows])
+        chosen = part.take(rows)
         for inputs, labels in self._cache.make_dataset(chosen):
             own = rows[labels["row"].numpy()]
             features = self._compiled(inputs)
@@ -301,7 +312,8 @@ class _Maker:
             read=None if in_memory else self._store.make_reader(digests),
             lengths=lengths,
         )
-        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)))
+        # What stands beside images or texts went into the prefix with them.
+        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)), features=None)
 
 
 def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layout:

@@ -14,7 +14,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_finetune.data import columns, image_heads, image_stores, loading, preprocessing, text_store
+from tf_finetune.data import (
+    columns,
+    image_heads,
+    image_stores,
+    loading,
+    mixed_spec,
+    preprocessing,
+    text_store,
+)
 from tf_finetune.models import splitting
 
 DIGEST_BYTES = 16
@@ -77,6 +85,7 @@ def digest_examples(
       OSError: a file cannot be read.
     """
     store, found = split.inputs, np.empty((len(split), DIGEST_BYTES), np.uint8)
+    beside = mixed_spec.find_mixed(pre)
     for row, index in enumerate(split.indices):
         if isinstance(store, image_stores.DecodedImages | image_stores.ArrayImages):
             content: Any = store.pixels[index].tobytes()
@@ -89,6 +98,9 @@ def digest_examples(
             content = _join(store.read(split.indices[row : row + 1], pre))
         else:
             content = f"{fingerprint} {split.keys[row]}".encode("utf-8", "surrogatepass")
+        if split.features is not None and beside is not None:
+            own = _join(split.features.read(np.array([row]), beside.columns))
+            content = b"%d " % len(content) + content + own
         value = hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=_person(store)).digest()
         found[row] = np.frombuffer(value, np.uint8)
     return found

@@ -43,8 +43,9 @@ class Backbone:
 
     Attributes:
       model: functional model of one output, the features before pooling, [batch, h, w, c] or
-        [batch, c]. Images: one input, float32 [batch, height, width, channels] in `pixel_range`.
-        Text: string [batch]. Columns: inputs [batch], [batch, 1] or [batch, columns], see `inputs`.
+        [batch, c]. Images: one input, float32 [batch, height, width, channels] in `pixel_range`,
+        and behind it inputs for columns where it has such. Text: string [batch]. Columns: inputs
+        [batch], [batch, 1] or [batch, columns], see `inputs`.
       input_shape: (height, width, channels) in pixels; None inside: any size. () for text and
         columns.
       pooling: how the features become a vector: "avg", "max", "flatten", or "none" where they

@@ -50,16 +50,33 @@ def find_input_kind(inputs: Sequence[Input]) -> str:
 
     Returns:
       TEXT: one input of strings. COLUMNS: one vector of floats; one scalar; or several inputs, each
-      a scalar or a vector. IMAGE: anything else, such as one input that is no image.
+      a scalar or a vector. IMAGE: anything else: an image, an image beside inputs for columns (see
+      `find_mixed_image`), or what cannot be fine-tuned.
     """
-    shapes = [shape[1:] for _, shape, _ in inputs]
     if len(inputs) == 1 and inputs[0][2] == "string":
         return TEXT
-    are_columns = all(
-        shape in ((), (1,)) or (len(shape) == 1 and "float" in dtype)
-        for shape, (_, _, dtype) in zip(shapes, inputs, strict=True)
-    )
-    return COLUMNS if are_columns else IMAGE
+    return COLUMNS if all(map(_takes_columns, inputs)) else IMAGE
+
+
+def find_mixed_image(inputs: Sequence[Input]) -> Input | None:
+    """The input of images of a model that takes columns of the same row too.
+
+    Args:
+      inputs: (name, shape with the batch, dtype) of each.
+
+    Returns:
+      The only input of images, where every other is a scalar or a vector, and there are others.
+    """
+    images = [part for part in inputs if not _takes_columns(part)]
+    if len(inputs) > 1 and len(images) == 1 and len(images[0][1]) == 4:
+        return images[0]
+    return None
+
+
+def _takes_columns(part: Input) -> bool:
+    _, (*shape,), dtype = part
+    shape = shape[1:]
+    return shape in ([], [1]) or (len(shape) == 1 and "float" in dtype)
 
 
 def check_inputs(
@@ -81,8 +98,12 @@ def check_inputs(
         or quantized.
     """
     kind = find_input_kind(inputs)
+    image = find_mixed_image(inputs)
     if kind == COLUMNS:
         _check_columns(inputs)
+    elif image is not None:
+        _check_columns([part for part in inputs if part is not image])
+        _check_single([image], channels_first=channels_first, takes_text=False)
     else:
         _check_single(inputs, channels_first=channels_first, takes_text=kind == TEXT)
     for path, dtype in weight_dtypes:
@@ -110,7 +131,7 @@ def _check_single(inputs: Sequence[Input], *, channels_first: str | None, takes_
         raise refused(
             f"The model has {len(inputs)} inputs ({names}). This version fine-tunes models of one "
             "image input or one string input, and of several inputs that each take a column of a "
-            "table: (batch,), (batch, 1) or floats of (batch, columns)."
+            "table: (batch,), (batch, 1) or floats of (batch, columns), one image among them."
         )
     ((_, shape, _),) = inputs
     if takes_text and shape[1:] not in ((), (1,)):

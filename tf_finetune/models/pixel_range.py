@@ -219,8 +219,13 @@ def _find_inside(model: keras.Model) -> PixelRange | None:
 
 def _first_batch_norms(model: keras.Model) -> list[tuple[typing.Any, keras.KerasTensor]]:
     norms = []
+    # Columns beside the image may lead to others, of which pixels alone say nothing.
+    known = {id(model.inputs[0])}
     for node in _nodes(model):
         layer = node.operation
+        if node.is_input or not known.issuperset(map(id, node.input_tensors)):
+            continue
+        known.update(map(id, node.output_tensors))
         if not layer_table.is_batch_norm(layer) or len(node.input_tensors[0].shape) != 4:
             continue
         trained = pixel_rules.is_trained(layer.moving_mean, layer.moving_variance)

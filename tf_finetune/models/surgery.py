@@ -19,7 +19,7 @@ class CutModel:
 
     Attributes:
       model: flat functional model, one output: the features before pooling, [batch, h, w, c] or
-        [batch, c].
+        [batch, c]. Of an image and columns the image is the first input.
       input_kind: "image", "text" or "columns".
       pooling: "avg", "max", "flatten", or "none" where the features are a vector.
       dropped: names of the layers that were cut off, in order.
@@ -80,6 +80,8 @@ def cut_model(
         raise cut_rules.refuse_empty()
     features = channels_first.undo_permute(cut.features)
     used = _find_used(graph.inputs, features)
+    if kind == cut_rules.IMAGE and len(graph.inputs) > 1:
+        used, kind = _put_image_first(used)
     kept = keras.Model(used[0] if len(used) == 1 else used, features, name=functional.name)
     names = {layer.name for layer in kept.layers}
     dropped = tuple(layer.name for layer in everything.layers if layer.name not in names)
@@ -99,6 +101,15 @@ def _find_used(
             layer, node_index, _ = tensor._keras_history
             pending += layer._inbound_nodes[node_index].input_tensors
     return [tensor for tensor in inputs if id(tensor) in seen]
+
+
+def _put_image_first(used: list[keras.KerasTensor]) -> tuple[list[keras.KerasTensor], str]:
+    """(the inputs, what the model takes without those that --cut_layer has cut off)."""
+    inputs = [(_name(tensor), tuple(tensor.shape), tensor.dtype) for tensor in used]
+    # All that is about pixels asks for the first; the others keep their order.
+    return sorted(used, key=lambda tensor: len(tensor.shape) != 4), cut_rules.find_input_kind(
+        inputs
+    )
 
 
 def _inputs(functional: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:

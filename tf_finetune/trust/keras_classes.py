@@ -75,7 +75,7 @@ OWN = _names(
     """Add Average Bidirectional BytePairTokenizer CausalSeparableConv1D Concatenate CosineMerge
     CurrentBatchNormalization Embedding Highway Identity LayerScale LocallyConnected1D
     LocallyConnected2D MaskOf Masking Maximum MaxoutDense Minimum ModuleModel
-    MultiHeadAttention Multiply Normalization ParametricSoftplus Rescaling SReLU
+    MultiHeadAttention Multiply Normalization OneHotColumns ParametricSoftplus Rescaling SReLU
     SampleNormalization SavedModelLayer ScaledAdd Softmax StochasticDepth Subtract
     TensorOperation ThresholdedReLU TimeDistributed TimeMajor TokenEmbeddings TokenMask TokenPooling
     TransformerBlock WordPieceTokenizer WordTokenizer hard_sigmoid"""

@@ -137,7 +137,16 @@ def _adapted():
     return keras.Model(inputs, L.Conv2D(2, 3)(scale(inputs)))
 
 
+def _image_and_vector():
+    sizes, image = keras.Input((4,), name="sizes"), keras.Input((8, 8, 3), name="image")
+    x = L.Rescaling(1 / 127.5, offset=-1.0)(image)
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 1)(x))
+    x = L.Dense(5, activation="relu")(L.Concatenate()([sizes, x]))
+    return keras.Model([sizes, image], L.Dense(1, activation="sigmoid")(x))
+
+
 MODELS = {
+    "image_and_vector": _image_and_vector,
     "classifier": tiny.make_classifier,
     "sequential": _sequential,
     "nested": _nested,
@@ -196,9 +205,9 @@ def _two_outputs():
 
 
 def _two_inputs():
-    inputs = [keras.Input((8, 8, 3), name="left"), keras.Input((4,), name="right")]
-    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 1)(inputs[0]))
-    return keras.Model(inputs, L.Dense(1)(L.Concatenate()([x, inputs[1]])))
+    inputs = [keras.Input((8, 8, 3), name="left"), keras.Input((4, 4, 3), name="right")]
+    parts = [L.GlobalAveragePooling2D()(L.Conv2D(4, 1)(part)) for part in inputs]
+    return keras.Model(inputs, L.Dense(1)(L.Concatenate()(parts)))
 
 
 def _steps():

@@ -203,7 +203,9 @@ def _cut(
     table = make_table(calls, layers, weights)
     kept, unknown, found = set(table.names), None, None
     dropped = tuple(name for name in whole.names if name not in kept)
-    part = stored_pixels.StoredModelPart(flat.inputs[0], calls, weights)
+    image = cut_rules.find_mixed_image(inputs)
+    place = 0 if image is None else inputs.index(image)
+    part = stored_pixels.StoredModelPart(flat.inputs[place], calls, weights)
     try:
         if kind == cut_rules.IMAGE:
             found = stored_pixels.find_pixel_range(

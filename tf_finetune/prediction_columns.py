@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import column_names, column_tables, columns, examples, table_rows
+from tf_finetune.data import (
+    column_names,
+    column_tables,
+    columns,
+    examples,
+    table_rows,
+    vector_columns,
+)
 
 _ENDINGS = " or ".join((", ".join(table_rows.ENDINGS[:-1]), table_rows.ENDINGS[-1]))
 _CHUNK_ROWS = 1024
@@ -105,6 +112,8 @@ def _parse(
     for line, cells in chunk:
         if len(cells) != len(names):
             message = f"expected {len(names)} columns. Received {len(cells)}"
+            if isinstance(cells, vector_columns.BadRow):
+                message = cells.fault.removesuffix(".")
             yield ColumnInput(path, line, {}, message)
             continue
         by_name = dict(zip(parser.number_names, numbers[row : row + 1].T, strict=True))
@@ -142,6 +151,7 @@ def _open(
     if message:
         raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
     names, rows = table_rows.open_rows(path, data, expected=column_tables.EXPECTED)
+    names, rows = _take_vectors(path, spec, names=names, rows=rows)
     absent = [name for name in spec.columns if name not in names]
     if absent:
         hint = examples.nearest_name(absent[0], names) if len(absent) == 1 else ""
@@ -155,6 +165,25 @@ def _open(
         )
         raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
     return names, rows
+
+
+def _take_vectors(
+    path: str, spec: columns.ColumnsSpec, *, names: list[str], rows: Iterator[table_rows.Row]
+) -> tuple[list[str], Iterator[table_rows.Row]]:
+    """Takes the vectors apart that the model takes; a row of another length has an error."""
+    taken = vector_columns.find_vectors(spec.columns)
+    if not table_rows.has_lists(path) or not taken:
+        return names, rows
+    found, rows = vector_columns.find_lengths(names, rows)
+    for name in set(taken) & set(found):
+        if taken[name] != found[name]:
+            message = (
+                f"{findings.one_line(path)} has {found[name]} numbers in the first cell of "
+                f"'{findings.one_line(name)}'. The model takes {taken[name]}."
+            )
+            raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
+    lengths = {name: length for name, length in taken.items() if name in found}
+    return vector_columns.take_apart(names, rows, lengths)
 
 
 def stack_values(rows: Sequence[Values]) -> Values:

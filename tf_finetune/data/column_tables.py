@@ -28,6 +28,7 @@ from tf_finetune.data import (
     json_rows,
     row_keys,
     table_rows,
+    vector_columns,
 )
 
 EXPECTED = "of numbers and a label"
@@ -108,7 +109,7 @@ def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
 
 def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
     names, rows = table_rows.open_rows(path, spec, expected=EXPECTED)
-    found = column_names.read_feature_columns(spec, names, path=path)
+    names, rows, found = _choose_columns(spec, path, names=names, rows=rows)
     if set(names) <= set(found.names):
         message = (
             f"{column_names.FLAG}={findings.one_line(spec.feature_columns)} takes every column of "
@@ -125,6 +126,20 @@ def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
         with progress.ProgressBar("Reading rows", None) as bar:
             reader.read(rows, bar.update)
     return reader.finish()
+
+
+def _choose_columns(
+    spec: specs.DataSpec, path: str, *, names: list[str], rows: Iterator[table_rows.Row]
+) -> tuple[list[str], Iterator[table_rows.Row], columns.FeatureColumns]:
+    """The feature columns, and the table with those that are vectors taken apart."""
+    if not table_rows.has_lists(path):
+        return names, rows, column_names.read_feature_columns(spec, names, path=path)
+    lengths, rows = vector_columns.find_lengths(names, rows)
+    found = column_names.read_feature_columns(spec, names, path=path, lengths=lengths)
+    taken = vector_columns.find_vectors(found.names)
+    chosen = {name: length for name, length in lengths.items() if taken.get(name) == length}
+    names, rows = vector_columns.take_apart(names, rows, chosen)
+    return names, rows, found
 
 
 class FeatureParser:
@@ -269,6 +284,9 @@ class _Reader:
             if len(cells) == width:
                 lines.append(line)
                 kept.append(cells)
+                continue
+            if isinstance(cells, vector_columns.BadRow):
+                self._report(cells.fault, line)
                 continue
             names = findings.list_first(self._names, limit=10)
             self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)

@@ -27,6 +27,18 @@ def is_json(path: str) -> bool:
     return path.lower().endswith(json_rows.ENDINGS)
 
 
+def has_lists(path: str) -> bool:
+    """Whether a cell of a table can be a list.
+
+    Args:
+      path: the file.
+
+    Returns:
+      True of JSONL.
+    """
+    return is_json(path)
+
+
 def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
     """What joins several names in a label cell of a table.
 

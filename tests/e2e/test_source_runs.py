@@ -1,0 +1,82 @@
+"""Every further source through the whole verb: what can be separated is, and what cannot fails."""
+
+import json
+import random
+
+import pytest
+import tensorflow as tf
+
+from tests.data import table_files
+from tf_finetune import main
+
+PHASE = "--phase=name=head,epochs=25,freeze=all,learning_rate=0.03"
+VECTORS = ("--feature_columns=embedding", PHASE, "--batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "mlp.keras"
+    table_files.make_network().save(path)
+    return str(path)
+
+
+def train(model, data, folder, *flags):
+    return main.main([f"--model={model}", f"--data={data}", f"--workdir={folder}", *flags])
+
+
+def predict(source, path, output):
+    flags = ["--mode=predict", source, f"--input={path}", f"--output={output}"]
+    assert main.main(flags) == 0
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def write_vectors(path, *, count=150, seed=0, shuffled=False):
+    """JSONL of a vector and the class that it separates, or one of no meaning."""
+    rows = table_files.make_rows(count, seed=seed)
+    labels = [row[4] for row in rows]
+    if shuffled:
+        random.Random(1).shuffle(labels)
+    with path.open("w") as file:
+        for row, label in zip(rows, labels, strict=True):
+            numbers = [float(cell) for cell in row[:4]]
+            file.write(json.dumps({"embedding": numbers, "label": label}) + "\n")
+    return path, labels
+
+
+def test_vectors_of_jsonl(tmp_path, network, capsys):
+    data, _ = write_vectors(tmp_path / "a.jsonl")
+    folder = tmp_path / "run"
+    assert train(network, data, folder, *VECTORS, "--require_min=test/accuracy:1.0") == 0
+    more, labels = write_vectors(tmp_path / "b.jsonl", count=9, seed=1)
+    with more.open("a") as file:
+        file.write('{"embedding": [1, 2]}\n')
+    by_run = predict(f"--workdir={folder}", more, tmp_path / "run.jsonl")
+    by_export = predict(f"--model={folder}/export/1", more, tmp_path / "export.jsonl")
+    for found in (by_run, by_export):
+        predicted = [row["predictions"]["label"]["predicted"] for row in found[:9]]
+        assert predicted == [[label] for label in labels]
+        assert found[9]["error"] == (
+            "column 'embedding': expected a list of 4 numbers, as in the first row. Received 2"
+        )
+    signature = tf.saved_model.load(f"{folder}/export/1").signatures["serving_default"]
+    vectors = [json.loads(line)["embedding"] for line in more.read_text().splitlines()[:9]]
+    served = signature(features=tf.constant(vectors, tf.float32))
+    assert served["classes"].numpy().tolist() == [label.encode() for label in labels]
+    capsys.readouterr()
+    flags = ["--mode=evaluate", f"--workdir={folder}", f"--test_data={data}"]
+    assert main.main(flags) == 0
+    assert "135 of 150 examples were used in training or validation" in capsys.readouterr().out
+    (tmp_path / "c.jsonl").write_text('{"embedding": [1, 2]}\n')
+    flags = ["--mode=predict", f"--workdir={folder}", f"--output={tmp_path}/c.csv"]
+    assert main.main([*flags, f"--input={tmp_path}/c.jsonl"]) == 2
+    assert (
+        f"error: {tmp_path}/c.jsonl has 2 numbers in the first cell of 'embedding'. The model "
+        "takes 4."
+    ) in capsys.readouterr().err
+
+
+def test_vectors_of_jsonl_with_random_labels(tmp_path, network, capsys):
+    data, _ = write_vectors(tmp_path / "a.jsonl", shuffled=True)
+    flags = (*VECTORS, "--require_min=test/accuracy:0.9")
+    assert train(network, data, tmp_path / "run", *flags) == 3
+    assert "--require_min=test/accuracy:0.9 is not met" in capsys.readouterr().err

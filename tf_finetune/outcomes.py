@@ -32,6 +32,7 @@ from tf_finetune.data import (
     known_classes,
     leaks,
     loading,
+    memory_source,
     pipeline,
     preprocessing,
 )
@@ -129,12 +130,17 @@ def _check_classes(
 
 
 def load_other_split(
-    source: str, spec: specs.RunSpec, outcome: trained.TrainedModel, *, folder: str, name: str
+    source: str | memory_source.Arrays,
+    spec: specs.RunSpec,
+    outcome: trained.TrainedModel,
+    *,
+    folder: str,
+    name: str,
 ) -> tuple[loading.Split, tuple[findings.Problem, ...]]:
     """All examples of another source, under the classes of a finished run.
 
     Args:
-      source: in a form of --data.
+      source: in a form of --data, or examples in memory.
       spec: the run's own, for its columns and options.
       outcome: its model.
       folder: its workdir, for split.csv.
@@ -155,14 +161,14 @@ def load_other_split(
         infos=outcome.heads,
         name=name,
     )
-    _check_kind(split, outcome, source)
+    _check_kind(split, outcome, str(source))
     nothing = dataclasses.replace(
         split,
         keys=split.keys[:0],
         indices=split.indices[:0],
         labels={head: values[:0] for head, values in split.labels.items()},
     )
-    info = loading.DatasetInfo(source, len(split), (), "")
+    info = loading.DatasetInfo(str(source), len(split), (), "")
     splits, _, problems = pipeline.read_images(
         loading.Splits(split, nothing, nothing, outcome.heads, info),
         outcome.preprocessing,

@@ -9,6 +9,7 @@ from tf_finetune import specs
 SOURCE_SCHEMES = (
     "tfds:",
     "sklearn:",
+    "arrays:",
     "keras:",
     "kerashub:",
     "hf://",

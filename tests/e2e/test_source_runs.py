@@ -3,11 +3,14 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_finetune as tff
+from tests import tiny
 from tests.data import table_files
-from tf_finetune import main
+from tf_finetune import main, outcomes
 
 PHASE = "--phase=name=head,epochs=25,freeze=all,learning_rate=0.03"
 VECTORS = ("--feature_columns=embedding", PHASE, "--batch_size=16")
@@ -80,3 +83,67 @@ def test_vectors_of_jsonl_with_random_labels(tmp_path, network, capsys):
     flags = (*VECTORS, "--require_min=test/accuracy:0.9")
     assert train(network, data, tmp_path / "run", *flags) == 3
     assert "--require_min=test/accuracy:0.9 is not met" in capsys.readouterr().err
+
+
+def make_colors(count=90, size=12, *, seed=0):
+    """Images of three solid colours with a little noise, and their names."""
+    generator = np.random.default_rng(seed)
+    names = sorted(tiny.COLORS)
+    labels = [names[number % 3] for number in range(count)]
+    pixels = np.array([tiny.COLORS[label] for label in labels])[:, np.newaxis, np.newaxis]
+    noise = generator.integers(-20, 21, (count, size, size, 3))
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8), labels
+
+
+def color_spec(classifier, folder, **data):
+    phase = tff.PhaseSpec(name="head", epochs=40, freeze="all", learning_rate=0.03)
+    return tff.RunSpec(
+        workdir=str(folder),
+        model=tff.ModelSpec(model=str(classifier), pixel_range="0..1"),
+        data=tff.DataSpec(**data),
+        train=tff.TrainSpec(phases=(phase,), batch_size=16),
+        export=tff.ExportSpec(require_min=("test/accuracy:1.0",)),
+    )
+
+
+def test_arrays_from_python(tmp_path, classifier):
+    images, labels = make_colors()
+    spec = color_spec(classifier, tmp_path / "run")
+    lines = []
+    summary = tff.train(spec, data=(images, labels), announce=lines.append)
+    assert summary["test"]["label"]["accuracy"] == 1.0
+    assert summary["examples"] == {"train": 72, "validation": 9, "test": 9}
+    served = tf.saved_model.load(summary["export"]["path"]).signatures["serving_default"]
+    answer = served(image=tf.constant(images[:3], tf.float32))
+    assert answer["classes"].numpy().tolist() == [label.encode() for label in labels[:3]]
+    # The same arrays again are the same run; others are not.
+    assert tff.train(spec, data=(images, labels), announce=lines.append) == summary
+    with pytest.raises(tff.RefusedError, match="holds another run; its flags differ"):
+        tff.train(spec, data=(images[::-1], labels[::-1]))
+    more = make_colors(9, seed=1)
+    lines.clear()
+    reports = tff.evaluate(str(tmp_path / "run"), test_data=more, announce=lines.append)
+    assert reports["test"].heads["label"].metrics["accuracy"] == 1.0
+    assert any("cannot be listed any more" in line for line in lines)
+    with pytest.raises(tff.RefusedError, match="they are on no disk"):
+        tff.evaluate(str(tmp_path / "run"))
+
+
+def test_a_tf_dataset_with_a_test_set_step_by_step(tmp_path, classifier):
+    images, labels = make_colors()
+    dataset = tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+    test = tf.data.Dataset.from_tensor_slices(make_colors(12, seed=1)).batch(5)
+    spec = color_spec(classifier, tmp_path / "run")
+    splits = tff.load_data(spec.data, data=dataset.shuffle(90), test_data=test)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (81, 9, 12)
+    summary = tff.train(spec, data=dataset.batch(8), test_data=test, announce=lambda line: None)
+    assert summary["examples"]["test"] == 12
+    assert summary["test"]["label"]["accuracy"] == 1.0
+
+
+def test_arrays_with_random_labels(tmp_path, classifier):
+    images, labels = make_colors()
+    random.Random(1).shuffle(labels)
+    spec = color_spec(classifier, tmp_path / "run")
+    with pytest.raises(outcomes.RequirementError, match=r"test/accuracy:1\.0 is not met"):
+        tff.train(spec, data=(images, labels), announce=lambda line: None)

@@ -320,7 +320,7 @@ class _Reader:
             strings = [strings[row] for row in good]
         if not cells:
             return
-        if self._dtype is np.float32 and _needs_float64(numbers):
+        if self._dtype is np.float32 and needs_float64(numbers):
             raise _WideNumbersError
         self._writer.write(numbers)
         for name, values in zip(self._strings, zip(*strings, strict=True), strict=True):
@@ -422,7 +422,15 @@ def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
     return joined
 
 
-def _needs_float64(numbers: np.ndarray) -> bool:
+def needs_float64(numbers: np.ndarray) -> bool:
+    """Whether float32 would change whole numbers.
+
+    Args:
+      numbers: finite, of any shape.
+
+    Returns:
+      True if some whole number is no float32.
+    """
     if not numbers.size or np.abs(numbers).max() <= _MAX_EXACT:
         return False
     large = numbers[np.abs(numbers) > _MAX_EXACT]

@@ -10,6 +10,7 @@ from tf_finetune import findings, specs
 from tf_finetune.data import (
     examples,
     image_folder,
+    memory_source,
     sklearn_source,
     table_rows,
     tables,
@@ -59,12 +60,14 @@ def find_source(text: str, *, flag: str) -> Loader:
     )
 
 
-def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+def load_source(
+    spec: specs.DataSpec, text: str | memory_source.Arrays, *, flag: str
+) -> examples.Examples:
     """Lists the examples of one source.
 
     Args:
       spec: the data options.
-      text: a value of --data, --validation_data or --test_data.
+      text: a value of --data, --validation_data or --test_data; or examples in memory.
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
@@ -74,6 +77,8 @@ def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examp
       findings.RefusedError: nothing can be listed, see the loaders; or --text_column or
         --feature_columns is given for a source that is no table.
     """
+    if isinstance(text, memory_source.Arrays):
+        return memory_source.load(spec, text, flag=flag)
     loader = find_source(text, flag=flag)
     for name in ("text_column", "feature_columns"):
         value = getattr(spec, name)
@@ -95,6 +100,11 @@ def _describe_unknown(text: str, flag: str) -> str:
         return (
             f"{shown} is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. Expected "
             f"{EXPECTED}."
+        )
+    if text.startswith(memory_source.PREFIX):
+        return (
+            f"{shown} names examples that were handed over in Python, and they are on no disk. "
+            f"Hand them over again, or give --{flag} a file."
         )
     head, colon, name = text.partition(":")
     hint = ""

@@ -20,7 +20,7 @@ from tf_finetune import findings, regular_files, specs
 from tf_finetune.data import (
     examples,
     image_stores,
-    label_encoding,
+    known_names,
     record_features,
     record_framing,
 )
@@ -232,37 +232,14 @@ def _to_examples(listing: _Listing, text: str) -> examples.Examples:
         raise findings.RefusedError(
             findings.Problem(message, path=text, flag="--label_column"), *listing.problems
         )
-    classes = _read_classes(listing.spec)
+    classes = known_names.read_names(listing.spec)
     return examples.Examples(
         source=text,
         keys=examples.object_array([listing.keys[row] for row in order]),
         inputs=image_stores.SliceImages(
             examples.object_array(listing.paths), *np.ascontiguousarray(places.T)
         ),
-        labels={name: _name_numbers(cells, classes) for name, cells in columns.items()},
+        labels={name: known_names.name_numbers(cells, classes) for name, cells in columns.items()},
         identity="\n".join(listing.stamps),
         problems=tuple(listing.problems),
-    )
-
-
-def _read_classes(spec: specs.DataSpec) -> tuple[str, ...]:
-    try:
-        return label_encoding.read_classes(spec.classes) or ()
-    except findings.RefusedError:
-        return ()  # label_encoding says so itself
-
-
-def _name_numbers(cells: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Numbers as names of --classes, unless they are names themselves."""
-    flat = {name for cell in cells for name in (cell if isinstance(cell, tuple) else (cell,))}
-    if not classes or flat & set(classes):
-        return cells
-    names = {str(number): name for number, name in enumerate(classes)}
-    return examples.object_array(
-        [
-            tuple(names.get(name, name) for name in cell)
-            if isinstance(cell, tuple)
-            else names.get(cell, cell)
-            for cell in cells
-        ]
     )

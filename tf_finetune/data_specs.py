@@ -20,8 +20,8 @@ class DataSpec(options.CheckedSpec):
     data: str = option(
         "",
         "Folder of class folders, .csv of path,label or text,label, .tfrecord of tf.train.Example "
-        "(or a pattern of several), tfds:NAME[:config] or sklearn:NAME. A folder with train, "
-        "validation and test folders inside keeps that split.",
+        "(or a pattern of several), tfds:NAME[:config][/split] or sklearn:NAME. A folder with "
+        "train, validation and test folders inside keeps that split.",
     )
     validation_data: str | None = option(None, "Validation examples, in a form of --data.")
     test_data: str | None = option(None, "Test examples, in a form of --data.")
@@ -127,7 +127,9 @@ class DataSpec(options.CheckedSpec):
         "Reads images also through symbolic links that lead out of the data folder. Only where you "
         "made the links yourself.",
     )
-    tfds_data_dir: str | None = option(None, "Where prepared tfds: data sets are.")
+    tfds_data_dir: str | None = option(
+        None, "Where prepared tfds: data sets are; others are put there."
+    )
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

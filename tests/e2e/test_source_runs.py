@@ -6,14 +6,20 @@ import random
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 import tf_finetune as tff
-from tests import tiny
+from tests import task_data, tiny
 from tests.data import table_files
 from tf_finetune import main, outcomes
 
 PHASE = "--phase=name=head,epochs=25,freeze=all,learning_rate=0.03"
 VECTORS = ("--feature_columns=embedding", PHASE, "--batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return task_data.write_model(tmp_path_factory.mktemp("model") / "primaries.keras")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ def make_colors(count=90, size=12, *, seed=0):
 
 
 def color_spec(classifier, folder, **data):
-    phase = tff.PhaseSpec(name="head", epochs=40, freeze="all", learning_rate=0.03)
+    phase = tff.PhaseSpec(name="head", epochs=25, freeze="all", learning_rate=0.1)
     return tff.RunSpec(
         workdir=str(folder),
         model=tff.ModelSpec(model=str(classifier), pixel_range="0..1"),
@@ -147,3 +153,77 @@ def test_arrays_with_random_labels(tmp_path, classifier):
     spec = color_spec(classifier, tmp_path / "run")
     with pytest.raises(outcomes.RequirementError, match=r"test/accuracy:1\.0 is not met"):
         tff.train(spec, data=(images, labels), announce=lambda line: None)
+
+
+class Colors(tfds.core.GeneratorBasedBuilder):
+    """Solid colours in two splits, or a text that names the colour."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    random_labels = False
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(12, 12, 3)),
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=sorted(tiny.COLORS)),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(90, 0), "test": self._generate_examples(30, 1)}
+
+    def _generate_examples(self, count, seed):
+        images, labels = make_colors(count, seed=seed)
+        told = random.Random(1).sample(labels, count) if self.random_labels else labels
+        for number, (image, label) in enumerate(zip(images, told, strict=True)):
+            text = f"{labels[number]} number {number}"
+            yield number, {"image": image, "text": text, "label": label}
+
+
+class RandomColors(Colors):
+    random_labels = True
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (Colors, RandomColors):
+        builder(data_dir=folder).download_and_prepare()
+    return folder
+
+
+COLOR_FLAGS = (
+    "--pixel_range=0..1",
+    "--phase=name=head,epochs=25,freeze=all,learning_rate=0.1",
+    "--batch_size=16",
+    "--require_min=test/accuracy:1.0",
+)
+
+
+def test_solid_colors_of_tfds(tmp_path, prepared, classifier, capsys):
+    """Must show 4: the splits that are named are the splits of the run."""
+    folder = tmp_path / "run"
+    data = ("--test_data=tfds:colors/test", f"--tfds_data_dir={prepared}", *COLOR_FLAGS)
+    assert train(classifier, "tfds:colors/train", folder, *data) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["examples"] == {"train": 81, "validation": 9, "test": 30}
+    served = tf.saved_model.load(summary["export"]["path"]).signatures["serve_bytes"]
+    images, labels = make_colors(3, seed=2)
+    encoded = [tf.io.encode_png(image) for image in images]
+    assert served(image_bytes=tf.stack(encoded))["classes"].numpy().tolist() == [
+        label.encode() for label in labels
+    ]
+    flags = ["--mode=evaluate", f"--workdir={folder}", "--require_min=test/accuracy:1.0"]
+    assert main.main(flags) == 0
+    capsys.readouterr()
+    assert train(classifier, "tfds:colors/tests", tmp_path / "other", *data) == 2
+    assert (
+        "error: --data=tfds:colors/tests: no split 'tests'. Did you mean 'test'? It has 'test', "
+        "'train'."
+    ) in capsys.readouterr().err
+
+
+def test_tfds_with_random_labels(tmp_path, prepared, classifier, capsys):
+    flags = ("--test_data=tfds:random_colors/test", f"--tfds_data_dir={prepared}", *COLOR_FLAGS)
+    assert train(classifier, "tfds:random_colors/train", tmp_path / "run", *flags) == 3
+    assert "--require_min=test/accuracy:1.0 is not met" in capsys.readouterr().err

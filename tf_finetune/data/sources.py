@@ -24,6 +24,7 @@ EXPECTED = (
     "a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or sklearn:NAME"
 )
 TABLE_LOADERS = (tables.load,)
+TEXT_LOADERS = (*TABLE_LOADERS, tfds_source.load)
 PREFIXES: dict[str, Loader] = {
     tfds_source.PREFIX: tfds_source.load,
     sklearn_source.PREFIX: sklearn_source.load,
@@ -82,8 +83,9 @@ def load_source(
     loader = find_source(text, flag=flag)
     for name in ("text_column", "feature_columns"):
         value = getattr(spec, name)
-        if value is not None and loader not in TABLE_LOADERS:
-            which = "that column" if name == "text_column" else "such columns"
+        is_text = name == "text_column"
+        if value is not None and loader not in (TEXT_LOADERS if is_text else TABLE_LOADERS):
+            which = "that column" if is_text else "such columns"
             message = (
                 f"--{name}={findings.one_line(value)} needs a .csv, .tsv or .jsonl with "
                 f"{which}. Received --{flag}={findings.one_line(text)}."

@@ -60,17 +60,23 @@ class DataSpec(options.CheckedSpec):
     )
     text_column: str | None = option(
         None,
-        "CSV column of texts, for models that take text; default: one named text, sentence or "
-        "review.",
+        "Column or feature of texts, for models that take text; default: one named text, sentence "
+        "or review.",
     )
     feature_columns: str | None = option(
         None,
-        "Columns of a table that a model of vectors or of named inputs takes: a,b,c, also x0..x99, "
-        "pixel_* and * with -id to leave some out; INPUT:a+b,OTHER:c where names alone do not tell "
-        "which input takes which; zip=string reads numbers as strings.",
+        "Columns of a table or features of TFRecords that a model of vectors or of named inputs "
+        "takes: a,b,c, also x0..x99, pixel_* and * with -id to leave some out; INPUT:a+b,OTHER:c "
+        "where names alone do not tell which input takes which; zip=string reads numbers as "
+        "strings.",
     )
     label_column: str | None = option(
         None, "Label column; default: the second of a CSV, label in a TFRecord."
+    )
+    record_schema: str | None = option(
+        None,
+        "What each TFRecord holds, default: as they come; name=int64, name=float32[N], bytes[] "
+        "(any number), uint8[28x28x1] (raw pixels), ? behind it where some lack it; or @FILE.",
     )
     label_delimiter: str = option(
         "|", "What joins the names in a cell that lists several labels, in a table."

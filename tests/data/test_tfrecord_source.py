@@ -149,7 +149,7 @@ def test_other_features(tmp_path):
 def test_no_label_feature(tmp_path):
     records = [record_files.example(image=PNGS[n], kind=n % 2, size=3) for n in range(4)]
     path = write(tmp_path / "a.tfrecord", *records)
-    assert data_files.refusal(load, path) == [
+    assert data_files.refusal(loading.load_data, specs.DataSpec(data=path)) == [
         f"{path}: no record has the feature 'label'. They have 'kind', 'size'. --label_column "
         "names another."
     ]
@@ -299,3 +299,24 @@ def test_names_of_record_files():
     assert all(map(tfrecord_source.is_record_path, names))
     others = ["a.csv", "tfrecord", "a.tfrecord.gz", "a.tfrecord-x", "*.jpg"]
     assert not any(map(tfrecord_source.is_record_path, others))
+
+
+def test_numbers_beside_the_only_class_are_asked_for(tmp_path):
+    records = [record_files.example(image=PNGS[n], kind=n % 2, a=n / 4) for n in range(12)]
+    path = write(tmp_path / "a.tfrecord", *records)
+    splits = loading.load_data(specs.DataSpec(data=path))
+    assert splits.info.label_columns == ("kind",)
+    heads = (specs.HeadSpec(kind="regression", label="a"),)
+    splits = loading.load_data(specs.DataSpec(data=path), heads=heads)
+    assert splits.train.labels["label"].ravel().tolist() == (splits.train.indices / 4).tolist()
+
+
+def test_heads_name_their_features(tmp_path):
+    records = [record_files.example(image=PNGS[n], kind=n % 2, size=n % 3) for n in range(12)]
+    path = write(tmp_path / "a.tfrecord", *records)
+    heads = (specs.HeadSpec(name="kind", kind="binary"), specs.HeadSpec(name="s", label="size"))
+    splits = loading.load_data(specs.DataSpec(data=path), heads=heads)
+    assert [(info.name, info.classes) for info in splits.heads] == [
+        ("kind", ("0", "1")),
+        ("s", ("0", "1", "2")),
+    ]

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import tf_finetune as tff
-from tests import task_data, tiny
-from tests.data import table_files
+from tests import task_data, tiny, tiny_text
+from tests.data import record_files, table_files
 from tf_finetune import main, outcomes
 
 PHASE = "--phase=name=head,epochs=25,freeze=all,learning_rate=0.03"
@@ -227,3 +227,88 @@ def test_tfds_with_random_labels(tmp_path, prepared, classifier, capsys):
     flags = ("--test_data=tfds:random_colors/test", f"--tfds_data_dir={prepared}", *COLOR_FLAGS)
     assert train(classifier, "tfds:random_colors/train", tmp_path / "run", *flags) == 3
     assert "--require_min=test/accuracy:1.0 is not met" in capsys.readouterr().err
+
+
+def write_records(path, examples):
+    path.write_bytes(b"".join(record_files.frame(record_files.example(**one)) for one in examples))
+    return path
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_vectors_of_records(tmp_path, network, shuffled):
+    rows = table_files.make_rows(150)
+    labels = [row[4].encode() for row in rows]
+    if shuffled:
+        random.Random(1).shuffle(labels)
+    data = write_records(
+        tmp_path / "a.tfrecord",
+        [
+            {"embedding": [float(cell) for cell in row[:4]], "label": label}
+            for row, label in zip(rows, labels, strict=True)
+        ],
+    )
+    schema = "--record_schema=embedding=float32[4],label=bytes"
+    flags = (*VECTORS, schema, "--require_min=test/accuracy:1.0")
+    assert train(network, data, tmp_path / "run", *flags) == (3 if shuffled else 0)
+    if not shuffled:
+        flags = ["--mode=evaluate", f"--workdir={tmp_path}/run", "--require_min=test/accuracy:1.0"]
+        assert main.main(flags) == 0
+        assert main.main([*flags, f"--test_data={data}"]) == 0
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_texts_of_records(tmp_path, shuffled):
+    rows = tiny_text.make_rows(120)
+    labels = [label.encode() for _, label in rows]
+    if shuffled:
+        random.Random(1).shuffle(labels)
+    data = write_records(
+        tmp_path / "a.tfrecord",
+        [
+            {"text": text.encode(), "label": label}
+            for (text, _), label in zip(rows, labels, strict=True)
+        ],
+    )
+    tiny_text.make_classifier().save(tmp_path / "words.keras")
+    flags = (
+        "--phase=name=fine,epochs=10,freeze=none,learning_rate=0.03",
+        "--batch_size=16",
+        "--require_min=test/accuracy:1.0",
+    )
+    code = train(tmp_path / "words.keras", data, tmp_path / "run", *flags)
+    assert code == (3 if shuffled else 0)
+    if not shuffled:
+        served = tf.saved_model.load(f"{tmp_path}/run/export/1").signatures["serving_default"]
+        answer = served(text=tf.constant(["a lovely great film", "dull and boring"]))
+        assert answer["classes"].numpy().tolist() == [b"pos", b"neg"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_raw_pixels_with_two_heads_in_records(tmp_path, classifier, shuffled):
+    generator = np.random.default_rng(0)
+    present = np.array([[number >> bit & 1 for bit in range(3)] for number in range(120)])
+    noise = generator.integers(-15, 16, (120, 12, 12, 3))
+    pixels = np.clip(40 + 170 * present[:, np.newaxis, np.newaxis] + noise, 0, 255)
+    told = generator.permutation(present) if shuffled else present
+    data = write_records(
+        tmp_path / "a.tfrecord",
+        [
+            {
+                "pixels": image.astype(np.uint8).tobytes(),
+                "count": int(flags.sum()),
+                "tags": np.flatnonzero(flags).tolist() or [9],
+            }
+            for image, flags in zip(pixels, told, strict=True)
+        ],
+    )
+    flags = (
+        "--record_schema=pixels=uint8[12x12x3],count=int64,tags=int64[]",
+        "--head=name=count,dropout=0",
+        "--head=name=tags,kind=multilabel,dropout=0",
+        "--pixel_range=0..1",
+        "--phase=name=head,epochs=25,learning_rate=0.1",
+        "--batch_size=16",
+        "--require_min=test/count/accuracy:1.0",
+        "--require_min=test/tags/accuracy:1.0",
+    )
+    assert train(classifier, data, tmp_path / "run", *flags) == (3 if shuffled else 0)

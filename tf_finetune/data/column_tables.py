@@ -9,6 +9,7 @@ number that follows from their other cells; rows with the same features are in o
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 import os
@@ -43,13 +44,19 @@ class _WideNumbersError(Exception):
     """A whole number does not fit float32."""
 
 
-def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+Opener = Callable[[], tuple[list[str], Iterator[table_rows.Row]]]
+
+
+def load(
+    spec: specs.DataSpec, text: str, *, flag: str, open_rows: Opener | None = None
+) -> examples.Examples:
     """Lists the rows of a table.
 
     Args:
       spec: the data options: `feature_columns`, `label_column`, `on_bad_example`, `encoding`.
       text: path of the table.
       flag: name of the flag that `text` stands in, for messages.
+      open_rows: begins the table, see `table_rows.open_rows`, which is the default.
 
     Returns:
       The examples, sorted by key. Every column that is no feature is a label column. Their
@@ -64,10 +71,12 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         if getattr(spec, other) is not None:
             message = f"--feature_columns and --{other} exclude each other. Leave one of them out."
             raise findings.RefusedError(findings.Problem(message, flag=column_names.FLAG))
+    if open_rows is None:
+        open_rows = functools.partial(table_rows.open_rows, text, spec, expected=EXPECTED)
     try:
-        return _read(spec, text, dtype=np.float32)
+        return _read(spec, text, dtype=np.float32, open_rows=open_rows)
     except _WideNumbersError:
-        return _read(spec, text, dtype=np.float64)
+        return _read(spec, text, dtype=np.float64, open_rows=open_rows)
     except OSError as error:
         message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
         raise encodings.refusal(text, message) from error
@@ -107,8 +116,8 @@ def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
     return dataclasses.replace(spec, feature_columns=settled)
 
 
-def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
-    names, rows = table_rows.open_rows(path, spec, expected=EXPECTED)
+def _read(spec: specs.DataSpec, path: str, *, dtype: type, open_rows: Opener) -> examples.Examples:
+    names, rows = open_rows()
     names, rows, found = _choose_columns(spec, path, names=names, rows=rows)
     if set(names) <= set(found.names):
         message = (
@@ -119,7 +128,7 @@ def _read(spec: specs.DataSpec, path: str, *, dtype: type) -> examples.Examples:
         problem = findings.Problem(message, path=path, flag=column_names.FLAG)
         raise findings.RefusedError(problem)
     reader = _Reader(spec, path, names=names, found=found, dtype=dtype)
-    size = os.path.getsize(path)
+    size = os.path.getsize(path) if os.path.isfile(path) else _BAR_BYTES
     if size < _BAR_BYTES:
         reader.read(rows, lambda num_rows: None)
     else:

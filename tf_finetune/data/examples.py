@@ -40,6 +40,7 @@ class Examples:
         into its split; None: each example is assigned by itself.
       groups: object [n] of str, the cells of --split_by: equal ones are in one split; None: no
         groups.
+      no_default: why no label column may be taken unasked, as an error's text; "": the first may.
       problems: errors and warnings found while listing.
     """
 
@@ -53,6 +54,7 @@ class Examples:
     identity: str = ""
     repeats: np.ndarray | None = None
     groups: np.ndarray | None = None
+    no_default: str = ""
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:

@@ -70,7 +70,7 @@ def apply(
     part = dataclasses.replace(
         part, labels=labels, groups=groups, splits=part.splits if column is None else codes
     )
-    return (part if len(rows) == len(part) else _select(part, rows)), problems
+    return (part if len(rows) == len(part) else select(part, rows)), problems
 
 
 def _find_absence(
@@ -178,7 +178,19 @@ def _problem(
     return findings.Problem(text, severity=severity, path=part.source, flag=flag)
 
 
-def _select(part: examples.Examples, rows: np.ndarray) -> examples.Examples:
+def select(part: examples.Examples, rows: np.ndarray) -> examples.Examples:
+    """Some of the examples of a source, or all in another order.
+
+    Args:
+      part: the source.
+      rows: int64 [m], which and in which order.
+
+    Returns:
+      The examples.
+
+    Raises:
+      TypeError: the inputs can only be read one after another.
+    """
     repeats = part.repeats
     if repeats is not None:
         # The first that is kept, where the first of all is not.

@@ -34,9 +34,9 @@ def has_lists(path: str) -> bool:
       path: the file.
 
     Returns:
-      True of JSONL.
+      True of JSONL, and of what is read as a table without being one; not of a CSV or TSV.
     """
-    return is_json(path)
+    return not path.lower().endswith((".csv", *csv_rows.TAB_ENDINGS))
 
 
 def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
@@ -49,7 +49,7 @@ def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
     Returns:
       The delimiter; None of JSONL, which has lists.
     """
-    return None if is_json(path) else spec.label_delimiter
+    return None if has_lists(path) else spec.label_delimiter
 
 
 def number_columns(count: int) -> list[str]:

@@ -60,13 +60,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     columns = _find_label_columns(features)
     if not columns:
         raise _refusal(shown, f"no class label among its features ({_list(features)})", flag)
-    if source.split:
-        fault = tfds_splits.find_fault(builder, source.split)
-        if fault:
-            raise _refusal(shown, fault, flag)
-        names, is_split, problems = [source.split], False, list[findings.Problem]()
-    else:
-        names, is_split, problems = _choose_splits(builder, shown=shown, flag=flag)
+    names, is_split, problems = _choose_splits(builder, source.split, shown=shown, flag=flag)
     taken = dict(columns) | ({text_name: features[text_name]} if text_name else {})
     with _refuse_errors(f"{shown} cannot be read", flag):
         read = {name: _read_columns(builder, name, taken) for name in names}
@@ -328,9 +322,14 @@ def _find_label_columns(features: dict[str, typing.Any]) -> dict[str, typing.Any
 
 
 def _choose_splits(
-    builder: typing.Any, *, shown: str, flag: str
+    builder: typing.Any, asked: str, *, shown: str, flag: str
 ) -> tuple[list[str], bool, list[findings.Problem]]:
     """(names of the splits to read, whether they are train, validation and test, warnings)."""
+    if asked:
+        fault = tfds_splits.find_fault(builder, asked)
+        if fault:
+            raise _refusal(shown, fault, flag)
+        return [asked], False, []
     names = sorted(name for name, split in builder.info.splits.items() if split.num_examples)
     if len(names) == 1:
         return names, False, []

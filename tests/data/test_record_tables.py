@@ -135,6 +135,26 @@ def test_a_schema_chooses_and_checks(tmp_path):
     assert len(load(path, **options, on_bad_example="skip")) == 20
 
 
+def test_no_record_is_as_the_schema_says(tmp_path):
+    path = write(tmp_path / "a.tfrecord", *make_vectors(range(7)))
+    options = {"feature_columns": "x", "record_schema": "x=float32[3],label=bytes"}
+    lines = data_files.refusal(load, path, **options)
+    assert lines[0] == (
+        f"{path}, record 1 is not as --record_schema says: its feature 'x' holds 2 values. "
+        f"Expected 3. {SKIP}"
+    )
+    assert len(lines) == 6 and lines[5] == f"{path}: and 2 more."
+
+
+def test_records_without_images_tell_how_they_are_read(tmp_path):
+    path = write(tmp_path / "a.tfrecord", *make_vectors())
+    assert data_files.refusal(load, path) == [
+        f"{path}: no record has the feature 'image'. They have 'age', 'color', 'label', 'x'. "
+        "--image_column names another; --text_column reads texts, --feature_columns numbers and "
+        "vectors."
+    ]
+
+
 def test_a_feature_that_comes_late_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(record_tables, "_FIRST_RECORDS", 5)
     late = record_files.example(text=b"late", label=1, other=b"x")

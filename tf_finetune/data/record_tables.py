@@ -75,18 +75,28 @@ def load(spec: specs.DataSpec, text: str, files: list[str], *, flag: str) -> exa
         `column_tables.load` and `text_tables.load_rows`.
     """
     records = _Records(spec, text, files)
+    try:
+        return records.finish(_load_rows(spec, text, records, flag=flag))
+    except findings.RefusedError as error:
+        # Of no good record a reader of tables only knows that there is no row.
+        if records.num_good or not records.problems:
+            raise
+        raise records.refuse_all() from error
+
+
+def _load_rows(
+    spec: specs.DataSpec, text: str, records: "_Records", *, flag: str
+) -> examples.Examples:
     if spec.feature_columns is not None:
-        part = column_tables.load(spec, text, flag=flag, open_rows=records.open)
-    else:
-        names, rows = records.open()
-        listed = list(rows)
-        if not listed:
-            raise records.refuse_all()
-        part = text_tables.load_rows(
+        return column_tables.load(spec, text, flag=flag, open_rows=records.open)
+    names, rows = records.open()
+    listed = list(rows)
+    if not listed:
+        raise records.refuse_all()
+    return text_tables.load_rows(
             spec, text, rows=[names, *(cells for _, cells in listed)],
             lines=[0, *(number for number, _ in listed)],
         )  # fmt: skip
-    return records.finish(part)
 
 
 class _Records:
@@ -102,7 +112,7 @@ class _Records:
         self.problems: list[findings.Problem] = []
         self._stamps: list[str] = []
         self._starts: list[int] = []
-        self._num_rows = 0
+        self._num_rows = self.num_good = 0
 
     def open(self) -> tuple[list[str], Iterator[table_rows.Row]]:
         """The names of the columns, and rows: (number of the record over all files, cells)."""
@@ -147,9 +157,10 @@ class _Records:
                     self._num_rows += 1
                     cells, fault = ({}, record.fault) if record.fault else self._parse(record)
                     if not fault:
+                        self.num_good += 1
                         yield self._num_rows, cells
                         continue
-                    self._report(f"{shown}, record {record.number} {fault}", shown)
+                    self._report(fault, shown, record=record.number)
                     if len(self.problems) - num_before >= _MAX_FAULTS:
                         text = f"{shown}: after {_MAX_FAULTS} bad records the rest is not read."
                         self.problems.append(findings.Problem(text, path=shown))
@@ -179,7 +190,7 @@ class _Records:
             )
         return {name: cell for name, cell in cells.items() if cell is not None}, ""
 
-    def _report(self, message: str, path: str) -> None:
+    def _report(self, fault: str, path: str, *, record: int) -> None:
         skip = self._spec.on_bad_example == "skip"
         advice = (
             "Skipped."
@@ -187,9 +198,9 @@ class _Records:
             else ("Repair the file; --on_bad_example=skip leaves the record out.")
         )
         severity = findings.WARNING if skip else findings.ERROR
-        self.problems.append(
-            findings.Problem(f"{message}. {advice}", severity, path, flag="--on_bad_example=skip")
-        )
+        message = f"{path}, record {record} {fault}. {advice}"
+        flag = "--on_bad_example=skip"
+        self.problems.append(findings.Problem(message, severity, path, line=record, flag=flag))
 
     def _place(self, number: int) -> tuple[str, int]:
         """(file, number of the record in it from 1)."""
@@ -211,7 +222,7 @@ class _Records:
                 "records."
             )
             problems = [findings.Problem(message, path=self._text)]
-        return findings.RefusedError(*problems)
+        return findings.RefusedError(*examples.cut_problems(problems))
 
     def finish(self, part: examples.Examples) -> examples.Examples:
         """What a reader of tables made of the rows, as examples of records."""

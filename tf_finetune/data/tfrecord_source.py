@@ -223,10 +223,13 @@ def _refuse(listing: _Listing, flag: str) -> None:
     if listing.num_without_image >= max(len(problems), 1):
         column = listing.spec.image_column
         hint = "" if column is None else examples.nearest_name(column, sorted(listing.seen))
+        others = "; --text_column reads texts, --feature_columns numbers and vectors"
+        others = others if column is None else ""
         message = (
             f"{listing.source}: no record has the feature "
             f"'{findings.one_line(column or _IMAGE_FEATURES[0])}'.{hint} They have "
-            f"{record_features.describe(sorted(listing.seen))}. --image_column names another."
+            f"{record_features.describe(sorted(listing.seen))}. --image_column names another"
+            f"{others}."
         )
         problems = [findings.Problem(message, path=listing.source, flag="--image_column")]
     if not problems:

@@ -142,6 +142,19 @@ def test_a_tf_dataset_with_a_test_set_step_by_step(tmp_path, classifier):
     spec = color_spec(classifier, tmp_path / "run")
     splits = tff.load_data(spec.data, data=dataset.shuffle(90), test_data=test)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (81, 9, 12)
+    backbone = tff.load_backbone(spec.model)
+    pre = tff.make_preprocessing(spec.data, input_shape=backbone.input_shape)
+    splits, pre, _ = tff.read_images(splits, pre, on_bad_example="error")
+    heads = (tff.HeadSpec(name="label", dropout=0.0),)
+    model = tff.attach_heads(backbone, heads=heads, infos=splits.heads)
+    phases = tff.plan_phases(
+        spec.train, spec.freeze, table=backbone.table, num_train_examples=len(splits.train)
+    )
+    task = tff.Task(splits=splits, preprocessing=pre, heads=heads, train=spec.train, phases=phases)
+    tff.fit(model, backbone, task, announce=lambda line: None)
+    batches = tff.make_dataset(splits.test, pre, batch_size=5)
+    report = tff.evaluate_model(model, batches, heads=splits.heads, split="test")
+    assert report.heads["label"].metrics["accuracy"] == 1.0
     summary = tff.train(spec, data=dataset.batch(8), test_data=test, announce=lambda line: None)
     assert summary["examples"]["test"] == 12
     assert summary["test"]["label"]["accuracy"] == 1.0

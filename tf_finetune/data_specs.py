@@ -20,8 +20,8 @@ class DataSpec(options.CheckedSpec):
     data: str = option(
         "",
         "Folder of class folders, .csv of path,label or text,label, .tfrecord of tf.train.Example "
-        "(or a pattern of several), tfds:NAME[:config] or sklearn:NAME. A folder with train, "
-        "validation and test folders inside keeps that split.",
+        "(or a pattern of several), tfds:NAME[:config][/split] or sklearn:NAME. A folder with "
+        "train, validation and test folders inside keeps that split.",
     )
     validation_data: str | None = option(None, "Validation examples, in a form of --data.")
     test_data: str | None = option(None, "Test examples, in a form of --data.")
@@ -60,18 +60,23 @@ class DataSpec(options.CheckedSpec):
     )
     text_column: str | None = option(
         None,
-        "CSV column of texts, for models that take text; default: one named text, sentence or "
-        "review.",
+        "Column or feature of texts, for models that take text; default: one named text, sentence "
+        "or review.",
     )
     feature_columns: str | None = option(
         None,
-        "Columns of a table that a model of vectors or of named inputs takes: a,b,c, also x0..x99, "
-        "pixel_* and * with -id to leave some out; INPUT:a+b,OTHER:c where names alone do not tell "
-        "which input takes which; zip=string reads numbers as strings. Beside --image_column or "
-        "--text_column each row gives both.",
+        "Columns of a table or features of TFRecords that a model of vectors or of named inputs "
+        "takes: a,b,c, also x0..x99, pixel_* and * with -id to leave some out; INPUT:a+b,OTHER:c "
+        "where names alone do not tell which input takes which; zip=string reads numbers as "
+        "strings. Of a table, beside --image_column or --text_column each row gives both.",
     )
     label_column: str | None = option(
         None, "Label column; default: the second of a CSV, label in a TFRecord."
+    )
+    record_schema: str | None = option(
+        None,
+        "What each TFRecord holds, default: as they come; name=int64, name=float32[N], bytes[] "
+        "(any number), uint8[28x28x1] (raw pixels), ? behind it where some lack it; or @FILE.",
     )
     label_delimiter: str = option(
         "|", "What joins the names in a cell that lists several labels, in a table."
@@ -128,7 +133,9 @@ class DataSpec(options.CheckedSpec):
         "Reads images also through symbolic links that lead out of the data folder. Only where you "
         "made the links yourself.",
     )
-    tfds_data_dir: str | None = option(None, "Where prepared tfds: data sets are.")
+    tfds_data_dir: str | None = option(
+        None, "Where prepared tfds: data sets are; others are put there."
+    )
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

@@ -31,6 +31,7 @@ from tf_finetune.data import (
     known_classes,
     leaks,
     loading,
+    memory_source,
     mixed_spec,
     pipeline,
     preprocessing,
@@ -130,12 +131,17 @@ def _check_classes(
 
 
 def load_other_split(
-    source: str, spec: specs.RunSpec, outcome: trained.TrainedModel, *, folder: str, name: str
+    source: str | memory_source.Arrays,
+    spec: specs.RunSpec,
+    outcome: trained.TrainedModel,
+    *,
+    folder: str,
+    name: str,
 ) -> tuple[loading.Split, tuple[findings.Problem, ...]]:
     """All examples of another source, under the classes of a finished run.
 
     Args:
-      source: in a form of --data.
+      source: in a form of --data, or examples in memory.
       spec: the run's own, for its columns and options.
       outcome: its model.
       folder: its workdir, for split.csv.
@@ -156,9 +162,9 @@ def load_other_split(
         infos=outcome.heads,
         name=name,
     )
-    _check_kind(split, outcome, source)
+    _check_kind(split, outcome, str(source))
     nothing = split.take(np.empty(0, np.int64))
-    info = loading.DatasetInfo(source, len(split), (), "")
+    info = loading.DatasetInfo(str(source), len(split), (), "")
     splits, _, problems = pipeline.read_images(
         loading.Splits(split, nothing, nothing, outcome.heads, info),
         outcome.preprocessing,

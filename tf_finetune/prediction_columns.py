@@ -21,6 +21,7 @@ from tf_finetune.data import (
     examples,
     mixed_spec,
     table_rows,
+    vector_columns,
 )
 
 _ENDINGS = " or ".join((", ".join(table_rows.ENDINGS[:-1]), table_rows.ENDINGS[-1]))
@@ -119,6 +120,8 @@ def _parse(
     for line, cells in chunk:
         if len(cells) != len(names):
             message = f"expected {len(names)} columns. Received {len(cells)}"
+            if isinstance(cells, vector_columns.BadRow):
+                message = cells.fault.removesuffix(".")
             yield ColumnInput(path, line, {}, message)
             continue
         by_name = dict(zip(parser.number_names, numbers[row : row + 1].T, strict=True))
@@ -161,6 +164,7 @@ def _open(
     if message:
         raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
     names, rows = table_rows.open_rows(path, data, expected=column_tables.EXPECTED)
+    names, rows = _take_vectors(path, spec, names=names, rows=rows)
     wanted = (beside, *spec.columns) if beside else spec.columns
     absent = [name for name in wanted if name not in names]
     if absent:
@@ -175,6 +179,25 @@ def _open(
         )
         raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
     return names, rows
+
+
+def _take_vectors(
+    path: str, spec: columns.ColumnsSpec, *, names: list[str], rows: Iterator[table_rows.Row]
+) -> tuple[list[str], Iterator[table_rows.Row]]:
+    """Takes the vectors apart that the model takes; a row of another length has an error."""
+    taken = vector_columns.find_vectors(spec.columns)
+    if not table_rows.has_lists(path) or not taken:
+        return names, rows
+    found, rows = vector_columns.find_lengths(names, rows)
+    for name in set(taken) & set(found):
+        if taken[name] != found[name]:
+            message = (
+                f"{findings.one_line(path)} has {found[name]} numbers in the first cell of "
+                f"'{findings.one_line(name)}'. The model takes {taken[name]}."
+            )
+            raise findings.RefusedError(findings.Problem(message, path=path, flag="--input"))
+    lengths = {name: length for name, length in taken.items() if name in found}
+    return vector_columns.take_apart(names, rows, lengths)
 
 
 def stack_values(rows: Sequence[Values]) -> Values:

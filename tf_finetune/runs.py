@@ -37,7 +37,7 @@ from tf_finetune import (
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, mixed_spec, pipeline, preprocessing
+from tf_finetune.data import leaks, memory_source, mixed_spec, pipeline, preprocessing
 from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
@@ -51,7 +51,14 @@ _NOT_TRAINED = (
 )
 
 
-def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> dict[str, Any]:
+def train(
+    spec: specs.RunSpec,
+    *,
+    announce: Callable[[str], None] = print,
+    data: Any = None,
+    validation_data: Any = None,
+    test_data: Any = None,
+) -> dict[str, Any]:
     """Fine-tunes, evaluates and exports.
 
     Asked again for a run that its workdir holds finished, it returns that run's summary.
@@ -59,6 +66,10 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
     Args:
       spec: the run; paths are relative to the current folder.
       announce: takes each line that tells what happens.
+      data: examples in memory in place of `spec.data.data`, see `data.memory_source.collect`. In
+        run.flags is their hash, so that a run with others is another run.
+      validation_data: the same in place of `spec.data.validation_data`.
+      test_data: the same in place of `spec.data.test_data`.
 
     Returns:
       The content of summary.json; with dry_run, {"status": "dry_run", "cost": ...}.
@@ -69,6 +80,10 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
       DivergedError: the loss became NaN; the workdir has the best weights before that.
     """
     clock = run_state.Clock()
+    given = memory_source.collect_all(
+        data=data, validation_data=validation_data, test_data=test_data
+    )
+    spec = dataclasses.replace(spec, data=memory_source.name_sources(spec.data, given))
     # Messages name paths as they were typed; what is written must mean the same from any folder.
     request = spec_paths.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
@@ -76,7 +91,7 @@ def train(spec: specs.RunSpec, *, announce: Callable[[str], None] = print) -> di
         for text in run_messages.describe_finished(finished, folder=folder):
             announce(text)
         return _finish_again(finished)
-    splits, problems = validation.examine(spec)
+    splits, problems = validation.examine(spec, given)
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors or splits is None:
         raise findings.RefusedError(*errors)

@@ -9,6 +9,7 @@ from tf_finetune import specs
 SOURCE_SCHEMES = (
     "tfds:",
     "sklearn:",
+    "arrays:",
     "keras:",
     "kerashub:",
     "hf://",
@@ -28,9 +29,6 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
       A spec that means the same in any folder.
     """
     data, model = spec.data, spec.model
-    classes = data.classes
-    if classes and classes.startswith("@"):
-        classes = "@" + os.path.abspath(classes[1:])
     return dataclasses.replace(
         spec,
         model=dataclasses.replace(
@@ -48,7 +46,8 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
             split_file=_absolute(data.split_file),
             tfds_data_dir=_absolute(data.tfds_data_dir),
             vocabulary=_absolute(data.vocabulary),
-            classes=classes,
+            classes=_absolute_list(data.classes),
+            record_schema=_absolute_list(data.record_schema),
         ),
         train=dataclasses.replace(spec.train, cache_dir=_absolute(spec.train.cache_dir)),
         export=dataclasses.replace(spec.export, export_dir=_absolute(spec.export.export_dir)),
@@ -59,6 +58,11 @@ def _absolute(path: str | None) -> str | None:
     if not path or path.startswith(SOURCE_SCHEMES):
         return path
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_list(text: str | None) -> str | None:
+    """A value that may be @FILE."""
+    return "@" + os.path.abspath(text[1:]) if text and text.startswith("@") else text
 
 
 def _absolute_module(module: str | None) -> str | None:

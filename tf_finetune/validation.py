@@ -4,6 +4,8 @@ Reads the disk (folders, tables, the head of a model file) and imports no Tensor
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from tf_finetune import evaluation, findings, option_values, specs, version_folders
 from tf_finetune.data import leaks, resampling
@@ -37,12 +39,13 @@ def find_problems(spec: specs.RunSpec) -> tuple[findings.Problem, ...]:
 
 
 def examine(
-    spec: specs.RunSpec,
+    spec: specs.RunSpec, given: Mapping[str, Any] | None = None
 ) -> tuple[data_loading.Splits | None, tuple[findings.Problem, ...]]:
     """`find_problems`, and the listed data so that nobody has to list them again.
 
     Args:
       spec: the run, in mode train.
+      given: examples in memory, see `data.memory_source.collect_all`.
 
     Returns:
       (splits, problems); splits is None where the data have an error.
@@ -64,7 +67,9 @@ def examine(
             problems += error.problems
     if spec.data.data:
         try:
-            splits = data_loading.load_data(spec.data, heads=spec.heads, seed=spec.seed)
+            splits = data_loading.load_data(
+                spec.data, heads=spec.heads, seed=spec.seed, **(given or {})
+            )
             problems += splits.problems
         except findings.RefusedError as error:
             problems += error.problems

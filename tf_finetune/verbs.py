@@ -34,7 +34,7 @@ _MAY_NOT_NEED_TENSORFLOW = ("inspect", "validate")
 def evaluate(
     workdir_path: str,
     *,
-    test_data: str | None = None,
+    test_data: Any = None,
     batch_size: int | None = None,
     max_image_pixels: int | None = None,
     require_min: Sequence[str] = (),
@@ -47,7 +47,8 @@ def evaluate(
 
     Args:
       workdir_path: folder of a finished run.
-      test_data: examples to measure instead, all of them, in a form of --data.
+      test_data: examples to measure instead, all of them: in a form of --data, or in memory, see
+        `data.memory_source.collect`.
       batch_size: examples at a time; default: the run's.
       max_image_pixels: see `run_folder.read_spec`.
       require_min: SPLIT/METRIC:VALUE that must be reached.
@@ -65,6 +66,7 @@ def evaluate(
       RequirementError: a requirement is not met.
     """
     from tf_finetune import evaluation, outcomes, report, run_messages, trained
+    from tf_finetune.data import memory_source
 
     spec = run_folder.read_spec(workdir_path, max_image_pixels=max_image_pixels)
     outcomes.check_report_places(workdir_path)
@@ -75,6 +77,8 @@ def evaluate(
         splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
     else:
         # Under "test", so that --require_min=test/... means these examples.
+        if not isinstance(test_data, str):
+            test_data = memory_source.collect(test_data, flag="test_data")
         split, warnings = outcomes.load_other_split(
             test_data, spec, outcome, folder=workdir_path, name="test"
         )

@@ -153,7 +153,7 @@ def test_a_late_key_of_jsonl(tmp_path):
 def test_features_of_a_folder_are_refused(tmp_path):
     data_files.write_files(tmp_path, cat=1)
     assert data_files.refusal(load, tmp_path, "a") == [
-        "--feature_columns=a needs a .csv, .tsv or .jsonl with such columns. Received "
+        "--feature_columns=a needs a .csv, .tsv, .jsonl or .tfrecord with such columns. Received "
         f"--data={tmp_path}."
     ]
 

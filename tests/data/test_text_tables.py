@@ -168,7 +168,7 @@ def test_only_tables_hold_texts(tmp_path):
     spec = specs.DataSpec(text_column="x")
     refusal = data_files.refusal(sources.load_source, spec, str(tmp_path), flag="data")
     assert refusal == [
-        "--text_column=x needs a .csv, .tsv or .jsonl with that column. Received "
+        "--text_column=x needs a .csv, .tsv, .jsonl or .tfrecord with that column. Received "
         f"--data={tmp_path}."
     ]
 

@@ -1,12 +1,17 @@
 """On data sets that are really prepared on the disk, without a network."""
 
+import functools
+import http.server
+import pathlib
 import shutil
+import threading
+import zipfile
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.data import data_files
+from tests.data import data_files, image_bytes
 from tf_finetune import specs
 from tf_finetune.data import loading, tfds_source
 
@@ -105,11 +110,55 @@ class Sentences(tfds.core.GeneratorBasedBuilder):
         yield 0, {"text": "x"}
 
 
+class Reviews(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "body": tfds.features.Text(),
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=NAMES),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(20), "test": self._generate_examples(6)}
+
+    def _generate_examples(self, size):
+        for number in range(size):
+            text = "" if size == 6 and number == 5 else f"{NAMES[number % 2]} {number} \u00e9"
+            yield number, {"body": f"body {number}", "text": text, "label": number % 2}
+
+
+class FetchedPhotos(_Photos):
+    """Its images come from a server, as those of most data sets."""
+
+    url = ""
+    sizes = (("train", 12),)
+
+    def _split_generators(self, dl_manager):
+        folder = dl_manager.download_and_extract(self.url)
+        return {"train": self._read_images(folder)}
+
+    def _read_images(self, folder):
+        for path in sorted(pathlib.Path(folder).glob("*/*.png")):
+            label = path.parent.name
+            yield path.name, {"image": path, "label": label, "tags": [], "note": ""}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A data folder with every data set, those without registered code renamed."""
     folder = tmp_path_factory.mktemp("tfds")
-    for builder in (OneSplitPhotos, SplitPhotos, ContestPhotos, OddPhotos, PlainPhotos, Sentences):
+    for builder in (
+        OneSplitPhotos,
+        SplitPhotos,
+        ContestPhotos,
+        OddPhotos,
+        PlainPhotos,
+        Sentences,
+        Reviews,
+    ):
         builder(data_dir=folder).download_and_prepare()
     for config in ("large", "small"):
         ConfigPhotos(data_dir=folder, config=config).download_and_prepare()
@@ -202,10 +251,10 @@ def test_data_that_cannot_be_used(prepared, tmp_path):
         f"prepared in {prepared}. Did you mean 'one_split_photos'? --tfds_data_dir names the "
         "folder of prepared data sets."
     ]
-    assert refused(prepared, "tfds:") == ["--data=tfds:: expected tfds:NAME or tfds:NAME:CONFIG."]
-    assert refused(prepared, "tfds:../x") == [
-        "--data=tfds:../x: expected tfds:NAME or tfds:NAME:CONFIG."
-    ]
+    for text in ("tfds:", "tfds:../x", "tfds:a:b:c", "tfds:a:1.0.0:2.0.0", "tfds:a:", "tfds:a/"):
+        assert refused(prepared, text) == [
+            f"--data={text}: expected tfds:NAME[:CONFIG][:VERSION][/SPLIT]."
+        ]
     assert refused(prepared, "tfds:config_photos") == [
         "--data=tfds:config_photos: choose a config, as tfds:config_photos:CONFIG, of 'large', "
         "'small'."
@@ -215,7 +264,10 @@ def test_data_that_cannot_be_used(prepared, tmp_path):
         "It has 'left', 'right'."
     ]
     assert refused(prepared, "tfds:sentences") == [
-        "--data=tfds:sentences: no image of 8 or 16 bits among its features ('text')."
+        "--data=tfds:sentences: no class label among its features ('text')."
+    ]
+    assert refused(prepared, "tfds:sentences", image_column="text") == [
+        "--data=tfds:sentences: --image_column=text is no image of it. It has none."
     ]
     assert refused(prepared, "tfds:plain_photos") == [
         "--data=tfds:plain_photos: no class label among its features ('photo')."
@@ -248,3 +300,124 @@ def test_damaged_files_are_refused(prepared, tmp_path):
     (folder / "dataset_info.json").write_text('{"splits": 3}')
     (line,) = refused(tmp_path, "tfds:damaged")
     assert line.startswith(f"--data=tfds:damaged: {folder} cannot be opened: ")
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [
+        ("train", range(12)),
+        ("test", range(4)),
+        ("train[:75%]", range(9)),
+        ("train[75%:]", range(9, 12)),
+        ("train[2:5]", range(2, 5)),
+        ("test+train[:2]", [0, 1, 2, 3, 0, 1]),
+    ],
+)
+def test_a_split_or_slice_is_read_alone(prepared, split, numbers):
+    spec = specs.DataSpec(tfds_data_dir=str(prepared))
+    whole = {
+        name: first_pixels(tfds_source.load(spec, f"tfds:split_photos/{name}", flag="data"))
+        for name in ("train", "test")
+    }
+    part = tfds_source.load(spec, f"tfds:split_photos/{split}", flag="data")
+    order = whole["train"] if "train" in split else whole["test"]
+    if "+" in split:
+        expected = whole["test"] + whole["train"][:2]
+    else:
+        expected = [order[number] for number in numbers]
+    assert first_pixels(part) == expected
+    assert part.labels["label"].tolist() == [NAMES[pixel // 10 % 2] for pixel in expected]
+    assert part.splits is None and part.problems == ()
+    assert part.identity == f"split_photos/1.0.0/{split}"
+    assert part.keys.tolist() == [f"{number:08d}" for number in range(len(expected))]
+
+
+def test_the_splits_that_are_named_are_used(prepared):
+    splits = load(prepared, "tfds:split_photos/train", test_data="tfds:split_photos/test")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (10, 2, 4)
+    assert splits.test.keys.tolist() == [f"test_data/{number:08d}" for number in range(4)]
+    splits = load(
+        prepared,
+        "tfds:split_photos:1.0.0/train[:8]",
+        validation_data="tfds:split_photos/train[8:]",
+        test_data="tfds:split_photos/test",
+    )
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (8, 4, 4)
+
+
+def test_splits_and_versions_that_cannot_be_read(prepared, tmp_path):
+    for split, message in (
+        ("tran", "no split 'tran'. Did you mean 'train'? It has 'test', 'train', 'unlabelled'."),
+        ("train+valid[:3]", "no split 'valid'. It has 'test', 'train', 'unlabelled'."),
+        ("train[:3", "'train[:3' is no split. Expected one as train, or a slice as train[:80%]."),
+        ("train[a]", "'train[a]' is no slice. Expected one as train[:80%] or train[100:200]."),
+        ("train[5:5]", "the split 'train[5:5]' holds no example."),
+    ):
+        assert refused(prepared, f"tfds:split_photos/{split}") == [
+            f"--data=tfds:split_photos/{split}: {message}"
+        ]
+    assert refused(prepared, "tfds:contest_photos/test") == [
+        "--data=tfds:contest_photos/test: the split 'test' has no labels."
+    ]
+    shutil.copytree(prepared / "one_split_photos", tmp_path / "photos")
+    shutil.copytree(tmp_path / "photos" / "1.0.0", tmp_path / "photos" / "1.10.0")
+    find = functools.partial(tfds_source.find_prepared, str(tmp_path), "photos", "")
+    assert find(version="1.0.0") == (str(tmp_path / "photos" / "1.0.0"), [])
+    assert find(version="3.0.0") == ("", [])
+    (line,) = refused(prepared, "tfds:one_split_photos:3.0.0")
+    assert line.startswith(
+        f"--data=tfds:one_split_photos:3.0.0 is not prepared in {prepared}, and preparing it failed"
+    )
+
+
+def test_texts_are_read_with_their_labels(prepared):
+    splits = load(prepared, "tfds:reviews/train")
+    assert splits.input_kind == "text" and splits.train.inputs.column == "text"
+    for split in (splits.train, splits.validation, splits.test):
+        names = [NAMES[label] for label in split.labels["label"]]
+        assert [text.split()[0] for text in split.texts] == names
+        assert all(text.endswith(" \u00e9") for text in split.texts)
+    splits = load(prepared, "tfds:reviews", text_column="body")
+    assert splits.train.texts[0].startswith("body ") and len(splits.test) == 6
+    (line,) = refused(prepared, "tfds:reviews/test")
+    assert line.startswith("--data=tfds:reviews/test: the text is empty of '0000000")
+    assert refused(prepared, "tfds:reviews", text_column="txt") == [
+        "--data=tfds:reviews: --text_column=txt is no text of it. Did you mean 'text'? It has "
+        "'body', 'text'."
+    ]
+    assert refused(prepared, "tfds:reviews", text_column="text", image_column="text") == [
+        "--data=tfds:reviews: --text_column and --image_column exclude each other."
+    ]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder that is served on this machine, and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_what_is_not_there_is_downloaded_and_prepared(server, tmp_path, monkeypatch):
+    folder, address = server
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        for number in range(12):
+            pixels = np.full((4, 5, 3), 10 * number, np.uint8)
+            name = f"{NAMES[number % 2]}/{number:02d}.png"
+            archive.writestr(name, image_bytes.encode(pixels, "PNG"))
+    monkeypatch.setattr(FetchedPhotos, "url", f"{address}/photos.zip")
+    splits = load(tmp_path / "data", "tfds:fetched_photos/train[:10]")
+    assert splits.info.num_examples == 10 and splits.heads[0].classes == NAMES
+    assert (tmp_path / "data" / "fetched_photos" / "1.0.0" / "features.json").exists()
+    (folder / "photos.zip").unlink()
+    # Prepared once: the server is not asked again.
+    assert load(tmp_path / "data", "tfds:fetched_photos").info.num_examples == 12
+    assert refused(tmp_path / "other", "tfds:fetched_photos") == [
+        f"--data=tfds:fetched_photos is not prepared in {tmp_path}/other, and preparing it failed: "
+        f"Failed to get url {address}/photos.zip. HTTP code: 404. Where there is a network, "
+        "prepare it with: tfds build fetched_photos"
+    ]

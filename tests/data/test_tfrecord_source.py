@@ -152,7 +152,7 @@ def test_other_features(tmp_path):
 def test_no_label_feature(tmp_path):
     records = [record_files.example(image=PNGS[n], kind=n % 2, size=3) for n in range(4)]
     path = write(tmp_path / "a.tfrecord", *records)
-    assert data_files.refusal(load, path) == [
+    assert data_files.refusal(loading.load_data, specs.DataSpec(data=path)) == [
         f"{path}: no record has the feature 'label'. They have 'kind', 'size'. --label_column "
         "names another."
     ]
@@ -324,3 +324,24 @@ def test_every_byte_of_a_record_s_image_arrives(tmp_path):
         next(iter(tf.data.Dataset.range(1).map(read)))
     with pytest.raises(OSError, match="has changed since it was listed"):
         image_heads.read_slice(images, 0)
+
+
+def test_numbers_beside_the_only_class_are_asked_for(tmp_path):
+    records = [record_files.example(image=PNGS[n], kind=n % 2, a=n / 4) for n in range(12)]
+    path = write(tmp_path / "a.tfrecord", *records)
+    splits = loading.load_data(specs.DataSpec(data=path))
+    assert splits.info.label_columns == ("kind",)
+    heads = (specs.HeadSpec(kind="regression", label="a"),)
+    splits = loading.load_data(specs.DataSpec(data=path), heads=heads)
+    assert splits.train.labels["label"].ravel().tolist() == (splits.train.indices / 4).tolist()
+
+
+def test_heads_name_their_features(tmp_path):
+    records = [record_files.example(image=PNGS[n], kind=n % 2, size=n % 3) for n in range(12)]
+    path = write(tmp_path / "a.tfrecord", *records)
+    heads = (specs.HeadSpec(name="kind", kind="binary"), specs.HeadSpec(name="s", label="size"))
+    splits = loading.load_data(specs.DataSpec(data=path), heads=heads)
+    assert [(info.name, info.classes) for info in splits.heads] == [
+        ("kind", ("0", "1")),
+        ("s", ("0", "1", "2")),
+    ]

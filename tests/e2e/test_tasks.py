@@ -93,6 +93,23 @@ def test_two_heads_with_missing_labels(images, classifier, tmp_path):
     assert answer["tags_classes"].tolist() == [[b"green", b"red", b"", b""]]
 
 
+def test_two_heads_with_random_labels(images, classifier, tmp_path, capsys):
+    """Must show 4, several heads: each of them fails by itself."""
+    columns = {name: list(images[1][name]) for name in ("count", "tags")}
+    table = write(images, "two_heads_random", columns, shuffled=True)
+    flags = (
+        "--head=name=count,dropout=0",
+        "--head=name=tags,kind=multilabel,dropout=0",
+        "--require_min=test/count/accuracy:0.9",
+        "--require_min=test/tags/accuracy:0.9",
+    )
+    assert run(classifier, table, tmp_path / "run", *TRAIN, *flags) == 3
+    error = capsys.readouterr().err
+    for name in ("count", "tags"):
+        assert f"--require_min=test/{name}/accuracy:0.9 is not met" in error
+    assert read_summary(tmp_path / "run")["status"] == "requirement_not_met"
+
+
 def test_a_column_for_each_label_with_gaps_and_focal_loss(images, classifier, tmp_path):
     """Must show 3 and 4: numbers equal scikit-learn's, thresholds are exported."""
     columns = {name: list(images[1][name]) for name in HAS.split("+")}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import column_names, columns
+from tf_finetune.data import column_names, columns, vector_columns
 
 # Name, shape without the batch, dtype of an input of a model.
 Input = tuple[str, tuple[int | None, ...], str]
@@ -64,7 +64,7 @@ def _group(
     elif len(inputs) == 1:
         return {names[0]: found.names}, []
     else:
-        groups = {name: (name,) for name in found.names}
+        groups = _group_vectors(found.names)
     texts = []
     absent = [name for name in names if name not in groups]
     if absent:
@@ -81,6 +81,16 @@ def _group(
             f"{column_names.FLAG}."
         )
     return groups, texts
+
+
+def _group_vectors(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """{vector, or column that is in none: its columns}."""
+    groups = {
+        vector: tuple(vector_columns.name_elements(vector, length))
+        for vector, length in vector_columns.find_vectors(names).items()
+    }
+    taken = {name for group in groups.values() for name in group}
+    return {**{name: (name,) for name in names if name not in taken}, **groups}
 
 
 def _find_wrong_kinds(

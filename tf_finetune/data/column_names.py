@@ -9,16 +9,21 @@ import fnmatch
 import re
 
 from tf_finetune import findings, specs
-from tf_finetune.data import columns, examples
+from tf_finetune.data import columns, examples, vector_columns
 
 FLAG = "--feature_columns"
 
 _RANGE = re.compile(r"(?P<name>.*?)(?P<first>\d{1,9})\.\.(?P<same>.*?)(?P<last>\d{1,9})")
+_VECTOR_KIND = re.compile(rf"{columns.NUMBER}\[([1-9]\d{{0,5}})\]")
 _MAX_COLUMNS = 100_000
 
 
 def read_feature_columns(
-    spec: specs.DataSpec, available: list[str], *, path: str
+    spec: specs.DataSpec,
+    available: list[str],
+    *,
+    path: str,
+    lengths: dict[str, int] | None = None,
 ) -> columns.FeatureColumns:
     """Settles --feature_columns against the columns of a table.
 
@@ -27,17 +32,20 @@ def read_feature_columns(
         `image_column` and `text_column`, which patterns leave out.
       available: names of the table's columns, in order.
       path: of the table, for messages.
+      lengths: {column of `available` that holds vectors: numbers in each}; such a name stands for
+        its elements, see `vector_columns`.
 
     Returns:
       The columns.
 
     Raises:
       findings.RefusedError: a name or pattern fits no column, a range is none, the label is among
-        the columns, or only some of the parts name an input.
+        the columns, a vector has another length than was written, or only some of the parts name an
+        input.
     """
     text = spec.feature_columns or ""
     parts = [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
-    reader = _Reader(spec, available, path)
+    reader = _Reader(spec, available, path, lengths or {})
     for part in parts:
         reader.read_part(part)
     if reader.problems:
@@ -48,11 +56,10 @@ def read_feature_columns(
 
 
 def _split_kind(item: str) -> tuple[str, str]:
-    """(the name, columns.NUMBER, columns.STRING or "")."""
+    """(the name; columns.NUMBER, also as number[LENGTH], columns.STRING or "")."""
     name, equals, kind = item.rpartition("=")
-    return (
-        (name.strip(), kind) if equals and kind in (columns.NUMBER, columns.STRING) else (item, "")
-    )
+    known = kind in (columns.NUMBER, columns.STRING) or _VECTOR_KIND.fullmatch(kind)
+    return (name.strip(), kind) if equals and known else (item, "")
 
 
 def _is_number_range(text: str) -> re.Match[str] | None:
@@ -65,7 +72,9 @@ def _is_number_range(text: str) -> re.Match[str] | None:
 class _Reader:
     """Collects what the parts of --feature_columns say."""
 
-    def __init__(self, spec: specs.DataSpec, available: list[str], path: str):
+    def __init__(
+        self, spec: specs.DataSpec, available: list[str], path: str, lengths: dict[str, int]
+    ):
         self.problems: list[str] = []
         flags = ("label_column", "split_by", "split_column", "image_column", "text_column")
         # No input of a model, whatever a pattern matches.
@@ -75,7 +84,8 @@ class _Reader:
         self._path = findings.one_line(path)
         self._kinds: dict[str, str] = {}
         self._groups: list[tuple[str, list[str]]] = []
-        self._left_out: set[str] = set(self._taken)
+        self._lengths = lengths
+        self._left_out = {element for name in self._taken for element in self._elements(name)}
 
     def read_part(self, part: str) -> None:
         if part.startswith("-") and part not in self._known:
@@ -117,8 +127,10 @@ class _Reader:
         kind = ""
         if item not in self._known:
             item, kind = _split_kind(item)
-        found = self._expand(item)
+        length = _VECTOR_KIND.fullmatch(kind)
+        found = self._expand(item) if length is None else self._read_vector(item, int(length[1]))
         if kind:
+            kind = columns.NUMBER if length else kind
             self._kinds.update(dict.fromkeys(found, kind))
         if item in self._taken:
             self.problems.append(
@@ -127,16 +139,34 @@ class _Reader:
             )
         return found
 
+    def _elements(self, name: str) -> list[str]:
+        length = self._lengths.get(name)
+        return [name] if length is None else vector_columns.name_elements(name, length)
+
+    def _read_vector(self, name: str, length: int) -> list[str]:
+        """The elements of a vector whose length is told; a table may have them as columns."""
+        elements = vector_columns.name_elements(name, length)
+        if name not in self._known and self._known.issuperset(elements):
+            return elements
+        found = self._expand(name)
+        if found and found != elements:
+            received = f"{self._lengths[name]} numbers" if name in self._lengths else "no list"
+            self.problems.append(
+                f"{FLAG}: {self._path} has {received} in the first cell of "
+                f"'{findings.one_line(name)}'. Expected {length} numbers."
+            )
+        return found
+
     def _expand(self, item: str) -> list[str]:
         if item in self._known:
-            return [item]
+            return self._elements(item)
         found = _is_number_range(item)
         if found:
             return self._expand_range(item, found)
         if set("*?[") & set(item):
             matched = [name for name in self._available if fnmatch.fnmatchcase(name, item)]
             if matched:
-                return matched
+                return [element for name in matched for element in self._elements(name)]
         shown = findings.list_first(self._available, limit=20)
         hint = examples.nearest_name(item, self._available)
         if all_numbers(self._available):
@@ -169,7 +199,9 @@ class _Reader:
                 f"{FLAG}: {self._path} has not all columns of '{findings.one_line(item)}': "
                 f"{findings.list_first(absent)} missing."
             )
-        return [name for name in names if name in self._known]
+        return [
+            element for name in names if name in self._known for element in self._elements(name)
+        ]
 
 
 def all_numbers(names: list[str]) -> bool:
@@ -211,13 +243,18 @@ def describe(found: columns.FeatureColumns, kinds: dict[str, str]) -> str:
       Text that `read_feature_columns` reads.
     """
 
-    def write(name: str) -> str:
-        return f"{name}={kinds[name]}"
+    def write_all(names: tuple[str, ...]) -> list[str]:
+        written = {name: f"{name}={kinds[name]}" for name in names}
+        for vector, length in vector_columns.find_vectors(names).items():
+            elements = vector_columns.name_elements(vector, length)
+            if all(kinds[element] == columns.NUMBER for element in elements):
+                written |= dict.fromkeys(elements, f"{vector}={columns.NUMBER}[{length}]")
+        return list(dict.fromkeys(written.values()))
 
     if found.inputs:
-        parts = [f"{name}:{'+'.join(map(write, names))}" for name, names in found.inputs.items()]
+        parts = [f"{name}:{'+'.join(write_all(names))}" for name, names in found.inputs.items()]
     else:
-        parts = [write(name) for name in found.names]
+        parts = write_all(found.names)
     return ",".join(_quote(part) for part in parts)
 
 

@@ -9,6 +9,7 @@ number that follows from their other cells; rows with the same features are in o
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 import os
@@ -30,6 +31,7 @@ from tf_finetune.data import (
     mixed_spec,
     row_keys,
     table_rows,
+    vector_columns,
 )
 
 EXPECTED = "of numbers and a label"
@@ -44,13 +46,19 @@ class _WideNumbersError(Exception):
     """A whole number does not fit float32."""
 
 
-def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+Opener = Callable[[], tuple[list[str], Iterator[table_rows.Row]]]
+
+
+def load(
+    spec: specs.DataSpec, text: str, *, flag: str, open_rows: Opener | None = None
+) -> examples.Examples:
     """Lists the rows of a table.
 
     Args:
       spec: the data options: `feature_columns`, `label_column`, `on_bad_example`, `encoding`.
       text: path of the table.
       flag: name of the flag that `text` stands in, for messages.
+      open_rows: begins the table, see `table_rows.open_rows`, which is the default.
 
     Returns:
       The examples, sorted by key. Every column that is no feature is a label column. Their
@@ -60,16 +68,19 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     Raises:
       findings.RefusedError: --feature_columns or the table's header cannot be used, or no row can.
     """
-    return load_beside(spec, text, column="")
+    return load_beside(spec, text, column="", open_rows=open_rows)
 
 
-def load_beside(spec: specs.DataSpec, text: str, *, column: str) -> examples.Examples:
+def load_beside(
+    spec: specs.DataSpec, text: str, *, column: str, open_rows: Opener | None = None
+) -> examples.Examples:
     """Lists the rows of a table that has images or texts too.
 
     Args:
       spec: the data options, see `load`.
       text: path of the table.
       column: name of the column of images or texts; "": there is none.
+      open_rows: see `load`.
 
     Returns:
       As `load`; that rows repeat the features of others says nothing beside images or texts.
@@ -77,10 +88,12 @@ def load_beside(spec: specs.DataSpec, text: str, *, column: str) -> examples.Exa
     Raises:
       findings.RefusedError: see `load`.
     """
+    if open_rows is None:
+        open_rows = functools.partial(table_rows.open_rows, text, spec, expected=EXPECTED)
     try:
-        return _read(spec, text, dtype=np.float32, beside=column)
+        return _read(spec, text, dtype=np.float32, open_rows=open_rows, beside=column)
     except _WideNumbersError:
-        return _read(spec, text, dtype=np.float64, beside=column)
+        return _read(spec, text, dtype=np.float64, open_rows=open_rows, beside=column)
     except OSError as error:
         message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
         raise encodings.refusal(text, message) from error
@@ -121,9 +134,11 @@ def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
     return dataclasses.replace(spec, feature_columns=settled)
 
 
-def _read(spec: specs.DataSpec, path: str, *, dtype: type, beside: str) -> examples.Examples:
-    names, rows = table_rows.open_rows(path, spec, expected=EXPECTED)
-    found = column_names.read_feature_columns(spec, names, path=path)
+def _read(
+    spec: specs.DataSpec, path: str, *, dtype: type, open_rows: Opener, beside: str
+) -> examples.Examples:
+    names, rows = open_rows()
+    names, rows, found = _choose_columns(spec, path, names=names, rows=rows)
     if set(names) <= set(found.names):
         message = (
             f"{column_names.FLAG}={findings.one_line(spec.feature_columns)} takes every column of "
@@ -133,13 +148,27 @@ def _read(spec: specs.DataSpec, path: str, *, dtype: type, beside: str) -> examp
         problem = findings.Problem(message, path=path, flag=column_names.FLAG)
         raise findings.RefusedError(problem)
     reader = _Reader(spec, path, names=names, found=found, dtype=dtype, beside=beside)
-    size = os.path.getsize(path)
+    size = os.path.getsize(path) if os.path.isfile(path) else _BAR_BYTES
     if size < _BAR_BYTES:
         reader.read(rows, lambda num_rows: None)
     else:
         with progress.ProgressBar("Reading rows", None) as bar:
             reader.read(rows, bar.update)
     return reader.finish()
+
+
+def _choose_columns(
+    spec: specs.DataSpec, path: str, *, names: list[str], rows: Iterator[table_rows.Row]
+) -> tuple[list[str], Iterator[table_rows.Row], columns.FeatureColumns]:
+    """The feature columns, and the table with those that are vectors taken apart."""
+    if not table_rows.has_lists(path):
+        return names, rows, column_names.read_feature_columns(spec, names, path=path)
+    lengths, rows = vector_columns.find_lengths(names, rows)
+    found = column_names.read_feature_columns(spec, names, path=path, lengths=lengths)
+    taken = vector_columns.find_vectors(found.names)
+    chosen = {name: length for name, length in lengths.items() if taken.get(name) == length}
+    names, rows = vector_columns.take_apart(names, rows, chosen)
+    return names, rows, found
 
 
 class FeatureParser:
@@ -287,6 +316,9 @@ class _Reader:
                 lines.append(line)
                 kept.append(cells)
                 continue
+            if isinstance(cells, vector_columns.BadRow):
+                self._report(cells.fault, line)
+                continue
             names = findings.list_first(self._names, limit=10)
             self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
         return lines, kept
@@ -319,7 +351,7 @@ class _Reader:
             strings = [strings[row] for row in good]
         if not cells:
             return
-        if self._dtype is np.float32 and _needs_float64(numbers):
+        if self._dtype is np.float32 and needs_float64(numbers):
             raise _WideNumbersError
         self._writer.write(numbers)
         for name, values in zip(self._strings, zip(*strings, strict=True), strict=True):
@@ -417,7 +449,15 @@ def _is_odd(cell: json_rows.Cell) -> bool:
     return not _is_number(cell) and not is_missing(cell)
 
 
-def _needs_float64(numbers: np.ndarray) -> bool:
+def needs_float64(numbers: np.ndarray) -> bool:
+    """Whether float32 would change whole numbers.
+
+    Args:
+      numbers: finite, of any shape.
+
+    Returns:
+      True if some whole number is no float32.
+    """
     if not numbers.size or np.abs(numbers).max() <= _MAX_EXACT:
         return False
     large = numbers[np.abs(numbers) > _MAX_EXACT]

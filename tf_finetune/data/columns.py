@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from tf_finetune.data import vector_columns
+
 # More go through one tensor: a signature of hundreds of arguments serves nobody.
 MAX_NAMED_COLUMNS = 64
 NUMBER, STRING = "number", "string"
@@ -322,10 +324,10 @@ def serving_arguments(spec: ColumnsSpec) -> dict[str, str]:
       spec: the inputs.
 
     Returns:
-      {column: argument}; empty where there are more than MAX_NAMED_COLUMNS columns: then each
-      input of the model is one argument of its own name.
+      {column: argument}; empty where there are more than MAX_NAMED_COLUMNS columns, or vectors
+      among them: then each input of the model is one argument of its own name.
     """
-    if len(spec.columns) > MAX_NAMED_COLUMNS:
+    if len(spec.columns) > MAX_NAMED_COLUMNS or vector_columns.find_vectors(spec.columns):
         return {}
     return make_arguments(spec.columns)
 

@@ -42,6 +42,7 @@ class Examples:
         groups.
       features: feature columns beside the images or texts, row i of example i; None: there are
         none, or the inputs themselves are columns.
+      no_default: why no label column may be taken unasked, as an error's text; "": the first may.
       problems: errors and warnings found while listing.
     """
 
@@ -56,6 +57,7 @@ class Examples:
     repeats: np.ndarray | None = None
     groups: np.ndarray | None = None
     features: columns.Columns | None = None
+    no_default: str = ""
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:

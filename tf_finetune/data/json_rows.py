@@ -1,14 +1,15 @@
 """A JSONL file as rows of cells: an object on each line.
 
 One idea: a number, a string and a cell of a CSV say the same where they have the same letters, so
-numbers keep the form in which they stand; only lists, which a CSV has none of, become tuples.
+numbers keep the form in which they stand; only lists, which a CSV has none of, become tuples: of
+names, each once, and of numbers a vector beside it.
 
 Reference: JSON Lines, https://jsonlines.org; T. Bray, RFC 8259, 2017,
 https://www.rfc-editor.org/rfc/rfc8259.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tf_finetune import findings
@@ -19,6 +20,30 @@ ENDINGS = (".jsonl", ".ndjson")
 Cell = str | tuple[str, ...]
 
 _MAX_KEYS = 100_000
+
+
+class Numbers(tuple):
+    """A list of numbers: a tuple of its different ones, which may be names of classes.
+
+    Attributes:
+      numbers: all of them in order, as text: a vector.
+    """
+
+    numbers: tuple[str, ...]
+
+    @classmethod
+    def make(cls, numbers: Sequence[str]) -> "Numbers":
+        """Makes a cell.
+
+        Args:
+          numbers: as text.
+
+        Returns:
+          The cell.
+        """
+        made = cls(dict.fromkeys(numbers))
+        made.numbers = tuple(numbers)
+        return made
 
 
 class _BadLineError(ValueError):
@@ -37,7 +62,7 @@ def iterate_objects(
     Yields:
       (1-based line, {key: cell}) of every line that is not empty. Numbers are text as it stands in
       the file, true and false are "true" and "false", null is "", a list of strings and numbers is
-      a tuple of text.
+      a tuple of text; of numbers alone it is `Numbers`.
 
     Raises:
       findings.RefusedError: the file is not in the encoding, a line is no object, has more than
@@ -98,8 +123,8 @@ def _read_line(content: str) -> dict[str, Cell]:
     try:
         pairs = json.loads(
             content,
-            parse_int=str,
-            parse_float=str,
+            parse_int=_Number,
+            parse_float=_Number,
             parse_constant=_refuse_constant,
             object_pairs_hook=_Pairs,
         )
@@ -122,6 +147,12 @@ def _read_line(content: str) -> dict[str, Cell]:
     return values
 
 
+class _Number(str):
+    """A number as it stands in the file."""
+
+    __slots__ = ()
+
+
 class _Pairs(list):
     """The keys and values of an object, in order, as `json` gives them."""
 
@@ -136,12 +167,14 @@ def _read_value(key: str, value: Any) -> Cell:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return _check_text(key, value)
+        return _check_text(key, str(value))
     shown = f"the value of '{findings.one_line(key)}'"
     if isinstance(value, _Pairs):
         raise _BadLineError(f"{shown} is an object. Expected text, a number or a list of names.")
     if not all(isinstance(element, str) for element in value):
         raise _BadLineError(f"{shown} is a list with more than text and numbers in it.")
+    if value and all(isinstance(element, _Number) for element in value):
+        return Numbers.make([str(element) for element in value])
     return tuple(dict.fromkeys(_check_text(key, element) for element in value))
 
 

@@ -3,11 +3,18 @@
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples, label_cells, label_encoding, loading, sources
+from tf_finetune.data import (
+    examples,
+    label_cells,
+    label_encoding,
+    loading,
+    memory_source,
+    sources,
+)
 
 
 def load_split(
-    source: str,
+    source: str | memory_source.Arrays,
     spec: specs.DataSpec,
     *,
     heads: tuple[specs.HeadSpec, ...],
@@ -17,7 +24,7 @@ def load_split(
     """Lists all examples of a source, whatever splits it has, under known classes.
 
     Args:
-      source: in a form of --data.
+      source: in a form of --data, or examples in memory.
       spec: column names and other options.
       heads: the heads as they were asked for.
       infos: the same heads with their classes.

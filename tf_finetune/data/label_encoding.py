@@ -142,6 +142,9 @@ def _find_columns(
             f"{findings.list_first(available, limit=20)}."
         )
         return (), [findings.Problem(message, flag="--head")]
+    if asked is None and head.name not in available and parts[0].no_default:
+        problem = findings.Problem(parts[0].no_default, path=parts[0].source, flag="--label_column")
+        return (), [problem]
     first = asked or (head.name if head.name in available else available[0])
     columns = []
     for part in parts:

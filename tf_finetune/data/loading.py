@@ -8,7 +8,8 @@ import dataclasses
 import heapq
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tf_finetune.data import (
     examples,
     input_stores,
     label_encoding,
+    memory_source,
     sources,
     split_columns,
     split_files,
@@ -136,7 +138,13 @@ class Splits:
 
 
 def load_data(
-    spec: specs.DataSpec, *, heads: tuple[specs.HeadSpec, ...] = (), seed: int = 0
+    spec: specs.DataSpec,
+    *,
+    heads: tuple[specs.HeadSpec, ...] = (),
+    seed: int = 0,
+    data: Any = None,
+    validation_data: Any = None,
+    test_data: Any = None,
 ) -> Splits:
     """Lists the examples, encodes their labels and splits them.
 
@@ -144,6 +152,10 @@ def load_data(
       spec: the data options.
       heads: the tasks; none: one named "label", its kind told by the labels.
       seed: of the split.
+      data: examples in memory, in place of `spec.data`: (inputs, labels) or a dict of arrays, or a
+        tf.data.Dataset, see `memory_source.collect`.
+      validation_data: the same in place of `spec.validation_data`.
+      test_data: the same in place of `spec.test_data`.
 
     Returns:
       The splits. The same files, spec and seed give the same splits, in any order on the disk.
@@ -154,8 +166,21 @@ def load_data(
         label that is not among the classes, a class name with a comma or control character, a
         column that does not exist, a number of classes that --head contradicts, a bad
         --classes or --split_file, a class without training example.
+
+    Example:
+      >>> vectors = np.arange(40, dtype=np.float32).reshape(20, 2)
+      >>> labels = ["low"] * 10 + ["high"] * 10
+      >>> splits = load_data(specs.DataSpec(), data=(vectors, labels))
+      >>> len(splits.train), len(splits.validation), len(splits.test)
+      (16, 2, 2)
+      >>> splits.heads[0].classes
+      ('high', 'low')
     """
-    parts, problems = load_parts(spec)
+    given = memory_source.collect_all(
+        data=data, validation_data=validation_data, test_data=test_data
+    )
+    spec = memory_source.name_sources(spec, given)
+    parts, problems = load_parts(spec, given)
     splits, more = examine_parts(parts, spec, heads=heads, seed=seed)
     errors = [problem for problem in problems + more if problem.severity == findings.ERROR]
     if splits is None or errors:
@@ -164,12 +189,13 @@ def load_data(
 
 
 def load_parts(
-    spec: specs.DataSpec,
+    spec: specs.DataSpec, given: Mapping[str, memory_source.Arrays] | None = None
 ) -> tuple[dict[str, examples.Examples], list[findings.Problem]]:
     """Lists every source that is given.
 
     Args:
       spec: the data options.
+      given: examples in memory by the name of the flag in whose place they are.
 
     Returns:
       (the examples by the name of their flag, "data" first; all errors and warnings). A source
@@ -178,11 +204,11 @@ def load_parts(
     parts: dict[str, examples.Examples] = {}
     problems: list[findings.Problem] = []
     for flag in ("data", *assignment.GIVEN):
-        text = getattr(spec, flag)
-        if text is None:
+        source = (given or {}).get(flag) or getattr(spec, flag)
+        if source is None:
             continue
         try:
-            part = sources.load_source(spec, text, flag=flag)
+            part = sources.load_source(spec, source, flag=flag)
         except findings.RefusedError as error:
             problems += error.problems
             continue

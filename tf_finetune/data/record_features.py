@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_finetune import findings
+from tf_finetune.data import examples, json_rows
 from tf_finetune.trust import protobuf
 
 # Field numbers: Example.features, Features.feature, then key and value of a map's entry.
@@ -21,6 +22,7 @@ _KINDS = {_BYTES_LIST: "bytes", _FLOAT_LIST: "float", _INT64_LIST: "int64"}
 # What is longer is no name of a class.
 _MAX_LABEL_BYTES = 1024
 _MAX_LABELS = 1024
+_MAX_TEXT_BYTES = 4 * 2**20
 _MAX_NAME_BYTES = 1024
 _MAX_FIELDS = 100_000
 
@@ -106,14 +108,17 @@ class ExampleReader:
 
         Returns:
           A name; a tuple where there are several, "" where there is none; numbers in decimal. None
-          of a feature that cannot be a label: of floats, of long values, or of many.
+          of a feature that cannot be a label: of several floats, of long values, or of many.
 
         Raises:
           refusals.BrokenFileError: the bytes are no list.
         """
         kind, data = feature
         if kind == _FLOAT_LIST:
-            return None
+            floats = self._floats(data) if len(data) <= _MAX_LABEL_BYTES else np.empty(2)
+            if len(floats) > 1:
+                return None
+            return "" if not len(floats) or np.isnan(floats[0]) else str(floats[0])
         names: list[str] = []
         values = self._messages(data, _VALUES) if kind == _BYTES_LIST else self._numbers(data)
         for value in values:
@@ -127,6 +132,68 @@ class ExampleReader:
                 names.append(bytes(value).decode("utf-8", "backslashreplace").strip())
         return names[0] if len(names) == 1 else (tuple(dict.fromkeys(names)) or "")
 
+    def read_cell(self, feature: Feature) -> json_rows.Cell | None:
+        """The values of a feature as a cell of a table.
+
+        Args:
+          feature: of `read_features`.
+
+        Returns:
+          Text: a string, or a number in decimal; `json_rows.Numbers` of several numbers, a tuple of
+          several names, "" of none. None of bytes that are no text in UTF-8, or a very long one.
+
+        Raises:
+          refusals.BrokenFileError: the bytes are no list.
+        """
+        kind, data = feature
+        if kind == _FLOAT_LIST:
+            numbers = [str(number) for number in self._floats(data)]
+        elif kind == _INT64_LIST:
+            numbers = [str(number) for number in self._numbers(data)]
+        else:
+            values = list(self._messages(data, _VALUES))
+            if sum(map(len, values)) > _MAX_TEXT_BYTES:
+                return None
+            try:
+                names = [bytes(value).decode() for value in values]
+            except UnicodeDecodeError:
+                return None
+            return names[0] if len(names) == 1 else (tuple(dict.fromkeys(names)) or "")
+        if len(numbers) > 1:
+            return json_rows.Numbers.make(numbers)
+        return numbers[0] if numbers else ""
+
+    def measure(self, feature: Feature) -> tuple[str, int, int]:
+        """What a feature holds.
+
+        Args:
+          feature: of `read_features`.
+
+        Returns:
+          ("bytes", "float" or "int64"; number of values; bytes of them all).
+
+        Raises:
+          refusals.BrokenFileError: the bytes are no list.
+        """
+        kind, data = feature
+        if kind == _FLOAT_LIST:
+            count = len(self._floats(data))
+        elif kind == _INT64_LIST:
+            count = sum(1 for _ in self._numbers(data))
+        else:
+            sizes = [len(value) for value in self._messages(data, _VALUES)]
+            return _KINDS[kind], len(sizes), sum(sizes)
+        return _KINDS[kind], count, len(data)
+
+    def _floats(self, data: memoryview) -> np.ndarray:
+        parts = []
+        for number, _, value in self._fields(data):
+            if number == _VALUES:
+                if isinstance(value, int) or len(value) % 4:
+                    raise protobuf.damaged(_WHAT)
+                parts.append(np.frombuffer(value, "<f4"))
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
     def _numbers(self, data: memoryview) -> Iterator[int]:
         for number, _, value in self._fields(data):
             if number != _VALUES:
@@ -138,6 +205,18 @@ class ExampleReader:
             while position < len(value):  # packed
                 packed, position = protobuf.read_varint(value, position, what=_WHAT)
                 yield protobuf.signed(packed)
+
+
+def is_float(feature: Feature) -> bool:
+    """Whether a feature is a list of floats.
+
+    Args:
+      feature: of `ExampleReader.read_features`.
+
+    Returns:
+      True of a float_list.
+    """
+    return feature[0] == _FLOAT_LIST
 
 
 def find_offset(part: memoryview, whole: memoryview) -> int:
@@ -166,3 +245,21 @@ def describe(names: list[str]) -> str:
       For example "'image', 'label'", or "none".
     """
     return findings.list_first(names, limit=20) or "none"
+
+
+def describe_labels(source: str, names: list[str]) -> str:
+    """Why no feature is the label by itself.
+
+    Args:
+      source: printable, for messages.
+      names: of the features that can be labels.
+
+    Returns:
+      An error's text; "" where there is only one, or one is called "label".
+    """
+    if len(names) == 1 or examples.LABEL_COLUMN in names:
+        return ""
+    return (
+        f"{source}: no record has the feature '{examples.LABEL_COLUMN}'. They have "
+        f"{describe(sorted(names))}. --label_column names another."
+    )

@@ -10,6 +10,7 @@ from tf_finetune import findings, specs
 from tf_finetune.data import (
     examples,
     image_folder,
+    memory_source,
     sklearn_source,
     table_rows,
     tables,
@@ -22,7 +23,8 @@ Loader = Callable[..., examples.Examples]
 EXPECTED = (
     "a folder of class folders, a .csv, .tsv or .jsonl, a .tfrecord, tfds:NAME or sklearn:NAME"
 )
-TABLE_LOADERS = (tables.load,)
+TABLE_LOADERS = (tables.load, tfrecord_source.load)
+TEXT_LOADERS = (tables.load, tfrecord_source.load, tfds_source.load)
 PREFIXES: dict[str, Loader] = {
     tfds_source.PREFIX: tfds_source.load,
     sklearn_source.PREFIX: sklearn_source.load,
@@ -59,29 +61,37 @@ def find_source(text: str, *, flag: str) -> Loader:
     )
 
 
-def load_source(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
+def load_source(
+    spec: specs.DataSpec, text: str | memory_source.Arrays, *, flag: str
+) -> examples.Examples:
     """Lists the examples of one source.
 
     Args:
       spec: the data options.
-      text: a value of --data, --validation_data or --test_data.
+      text: a value of --data, --validation_data or --test_data; or examples in memory.
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
       The examples; their `problems` may hold errors.
 
     Raises:
-      findings.RefusedError: nothing can be listed, see the loaders; or --text_column or
-        --feature_columns is given for a source that is no table.
+      findings.RefusedError: nothing can be listed, see the loaders; or --text_column,
+        --feature_columns or --record_schema is given for a source that has none.
     """
+    if isinstance(text, memory_source.Arrays):
+        return memory_source.load(spec, text, flag=flag)
     loader = find_source(text, flag=flag)
+    if spec.record_schema is not None and flag == "data" and loader is not tfrecord_source.load:
+        message = f"--record_schema needs TFRecords. Received --data={findings.one_line(text)}."
+        raise findings.RefusedError(findings.Problem(message, path=text, flag="--record_schema"))
     for name in ("text_column", "feature_columns"):
         value = getattr(spec, name)
-        if value is not None and loader not in TABLE_LOADERS:
-            which = "that column" if name == "text_column" else "such columns"
+        is_text = name == "text_column"
+        if value is not None and loader not in (TEXT_LOADERS if is_text else TABLE_LOADERS):
+            which = "that column" if is_text else "such columns"
             message = (
-                f"--{name}={findings.one_line(value)} needs a .csv, .tsv or .jsonl with "
-                f"{which}. Received --{flag}={findings.one_line(text)}."
+                f"--{name}={findings.one_line(value)} needs a .csv, .tsv, .jsonl or "
+                f".tfrecord with {which}. Received --{flag}={findings.one_line(text)}."
             )
             raise findings.RefusedError(findings.Problem(message, path=text, flag=f"--{name}"))
     return loader(spec, text, flag=flag)
@@ -95,6 +105,11 @@ def _describe_unknown(text: str, flag: str) -> str:
         return (
             f"{shown} is neither a folder nor a .csv, .tsv, .jsonl or .tfrecord file. Expected "
             f"{EXPECTED}."
+        )
+    if text.startswith(memory_source.PREFIX):
+        return (
+            f"{shown} names examples that were handed over in Python, and they are on no disk. "
+            f"Hand them over again, or give --{flag} a file."
         )
     head, colon, name = text.partition(":")
     hint = ""

@@ -76,7 +76,7 @@ def select_examples(part: examples.Examples, rows: np.ndarray) -> examples.Examp
 
     Args:
       part: the source.
-      rows: int64 [m], examples, sorted.
+      rows: int64 [m], which examples and in which order.
 
     Returns:
       The source with these examples alone.

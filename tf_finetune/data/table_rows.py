@@ -27,6 +27,18 @@ def is_json(path: str) -> bool:
     return path.lower().endswith(json_rows.ENDINGS)
 
 
+def has_lists(path: str) -> bool:
+    """Whether a cell of a table can be a list.
+
+    Args:
+      path: the file.
+
+    Returns:
+      True of JSONL, and of what is read as a table without being one; not of a CSV or TSV.
+    """
+    return not path.lower().endswith((".csv", *csv_rows.TAB_ENDINGS))
+
+
 def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
     """What joins several names in a label cell of a table.
 
@@ -37,7 +49,7 @@ def label_delimiter(path: str, spec: specs.DataSpec) -> str | None:
     Returns:
       The delimiter; None of JSONL, which has lists.
     """
-    return None if is_json(path) else spec.label_delimiter
+    return None if has_lists(path) else spec.label_delimiter
 
 
 def number_columns(count: int) -> list[str]:

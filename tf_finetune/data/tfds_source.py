@@ -1,4 +1,4 @@
-"""`tfds:NAME[:CONFIG]`: image classification data of TensorFlow Datasets.
+"""`tfds:NAME[:CONFIG][:VERSION][/SPLIT]`: images or texts of TensorFlow Datasets, and class labels.
 
 One idea: what lies prepared in the data folder is opened from its own description, so that neither
 the code that made it nor a network is needed. TensorFlow is imported only when a source is tfds.
@@ -7,6 +7,7 @@ Reference: TensorFlow Datasets, https://www.tensorflow.org/datasets.
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
@@ -15,45 +16,58 @@ import typing
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_folder, image_stores, tfds_files
+from tf_finetune.data import (
+    array_inputs,
+    examples,
+    image_folder,
+    image_stores,
+    text_store,
+    text_tables,
+    tfds_files,
+    tfds_splits,
+)
 
 PREFIX = "tfds:"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EXPECTED = "tfds:NAME[:CONFIG][:VERSION][/SPLIT]"
 
 
 def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
     """Lists a data set of TensorFlow Datasets; its images stay encoded.
 
     Labels are read in one pass that decodes no image. Splits named train, validation and test are
-    kept; other splits beside train are left aside.
+    kept; other splits beside train are left aside. A split that is named is read alone.
 
     Args:
-      spec: the data options: `tfds_data_dir`, `image_column`.
-      text: "tfds:NAME" or "tfds:NAME:CONFIG".
+      spec: the data options: `tfds_data_dir`, `image_column`, `text_column`.
+      text: "tfds:NAME", behind it ":CONFIG", ":1.0.0" and "/SPLIT" as far as wanted; a split is one
+        of the data set's, a slice as "train[:80%]", or several joined by "+".
       flag: name of the flag that `text` stands in, for messages.
 
     Returns:
       The examples; keys are the index in each split; label columns are the ClassLabel features.
 
     Raises:
-      findings.RefusedError: there is no such data set, it is not prepared and cannot be, a config
-        must be chosen, or it has no image or no class label.
+      findings.RefusedError: there is no such data set, version or split, it is not prepared and
+        cannot be, a config must be chosen, or it has no image or text or no class label.
     """
-    name, _, config = text.removeprefix(PREFIX).partition(":")
     shown = f"--{flag}={findings.one_line(text)}"
-    if not _NAME.fullmatch(name):
-        raise _refusal(shown, "expected tfds:NAME or tfds:NAME:CONFIG", flag)
-    builder = _open_builder(name, config, spec=spec, shown=shown, flag=flag)
+    source = _read_source(text, shown=shown, flag=flag)
+    builder = _open_builder(source, spec=spec, shown=shown, flag=flag)
     features = dict(builder.info.features.items())
-    image = _find_image(features, spec.image_column, shown=shown, flag=flag)
+    image, text_name = _find_input(features, spec, shown=shown, flag=flag)
     columns = _find_label_columns(features)
     if not columns:
         raise _refusal(shown, f"no class label among its features ({_list(features)})", flag)
-    names, is_split, problems = _choose_splits(builder, shown=shown, flag=flag)
+    names, is_split, problems = _choose_splits(builder, source.split, shown=shown, flag=flag)
+    taken = dict(columns) | ({text_name: features[text_name]} if text_name else {})
     with _refuse_errors(f"{shown} cannot be read", flag):
-        read = {name: _read_labels(builder, name, columns) for name in names}
+        read = {name: _read_columns(builder, name, taken) for name in names}
+    texts = {name: read[name].pop(text_name, []) for name in names}
     names = _drop_unlabelled(read, names, problems=problems, shown=shown)
+    if not names:
+        raise _refusal(shown, f"the split '{source.split}' has no labels", flag)
     counts = {name: len(next(iter(read[name].values()))) for name in names}
     keys = [
         f"{name}/{row:0{len(str(counts[name]))}d}" if is_split else f"{row:08d}"
@@ -65,50 +79,95 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         for name in names
         for _ in range(counts[name])
     ]
+    store: image_stores.StreamImages | text_store.Texts = image_stores.StreamImages(
+        functools.partial(_stream_images, builder, tuple(names), image), len(keys)
+    )
+    if text_name:
+        cells = [cell for name in names for cell in texts[name]]
+        _check_texts(cells, keys, shown=shown, flag=flag)
+        store = text_store.Texts(examples.object_array(cells), text_name)
     return examples.Examples(
         source=text,
         keys=examples.object_array(keys),
-        inputs=image_stores.StreamImages(
-            functools.partial(_stream_images, builder, tuple(names), image), len(keys)
-        ),
+        inputs=store,
         labels={
             column: examples.object_array([cell for name in names for cell in read[name][column]])
             for column in columns
         },
         splits=np.array(codes, np.int8) if is_split else None,
-        identity=builder.info.full_name,
+        repeats=array_inputs.find_repeats(store),
+        identity=f"{builder.info.full_name}/{source.split}".removesuffix("/"),
         problems=tuple(problems),
     )
 
 
-def find_prepared(data_dir: str, name: str, config: str) -> tuple[str, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a value of --data asks for; empty where it does not say."""
+
+    name: str
+    config: str
+    version: str
+    split: str
+
+    @property
+    def builder_name(self) -> str:
+        """As the library writes it."""
+        name = f"{self.name}/{self.config}" if self.config else self.name
+        return f"{name}:{self.version}" if self.version else name
+
+
+def _read_source(text: str, *, shown: str, flag: str) -> _Source:
+    place, slash, split = text.removeprefix(PREFIX).partition("/")
+    name, *parts = place.split(":")
+    versions = [part for part in parts if _VERSION.fullmatch(part)]
+    configs = [part for part in parts if not _VERSION.fullmatch(part)]
+    is_good = _NAME.fullmatch(name) and len(versions) <= 1 and len(configs) <= 1
+    if not is_good or "" in configs or (slash and not split.strip()):
+        raise _refusal(shown, f"expected {_EXPECTED}", flag)
+    return _Source(name, "".join(configs), "".join(versions), split)
+
+
+def _check_texts(texts: list[str], keys: list[str], *, shown: str, flag: str) -> None:
+    empty = [key for text, key in zip(texts, keys, strict=True) if not text.strip()]
+    if empty:
+        raise _refusal(shown, f"the text is empty of {findings.list_first(empty)}", flag)
+
+
+def find_prepared(
+    data_dir: str, name: str, config: str, *, version: str = ""
+) -> tuple[str, list[str]]:
     """Looks for a prepared data set on the disk.
 
     Args:
       data_dir: the folder of data sets.
       name: the data set's name.
       config: the config's name, or "".
+      version: the version wanted, or "".
 
     Returns:
-      (folder of the newest version, []); ("", names of the configs that are there) where one must
-      be chosen; ("", []) where nothing is prepared.
+      (folder of that version, else of the newest, []); ("", names of the configs that are there)
+      where one must be chosen; ("", []) where nothing is prepared.
     """
     folder = os.path.join(data_dir, name)
-    version = _newest_version(os.path.join(folder, config))
-    if version or config or not os.path.isdir(folder):
-        return version, []
-    versions = {entry: _newest_version(os.path.join(folder, entry)) for entry in os.listdir(folder)}
+    found = _find_version(os.path.join(folder, config), version)
+    if found or config or not os.path.isdir(folder):
+        return found, []
+    versions = {
+        entry: _find_version(os.path.join(folder, entry), version) for entry in os.listdir(folder)
+    }
     configs = sorted(entry for entry, path in versions.items() if path)
     return (versions[configs[0]], []) if len(configs) == 1 else ("", configs)
 
 
-def _newest_version(folder: str) -> str:
+def _find_version(folder: str, wanted: str) -> str:
     if not os.path.isdir(folder):
         return ""
     versions = [
         entry
         for entry in os.listdir(folder)
-        if _VERSION.fullmatch(entry) and os.path.isfile(f"{folder}/{entry}/features.json")
+        if (entry == wanted or (not wanted and _VERSION.fullmatch(entry)))
+        and os.path.isfile(f"{folder}/{entry}/features.json")
     ]
     newest = max(versions, key=lambda entry: [int(part) for part in entry.split(".")], default="")
     return os.path.join(folder, newest) if newest else ""
@@ -122,15 +181,14 @@ def _list(names: typing.Iterable[str]) -> str:
     return findings.list_first(sorted(names), limit=20)
 
 
-def _open_builder(
-    name: str, config: str, *, spec: specs.DataSpec, shown: str, flag: str
-) -> typing.Any:
+def _open_builder(source: _Source, *, spec: specs.DataSpec, shown: str, flag: str) -> typing.Any:
     """What is on the disk; else the library's own data set, downloaded and prepared."""
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(spec.tfds_data_dir or str(tfds.core.constants.DATA_DIR))
     place = findings.one_line(folder)
-    path, configs = find_prepared(folder, name, config)
+    name = source.name
+    path, configs = find_prepared(folder, name, source.config, version=source.version)
     if configs:
         raise _refusal(shown, f"choose a config, as tfds:{name}:CONFIG, of {_list(configs)}", flag)
     if path:
@@ -150,7 +208,7 @@ def _open_builder(
     with _refuse_errors(
         f"{shown} is not prepared in {place}, and preparing it failed", flag, advice=advice
     ):
-        builder = tfds.builder(f"{name}/{config}" if config else name, data_dir=folder)
+        builder = tfds.builder(source.builder_name, data_dir=folder)
         # The copy on Google's storage would be asked first, and retried for minutes when offline.
         settings = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=settings)
@@ -199,6 +257,36 @@ def _refuse_errors(message: str, flag: str, *, advice: str = "") -> typing.Itera
         raise findings.RefusedError(findings.Problem(text, flag=f"--{flag}")) from error
 
 
+def _find_input(
+    features: dict[str, typing.Any], spec: specs.DataSpec, *, shown: str, flag: str
+) -> tuple[str, str]:
+    """(the image, "") or ("", the text)."""
+    import tensorflow_datasets as tfds
+
+    texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
+    wanted = spec.text_column
+    if wanted is not None and spec.image_column is not None:
+        message = "--text_column and --image_column exclude each other"
+        raise _refusal(shown, message, "text_column")
+    if wanted is not None and wanted not in texts:
+        raise _refusal(
+            shown,
+            f"--text_column={findings.one_line(wanted)} is no text of it."
+            f"{examples.nearest_name(wanted, texts)} It has {_list(texts) or 'none'}",
+            "text_column",
+        )
+    has_image = any(isinstance(feature, tfds.features.Image) for feature in features.values())
+    if wanted is None and not has_image and spec.image_column is None and texts:
+        known = [name for name in text_tables.TEXT_COLUMNS if name in texts]
+        if not known and len(texts) > 1:
+            message = f"it has the texts {_list(texts)}. --text_column chooses one"
+            raise _refusal(shown, message, "text_column")
+        wanted = (known or texts)[0]
+    if wanted is not None:
+        return "", wanted
+    return _find_image(features, spec.image_column, shown=shown, flag=flag), ""
+
+
 def _find_image(features: dict[str, typing.Any], name: str | None, *, shown: str, flag: str) -> str:
     import tensorflow_datasets as tfds
 
@@ -211,7 +299,7 @@ def _find_image(features: dict[str, typing.Any], name: str | None, *, shown: str
         raise _refusal(
             shown,
             f"--image_column={findings.one_line(name)} is no image of it."
-            f"{examples.nearest_name(name, images)} It has {_list(images)}",
+            f"{examples.nearest_name(name, images)} It has {_list(images) or 'none'}",
             "image_column",
         )
     if not images:
@@ -234,9 +322,14 @@ def _find_label_columns(features: dict[str, typing.Any]) -> dict[str, typing.Any
 
 
 def _choose_splits(
-    builder: typing.Any, *, shown: str, flag: str
+    builder: typing.Any, asked: str, *, shown: str, flag: str
 ) -> tuple[list[str], bool, list[findings.Problem]]:
     """(names of the splits to read, whether they are train, validation and test, warnings)."""
+    if asked:
+        fault = tfds_splits.find_fault(builder, asked)
+        if fault:
+            raise _refusal(shown, fault, flag)
+        return [asked], False, []
     names = sorted(name for name, split in builder.info.splits.items() if split.num_examples)
     if len(names) == 1:
         return names, False, []
@@ -285,9 +378,10 @@ def _read_split(builder: typing.Any, split: str, decoders: typing.Any) -> typing
     )
 
 
-def _read_labels(
+def _read_columns(
     builder: typing.Any, split: str, columns: dict[str, typing.Any]
 ) -> dict[str, list]:
+    """{feature: a cell for each example} of class labels and texts."""
     import tensorflow_datasets as tfds
 
     decoders = tfds.decode.PartialDecoding({name: True for name in columns})
@@ -295,8 +389,10 @@ def _read_labels(
     for example in _read_split(builder, split, decoders).as_numpy_iterator():
         for name, feature in columns.items():
             numbers = example[name]
-            if np.ndim(numbers):
-                cell: str | tuple = tuple(
+            if isinstance(numbers, bytes):
+                cell: str | tuple = numbers.decode("utf-8", "backslashreplace")
+            elif np.ndim(numbers):
+                cell = tuple(
                     feature.int2str(int(number)) for number in dict.fromkeys(numbers.tolist())
                 )
             else:

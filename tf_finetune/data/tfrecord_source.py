@@ -1,4 +1,6 @@
-"""TFRecord files of tf.train.Example: an encoded image and its labels in each record.
+"""TFRecord files of tf.train.Example: an image and its labels in each record.
+
+Records of texts or of feature columns go on to `record_tables`.
 
 One idea: a record's image is a stretch of its file. The framing and the Examples are read here,
 once, in Python; what decodes the images later reads that stretch as it would read a file of its
@@ -19,12 +21,16 @@ import numpy as np
 
 from tf_finetune import findings, regular_files, specs
 from tf_finetune.data import (
+    array_images,
     examples,
     image_stores,
-    label_encoding,
+    known_names,
+    memory,
     record_columns,
     record_features,
     record_framing,
+    record_schema,
+    record_tables,
 )
 from tf_finetune.trust import refusals
 
@@ -74,7 +80,8 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
 
     Args:
       spec: the data options: `image_column` (default: image), `label_column` (default: label),
-        `classes`, `on_bad_example`.
+        `record_schema`, `classes`, `on_bad_example`; `text_column` or `feature_columns` of records
+        without images.
       text: path of a file, or a pattern.
       flag: name of the flag that `text` stands in, for messages.
 
@@ -85,13 +92,16 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
 
     Raises:
       findings.RefusedError: a file cannot be opened, no record can be used, or no record has the
-        image's feature.
+        image's feature; see also `record_schema.read_schema` and `record_tables.load`.
     """
-    listing = _Listing(spec, findings.one_line(text))
+    schema = record_schema.read_schema(spec.record_schema)
+    listing = _Listing(spec, findings.one_line(text), schema)
     files = find_files(text)
     if not files:
         message = f"--{flag}={listing.source}: no file has such a name."
         raise findings.RefusedError(findings.Problem(message, path=text, flag=f"--{flag}"))
+    if spec.feature_columns is not None or record_tables.holds_texts(spec, files):
+        return record_tables.load(spec, text, files, flag=flag)
     folder = os.path.commonpath([os.path.dirname(path) for path in files])
     for path in files:
         listing.read_file(os.fsencode(path), os.path.relpath(path, folder or "."))
@@ -106,6 +116,7 @@ class _Listing:
 
     spec: specs.DataSpec
     source: str
+    schema: record_schema.Schema
     paths: list[bytes] = dataclasses.field(default_factory=list)
     stamps: list[str] = dataclasses.field(default_factory=list)
     keys: list[str] = dataclasses.field(default_factory=list)
@@ -118,6 +129,7 @@ class _Listing:
     seen: set[str] = dataclasses.field(default_factory=set)
     num_without_image: int = 0
     columns: set[str] = dataclasses.field(default_factory=set)
+    fractions: set[str] = dataclasses.field(default_factory=set)
 
     def read_file(self, path: bytes, name: str) -> None:
         """Adds the records of one file."""
@@ -157,6 +169,9 @@ class _Listing:
         try:
             features = reader.read_features(record.data)
             image = self.find_image(features)
+            fault = record_schema.find_fault(self.schema, features, reader)
+            if fault:
+                return fault
             if image not in features:
                 self.num_without_image += 1
                 self.seen.update(list(features)[:_MAX_NAMES])
@@ -172,6 +187,9 @@ class _Listing:
             }
         except refusals.BrokenFileError:
             return "is not a valid tf.train.Example"
+        self.fractions.update(
+            other for other in labels if record_features.is_float(features[other])
+        )
         offset = record.start + record_features.find_offset(content, record.data)
         self.keys.append(_make_key(name, record.number))
         number = len(self.paths) - 1
@@ -181,6 +199,8 @@ class _Listing:
         return ""
 
     def _is_column(self, name: str) -> bool:
+        if self.schema:
+            return name in self.schema
         # Each column has a cell for each record, so their number must not grow with the records.
         if name not in self.columns and len(self.columns) < _MAX_COLUMNS:
             self.columns.add(name)
@@ -190,6 +210,9 @@ class _Listing:
         """The name of the feature that holds the image."""
         if self.spec.image_column is not None:
             return self.spec.image_column
+        pixels = record_schema.find_pixels(self.schema, None)
+        if pixels is not None:
+            return pixels.name
         known = [name for name in _IMAGE_FEATURES if name in features]
         return known[0] if known else _IMAGE_FEATURES[0]
 
@@ -204,10 +227,13 @@ def _refuse(listing: _Listing, flag: str) -> None:
     if listing.num_without_image >= max(len(problems), 1):
         column = listing.spec.image_column
         hint = "" if column is None else examples.nearest_name(column, sorted(listing.seen))
+        others = "; --text_column reads texts, --feature_columns numbers and vectors"
+        others = others if column is None else ""
         message = (
             f"{listing.source}: no record has the feature "
             f"'{findings.one_line(column or _IMAGE_FEATURES[0])}'.{hint} They have "
-            f"{record_features.describe(sorted(listing.seen))}. --image_column names another."
+            f"{record_features.describe(sorted(listing.seen))}. --image_column names another"
+            f"{others}."
         )
         problems = [findings.Problem(message, path=listing.source, flag="--image_column")]
     if not problems:
@@ -228,47 +254,47 @@ def _to_examples(listing: _Listing, text: str) -> examples.Examples:
     if wanted is None and known:
         # The usual label comes first, which makes it the default.
         columns = {known[0]: columns.pop(known[0]), **columns}
-    elif wanted is None and len(columns) != 1:
-        message = (
-            f"{listing.source}: no record has the feature '{examples.LABEL_COLUMN}'. They have "
-            f"{record_features.describe(sorted(columns))}. --label_column names another."
-        )
+    # Numbers to predict are asked for: beside them, the only class is the label.
+    columns = dict(sorted(columns.items(), key=lambda column: column[0] in listing.fractions))
+    named = [name for name in columns if name not in listing.fractions] or list(columns)
+    no_default = "" if known else record_features.describe_labels(listing.source, named)
+    if not columns:
         raise findings.RefusedError(
-            findings.Problem(message, path=text, flag="--label_column"), *listing.problems
+            findings.Problem(no_default, path=text, flag="--label_column"), *listing.problems
         )
-    classes = _read_classes(listing.spec)
+    classes = known_names.read_names(listing.spec)
+    images = image_stores.SliceImages(
+        examples.object_array(listing.paths), *np.ascontiguousarray(places.T)
+    )
+    pixels = record_schema.find_pixels(listing.schema, listing.spec.image_column)
     return examples.Examples(
         source=text,
         keys=keys[order],
-        inputs=image_stores.SliceImages(
-            examples.object_array(listing.paths), *np.ascontiguousarray(places.T)
-        ),
-        labels={name: _name_numbers(cells, classes) for name, cells in columns.items()},
+        inputs=_read_pixels(images, pixels, listing.source) if pixels else images,
+        labels={name: known_names.name_numbers(cells, classes) for name, cells in columns.items()},
         identity="\n".join(listing.stamps),
+        no_default=no_default,
         problems=tuple(listing.problems),
     )
 
 
-def _read_classes(spec: specs.DataSpec) -> tuple[str, ...]:
-    try:
-        return label_encoding.read_classes(spec.classes) or ()
-    except findings.RefusedError:
-        return ()  # label_encoding says so itself
-
-
-def _name_numbers(cells: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Numbers as names of --classes, unless they are names themselves."""
-    if not classes:
-        return cells
-    flat = {name for cell in cells for name in (cell if isinstance(cell, tuple) else (cell,))}
-    if flat & set(classes):
-        return cells
-    names = {str(number): name for number, name in enumerate(classes)}
-    return examples.object_array(
-        [
-            tuple(names.get(name, name) for name in cell)
-            if isinstance(cell, tuple)
-            else names.get(cell, cell)
-            for cell in cells
-        ]
-    )
+def _read_pixels(
+    images: image_stores.SliceImages, field: record_schema.Field, source: str
+) -> image_stores.ImageStore:
+    """Raw pixels, which no decoder reads, in memory."""
+    num_bytes = len(images) * field.num_bytes
+    if num_bytes > memory.find_available_bytes() // 2:
+        message = (
+            f"{source}: its raw pixels take {num_bytes / 2**30:.1f} GiB, more than half of the "
+            "free memory. Store encoded images (PNG or JPEG), which are read as they are needed."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=source))
+    pixels = np.empty((len(images), *field.shape), np.dtype(field.dtype).newbyteorder("<"))
+    rows = pixels.reshape(len(images), -1).view(np.uint8)
+    for file, path in enumerate(images.paths):
+        with regular_files.open_regular(path) as opened:
+            for row in np.flatnonzero(images.files == file):
+                opened.seek(int(images.offsets[row]))
+                rows[row] = np.frombuffer(opened.read(field.num_bytes), np.uint8)
+    store, _, _ = array_images.make_store(pixels)
+    return store

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from tf_finetune.data import array_labels, examples, known_names
+
+
+def cells(values, *, classes=()):
+    array = values if isinstance(values, np.ndarray) else np.array(values)
+    return array_labels.to_cells(array, classes=classes).tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([2, 0], np.uint8), ["2", "0"]),
+        (np.array([[2], [0]]), ["2", "0"]),
+        (np.array([True, False]), ["true", "false"]),
+        (np.array([1.0, np.nan, 0.0]), ["1", "", "0"]),
+        (np.array([1.1, np.nan], np.float32), ["1.1", ""]),
+        ([" cat ", ""], ["cat", ""]),
+        (np.array([b"c\xc3\xa4t", b"dog"]), ["cät", "dog"]),
+        (examples.object_array(["a", None, 3, 0.5, True]), ["a", "", "3", "0.5", "true"]),
+        (examples.object_array([("a", "b", "a"), [], [1]]), [("a", "b"), (), ("1",)]),
+        (np.array([["a", "b"], ["c", ""]]), [("a", "b"), ("c",)]),
+        (np.eye(3)[[2, 0]], ["2", "0"]),
+        (np.array([[1, 1, 0], [0, 0, 0]]), [("0", "1"), ()]),
+    ],
+)
+def test_labels_are_cells(values, expected):
+    assert cells(values) == expected
+
+
+def test_numbers_are_places_in_classes():
+    assert cells([1, 0, 7], classes=("cat", "dog")) == ["dog", "cat", "7"]
+    assert cells([[1, 1], [0, 1]], classes=("cat", "dog")) == [("cat", "dog"), ("dog",)]
+    assert cells(["0", "1"], classes=("1", "0")) == ["0", "1"]
+    assert known_names.name_numbers(examples.object_array(["1"]), ()).tolist() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1.0, np.inf]), "example 1: expected a finite number. Received inf."),
+        (np.array([[1, 2], [0, 1]]), "expected 0 and 1 in a matrix of labels, a column for each "
+         "class. Received other numbers."),
+        (np.zeros((2, 3, 4), np.float32), "expected a label for each example, [n], or a 0 or 1 for "
+         "each class, [n, classes]. Received float32 [2, 3, 4]."),
+        (np.array([1j]), "expected a label for each example, [n], or a 0 or 1 for each class, [n, "
+         "classes]. Received complex128 [1]."),
+        (np.array([b"\xe9"]), "example 0: its text is not UTF-8."),
+        (examples.object_array(["a", "\ud800"]), "example 1: its text is not UTF-8."),
+        (examples.object_array([{}]), "example 0: expected a number or text. Received dict."),
+    ],
+)  # fmt: skip
+def test_what_is_refused(values, message):
+    with pytest.raises(array_labels.BadArrayError) as caught:
+        cells(values)
+    assert str(caught.value) == message
+
+
+def test_many_rows_are_counted():
+    assert array_labels.list_rows([3]) == "3"
+    assert array_labels.list_rows(list(range(7))) == "0, 1, 2, 3, 4 and 2 more"

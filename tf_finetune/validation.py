@@ -47,7 +47,7 @@ def examine(
     Returns:
       (splits, problems); splits is None where the data have an error.
     """
-    problems = list(find_missing_flags(spec))
+    problems = [*find_missing_flags(spec), *_find_mixing_problems(spec)]
     splits = None
     if spec.model.model:
         problems += formats.find_problems(spec.model.model)
@@ -189,3 +189,16 @@ def _find_split_problems(
             )
         )
     return problems
+
+
+def _find_mixing_problems(spec: specs.RunSpec) -> list[findings.Problem]:
+    mixes = [step.name for step in spec.augment.steps if step.name in option_values.MIXING_STEPS]
+    if not mixes or spec.train.batch_size > 1:
+        return []
+    return [
+        findings.Problem(
+            f"--augment: {', '.join(mixes)} mix the images of a batch, and --batch_size=1 leaves "
+            "them alone. Expected --batch_size of at least 2.",
+            flag="--augment",
+        )
+    ]

@@ -85,10 +85,12 @@ def test_boxes_have_the_drawn_area():
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 4.0])
 def test_shares_are_of_a_beta_distribution(alpha):
-    drawn = mixing.draw_shares(
-        {"mixup": alpha}, tf.constant([3, 4], tf.int64), count=4000, height=1, width=1
+    drawn, rows, columns = mixing.draw_shares(
+        {"mixup": alpha}, tf.constant([3, 4], tf.int64), count=4000, height=2, width=3
     )
-    shares = np.ravel(drawn)
+    shares = drawn.numpy()
+    assert rows.shape == (4000, 2) and columns.shape == (4000, 3)
+    assert not np.any(rows) and not np.any(columns)
     assert np.isfinite(shares).all() and shares.min() >= 0 and shares.max() <= 1
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
     assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)

@@ -150,7 +150,7 @@ def _erase(
     draws: list[tf.Tensor],
 ) -> tf.Tensor:
     """Fills a rectangle with the image's mean, which tells a model least."""
-    height, width = image.shape[0], image.shape[1]
+    height, width, channels = image.shape
     if name == "cutout":
         # The centre lies anywhere, so a part of the square may lie outside.
         part = float(values[0])
@@ -167,5 +167,8 @@ def _erase(
     columns = tf.range(width, dtype=tf.float32) + 0.5
     is_row = (rows >= top) & (rows < top + sides[0])
     is_column = (columns >= left) & (columns < left + sides[1])
-    is_erased = (is_row[:, tf.newaxis] & is_column)[..., tf.newaxis]
-    return tf.where(is_erased, tf.reduce_mean(image, axis=(0, 1)), image)
+    # A row with all its channels as one axis, on which TensorFlow 2.21 is quicker.
+    is_erased = is_row[:, tf.newaxis] & tf.repeat(is_column, channels)
+    mean = tf.tile(tf.reduce_mean(image, axis=(0, 1)), [width])
+    erased = tf.where(is_erased, mean, tf.reshape(image, (height, width * channels)))
+    return tf.reshape(erased, (height, width, channels))

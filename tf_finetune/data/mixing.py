@@ -1,8 +1,8 @@
 """Mixup and CutMix: training images blended in pairs, and the labels of both of each pair.
 
-One idea: an image is its own where a map of shares says 1 and its partner's where it says 0. Mixup
-has one share for the whole map; CutMix has 0 in a box and 1 around it. The mean of the map is what
-the image's own labels count, and the partner's count the rest.
+One idea: every image is its own by a share and its partner's by the rest, and within a box it is
+its partner's alone. Mixup draws the share and leaves the box empty; CutMix draws the box at a share
+of 1. What is left of the image is what its own labels count; the partner's count the rest.
 
 The partner is the next image of the batch: the order of an epoch is random already. What is drawn
 is a function of the seed, the epoch and the keys in the batch.
@@ -67,11 +67,23 @@ def make_mixer(steps: tuple[option_values.AugmentStep, ...], seeds: np.ndarray) 
     ) -> tuple[tf.Tensor, tf.Tensor]:
         # The sum is that of whole numbers, whose order does not matter.
         seed = tf.stack([tf.reduce_sum(tf.gather(table, positions)) + _SALT, epoch])
-        shares = draw_shares(
-            alphas, seed, count=tf.size(positions), height=images.shape[1], width=images.shape[2]
+        height, width, channels = images.shape[1:]
+        share, rows, columns = draw_shares(
+            alphas, seed, count=tf.size(positions), height=height, width=width
         )
-        mixed = images * shares + choose_partners(images) * (1.0 - shares)
-        return mixed, tf.reduce_mean(shares, axis=(1, 2, 3))
+        # A row with all its channels as one axis: TensorFlow 2.21 spreads a number over many
+        # neighbours much faster than over three.
+        own = tf.reshape(images, [-1, height, width * channels])
+        mixed, partners = own, choose_partners(own)
+        if "mixup" in alphas:
+            part = share[:, tf.newaxis, tf.newaxis]
+            mixed = own * part + partners * (1.0 - part)
+        if "cutmix" in alphas:
+            columns_of_values = tf.repeat(columns, channels, axis=1)
+            is_inside = rows[:, :, tf.newaxis] & columns_of_values[:, tf.newaxis, :]
+            mixed = tf.where(is_inside, partners, mixed)
+        area = _count(rows) * _count(columns) / (height * width)
+        return tf.reshape(mixed, tf.shape(images)), share * (1.0 - area)
 
     return mix
 
@@ -90,8 +102,8 @@ def choose_partners(values: tf.Tensor) -> tf.Tensor:
 
 def draw_shares(
     alphas: dict[str, float], seed: tf.Tensor, *, count: tf.Tensor, height: int, width: int
-) -> tf.Tensor:
-    """How much of each pixel is the image's own.
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """How much of each image is its own, and where it is not at all.
 
     Args:
       alphas: {"mixup" or "cutmix" or both: both parameters of the Beta distribution of what an
@@ -102,24 +114,20 @@ def draw_shares(
       width: of an image, pixels.
 
     Returns:
-      float32 [count, height, width, 1], values 0 to 1. A box of CutMix that lies partly outside of
-      the image is cut off, so that the image keeps more than was drawn.
+      (float32 [count], 0 to 1, the image's share outside of its box; bool [count, height], the
+      rows of the box; bool [count, width], its columns). A box that lies partly outside of the
+      image is cut off, so that the image keeps more than was drawn.
     """
     box_seed, kept_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     drawn = tf.random.stateless_uniform([3, count], box_seed)
     kept = {name: _draw_beta(alpha, kept_seed, count=count) for name, alpha in alphas.items()}
-    blended = boxes = tf.ones([count, height, width, 1])
-    if "mixup" in kept:
-        blended *= kept["mixup"][:, tf.newaxis, tf.newaxis, tf.newaxis]
-    if "cutmix" in kept:
-        side = tf.sqrt(1.0 - kept["cutmix"])
-        rows = _find_inside(drawn[0], side, size=height)[:, :, tf.newaxis, tf.newaxis]
-        columns = _find_inside(drawn[1], side, size=width)[:, tf.newaxis, :, tf.newaxis]
-        boxes = 1.0 - tf.cast(rows & columns, tf.float32)
-    if len(kept) == 1:
-        return blended * boxes
-    is_cut = drawn[2] < 0.5
-    return tf.where(is_cut[:, tf.newaxis, tf.newaxis, tf.newaxis], boxes, blended)
+    everything = tf.ones([count])
+    is_cut = drawn[2] < 0.5 if len(kept) == 2 else tf.fill([count], "cutmix" in kept)
+    share = tf.where(is_cut, 1.0, kept.get("mixup", everything))
+    # An image that is not cut has a box without sides.
+    side = tf.sqrt(1.0 - tf.where(is_cut, kept.get("cutmix", everything), 1.0))
+    rows = _find_inside(drawn[0], side, size=height)
+    return share, rows, _find_inside(drawn[1], side, size=width)
 
 
 def _draw_beta(alpha: float, seed: tf.Tensor, *, count: tf.Tensor) -> tf.Tensor:
@@ -135,3 +143,8 @@ def _find_inside(centre: tf.Tensor, part: tf.Tensor, *, size: int) -> tf.Tensor:
     first, last = (tf.round(edge)[:, tf.newaxis] for edge in (middle - half, middle + half))
     places = tf.range(size, dtype=tf.float32)
     return (places >= first) & (places < last)
+
+
+def _count(flags: tf.Tensor) -> tf.Tensor:
+    """float32 [count]: how many of each row are set."""
+    return tf.reduce_sum(tf.cast(flags, tf.float32), axis=1)

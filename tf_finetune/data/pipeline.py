@@ -307,14 +307,9 @@ def _make_batches(
             "TextSpec for texts, a ColumnsSpec for columns."
         )
     if isinstance(store, image_stores.StreamImages):
-        if strata is not None:
-            raise specs.SpecError(
-                "--resample=balanced draws examples in any order, and this data set is too large "
-                "for the memory and can only be read one after another. Leave it out, or give "
-                "image files, a table or TFRecords."
-            )
-        elements = loaders.select_elements(store, split.indices)
-        return _stream_batches(elements, pre, seeds, batch_size=batch_size, view=view)
+        return _stream_batches(
+            store, split.indices, pre, seeds, batch_size=batch_size, view=view, strata=strata
+        )
     if isinstance(store, image_stores.DecodedImages) and view is None:
         positions = positions.batch(batch_size)
         return _gather_batches(store, split.indices, positions=positions)
@@ -393,14 +388,23 @@ def _map_images(
 
 
 def _stream_batches(
-    elements: tf.data.Dataset,
+    images: image_stores.StreamImages,
+    indices: np.ndarray,
     pre: preprocessing.PreprocessingSpec,
     seeds: tf.data.Dataset | None,
     *,
     batch_size: int,
     view: augmentation.Viewer | None,
+    strata: np.ndarray | None,
 ) -> tf.data.Dataset:
     """Dataset of (images of a batch, positions of a batch) from a stream's elements."""
+    if strata is not None:
+        raise specs.SpecError(
+            "--resample=balanced draws examples in any order, and this data set is too large "
+            "for the memory and can only be read one after another. Leave it out, or give "
+            "image files, a table or TFRecords."
+        )
+    elements = loaders.select_elements(images, indices)
 
     def shuffle(seed: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform([], seed, None, None, tf.int64)

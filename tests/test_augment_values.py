@@ -4,18 +4,19 @@ from tf_finetune import option_values, options, spec_flags, specs
 
 KNOWN = (
     "flip, crop, rotate, translate, zoom, color, brightness, contrast, saturation, hue, cutout, "
-    "erase, randaugment"
+    "erase, randaugment, mixup, cutmix"
 )
 
 
 def test_steps_take_numbers_behind_them():
-    steps = option_values.read_augment("flip,crop:0.3,0.9,rotate:15,randaugment:1,7,cutout")
+    steps = option_values.read_augment("flip,crop:0.3,0.9,rotate:15,randaugment:1,7,cutout,mixup")
     assert [(step.name, step.values) for step in steps] == [
         ("flip", ("horizontal",)),
         ("crop", (0.3, 0.9)),
         ("rotate", (15.0,)),
         ("randaugment", (1.0, 7.0)),
         ("cutout", (0.5,)),
+        ("mixup", (0.2,)),
     ]
     assert option_values.read_augment("none") == ()
     assert option_values.read_augment("flip:both")[0].values == ("horizontal", "vertical")
@@ -42,6 +43,10 @@ def test_steps_take_numbers_behind_them():
             "crop:0.9,0.3",
             "--augment: crop expects crop:MIN_AREA,MAX_AREA with MIN_AREA from 0.01 to 1, MAX_AREA "
             "from 0.01 to 1, the first not above the second. Received 'crop:0.9,0.3'.",
+        ),
+        (
+            "mixup:0",
+            "--augment: mixup expects mixup:ALPHA with ALPHA from 0.05 to 10. Received 'mixup:0'.",
         ),
         ("flip,flip", "--augment names flip twice. Give each step once."),
     ],

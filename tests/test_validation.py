@@ -91,3 +91,20 @@ def test_it_needs_no_tensorflow(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_mixing_needs_companions_and_nothing_beside_the_image(tmp_path):
+    spec = spec_of(tmp_path)
+    spec = dataclasses.replace(
+        spec,
+        augment=specs.AugmentSpec(augment="mixup,cutmix:0.5"),
+        data=dataclasses.replace(spec.data, image_column="photo", feature_columns="age"),
+        train=dataclasses.replace(spec.train, batch_size=1),
+    )
+    texts = [problem.message for problem in validation.find_problems(spec)]
+    assert texts[:2] == [
+        "--augment: mixup, cutmix mix the images of a batch, and --batch_size=1 leaves them alone. "
+        "Expected --batch_size of at least 2.",
+        "--augment: mixup, cutmix mix images, and the columns of --feature_columns would belong to "
+        "one of them only. Leave one of the two flags out.",
+    ]

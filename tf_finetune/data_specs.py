@@ -188,7 +188,8 @@ class AugmentSpec(options.CheckedSpec):
         "Random views of training images, steps joined by commas: flip[:vertical|both], "
         "crop[:MIN_AREA,MAX_AREA], rotate[:DEGREES], translate[:PART], zoom[:PART], "
         "color[:STRENGTH] or brightness, contrast, saturation, hue, cutout[:SIDE], "
-        "erase[:MIN_AREA,MAX_AREA], randaugment[:NUM,MAGNITUDE].",
+        "erase[:MIN_AREA,MAX_AREA], randaugment[:NUM,MAGNITUDE]; and pairs of training images in "
+        "one: mixup[:ALPHA], cutmix[:ALPHA].",
     )
 
     @property

@@ -171,7 +171,12 @@ AUGMENT_STEPS: dict[str, _Numbers | None] = {
     "cutout": _Numbers("SIDE", (0.5,), (0.01,), (1.0,)),
     "erase": _Numbers("MIN_AREA,MAX_AREA", (0.02, 0.33), (0.001, 0.001), (1.0, 1.0)),
     "randaugment": _Numbers("NUM,MAGNITUDE", (2.0, 5.0), (1.0, 0.0), (5.0, 10.0)),
+    # Defaults: the strengths that the authors used for ImageNet.
+    "mixup": _Numbers("ALPHA", (0.2,), (0.05,), (10.0,)),
+    "cutmix": _Numbers("ALPHA", (1.0,), (0.05,), (10.0,)),
 }
+# Those that make one image of two; the others change each image by itself.
+MIXING_STEPS = ("mixup", "cutmix")
 _RANGES = ("crop", "erase")
 
 

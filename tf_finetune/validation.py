@@ -50,7 +50,7 @@ def examine(
     Returns:
       (splits, problems); splits is None where the data have an error.
     """
-    problems = list(find_missing_flags(spec))
+    problems = [*find_missing_flags(spec), *_find_mixing_problems(spec)]
     splits = None
     if spec.model.model:
         problems += formats.find_problems(spec.model.model)
@@ -194,3 +194,21 @@ def _find_split_problems(
             )
         )
     return problems
+
+
+def _find_mixing_problems(spec: specs.RunSpec) -> list[findings.Problem]:
+    mixes = [step.name for step in spec.augment.steps if step.name in option_values.MIXING_STEPS]
+    if not mixes:
+        return []
+    texts = []
+    if spec.train.batch_size == 1:
+        texts.append(
+            f"--augment: {', '.join(mixes)} mix the images of a batch, and --batch_size=1 leaves "
+            "them alone. Expected --batch_size of at least 2."
+        )
+    if spec.data.image_column and spec.data.feature_columns:
+        texts.append(
+            f"--augment: {', '.join(mixes)} mix images, and the columns of --feature_columns would "
+            "belong to one of them only. Leave one of the two flags out."
+        )
+    return [findings.Problem(text, flag="--augment") for text in texts]

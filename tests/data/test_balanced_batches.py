@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_finetune import specs
+from tf_finetune import option_values, specs
 from tf_finetune.data import (
     image_stores,
     loading,
@@ -88,3 +88,32 @@ def test_training_only_and_no_stream():
         "memory and can only be read one after another. Leave it out, or give image files, a "
         "table or TFRecords.",
     )
+
+
+def collect_views(name, *, strata):
+    """{example: its views in the order of an epoch} of noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 1)).astype(np.uint8)
+    store = {"array": image_stores.ArrayImages, "decoded": image_stores.DecodedImages}[name]
+    dataset = pipeline.make_dataset(
+        make_split(store(pixels)),
+        preprocessing.PreprocessingSpec(6, 6, 1),
+        batch_size=6,
+        shuffle_seed=7,
+        strata=strata,
+        views=option_values.read_augment("crop,brightness"),
+    )
+    views: dict[int, list[bytes]] = {}
+    for inputs, labels in dataset:
+        for image, label in zip(inputs["image"].numpy(), labels["label"].numpy(), strict=True):
+            views.setdefault(int(label), []).append(image.tobytes())
+    return views
+
+
+def test_an_example_that_comes_again_has_another_view():
+    views = collect_views("array", strata=STRATA)
+    assert [len(views[row]) for row in (38, 39)] in ([6, 7], [7, 6], [7, 7])
+    assert all(len(set(shown)) == len(shown) for shown in views.values())
+    assert collect_views("decoded", strata=STRATA) == views
+    # The first view is the one that the example has anyway.
+    plain = collect_views("array", strata=None)
+    assert all(shown[0] == plain[row][0] for row, shown in views.items())

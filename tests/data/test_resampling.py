@@ -89,3 +89,9 @@ def test_the_head_that_is_drawn_by():
         "--resample=balanced and class_weight=balanced of --head=name=tags both make up for rare "
         "classes. Leave one of them out.",
     )
+
+
+def test_repeats_are_counted_in_order():
+    rows = np.array([3, 1, 3, 3, 0, 1])
+    assert resampling.count_repeats(rows).tolist() == [0, 0, 1, 2, 0, 1]
+    assert resampling.count_repeats(rows[:0]).tolist() == []

@@ -73,13 +73,35 @@ def test_the_export_answers_for_images_as_they_are(augmented, colors):
     assert np.abs(changed - expected).max() > 1e-5
 
 
+def test_mixed_pairs_are_learnt_from_and_drawn_again_bit_for_bit(train, augmented):
+    flags = ("--augment=mixup,cutmix", "--require_min=test/accuracy:1.0")
+    mixed = train("mixed", EPOCHS, *flags)
+    assert json.loads((mixed / "summary.json").read_text())["test"]["label"]["accuracy"] == 1.0
+    history = read_history(mixed)
+    assert read_history(train("mixed again", EPOCHS, *flags)) == history
+    assert not set(history[1:]) & set(read_history(augmented)[1:])
+
+
+def test_mixing_needs_a_pair(tmp_path, colors, capsys):
+    model = task_data.write_model(tmp_path / "primaries.keras")
+    flags = (f"--model={model}", f"--data={colors}", f"--workdir={tmp_path}/run")
+    flags = (*flags, "--augment=flip,mixup,cutmix", "--batch_size=1")
+    assert main.main(flags) == 2
+    assert capsys.readouterr().err == (
+        "error: --augment: mixup, cutmix mix the images of a batch, and --batch_size=1 leaves them "
+        "alone. Expected --batch_size of at least 2.\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_texts_have_no_views(tmp_path, capsys):
     model, table = tmp_path / "words.keras", tmp_path / "reviews.csv"
     tiny_text.make_classifier().save(model)
     tiny_text.write_table(table, tiny_text.make_rows())
-    flags = [f"--model={model}", f"--data={table}", f"--workdir={tmp_path}/run", "--augment=flip"]
-    assert main.main(flags) == 2
-    assert capsys.readouterr().err == (
-        "error: --augment=flip has no effect on texts. Leave it out.\n"
-    )
+    for augment in ("flip", "mixup"):
+        flags = [f"--model={model}", f"--data={table}", f"--workdir={tmp_path}/run"]
+        assert main.main([*flags, f"--augment={augment}"]) == 2
+        assert capsys.readouterr().err == (
+            f"error: --augment={augment} has no effect on texts. Leave it out.\n"
+        )
     assert not (tmp_path / "run").exists()

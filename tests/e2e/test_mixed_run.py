@@ -208,7 +208,7 @@ def test_evaluate_and_export_again(run, tmp_path, capsys):
     capsys.readouterr()
     flags = ["--mode=evaluate", f"--workdir={run}", f"--test_data={table.parent / 'photos'}"]
     assert main.main(flags) == 2
-    assert "needs a .csv, .tsv or .jsonl with such columns" in capsys.readouterr().err
+    assert "needs a .csv, .tsv, .jsonl or .tfrecord with such columns" in capsys.readouterr().err
 
 
 def test_a_stranger_cannot_lie_about_the_inputs(run, tmp_path, capsys):

@@ -25,6 +25,7 @@ from tf_finetune.data import (
     loaders,
     loading,
     mixed_spec,
+    mixing,
     preprocessing,
     reading,
     resampling,
@@ -70,15 +71,16 @@ def make_dataset(
       epoch: int64 scalar, not negative; read once when an iterator gives its first batch. None: 0.
       with_weights: adds the weights under which a sum over examples is the mean of the batch.
       num_replicas: devices that share each batch; the last batches are such that all get examples.
-      views: how images vary with (seed, epoch, key); needs `shuffle_seed`. None: they are given as
-        they are.
+      views: how images vary with (seed, epoch, key), and whether pairs of them are mixed; needs
+        `shuffle_seed`. None: they are given as they are.
       strata: int64 [n], what is drawn evenly, see `resampling`; needs `shuffle_seed`. None: each
         example comes once.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
-      1 / b}. The inputs are {"image": float32 [b, height, width, channels], values 0 to 255}, or
-      {"text": string [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both.
+      1 / b}. In place of the labels are `mixing.MixedLabels` where images are mixed. The inputs
+      are {"image": float32 [b, height, width, channels], values 0 to 255}, or {"text": string
+      [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both.
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
@@ -89,21 +91,26 @@ def make_dataset(
     beside, pre = _make_beside(split, pre), mixed_spec.find_main(pre)
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     seeds = _make_seeds(shuffle_seed, epoch)
-    view = None if views is None else _make_viewer(split, views, seed=shuffle_seed)
+    view, mix = _make_viewers(split, views, seed=shuffle_seed)
     batches = _make_batches(split, pre, seeds, batch_size=batch_size, view=view, strata=strata)
     if sizes != batching.plan_batches(len(split), batch_size=batch_size):
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
+    if mix is not None and seeds is not None:
+        batches = _mix_batches(batches, mix, seeds)
     labels = {head: tf.constant(values) for head, values in split.labels.items()}
     name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
     if isinstance(pre, preprocessing.PreprocessingSpec):
         name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
-    def assemble(values: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
+    def assemble(values: Any, positions: tf.Tensor, *shares: tf.Tensor) -> tuple[Any, ...]:
         # Columns have their names already.
         inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
         if beside is not None:
             inputs = inputs | beside(positions)
-        targets = {head: tf.gather(values, positions) for head, values in labels.items()}
+        targets: Any = {head: tf.gather(values, positions) for head, values in labels.items()}
+        if shares:
+            partners = {head: mixing.choose_partners(own) for head, own in targets.items()}
+            targets = mixing.MixedLabels(targets, partners, *shares)
         if not with_weights:
             return inputs, targets
         weights = tf.fill(tf.shape(positions), 1.0 / tf.cast(tf.size(positions), tf.float32))
@@ -260,9 +267,25 @@ def _make_balanced_positions(strata: np.ndarray, seeds: tf.data.Dataset | None) 
     """Dataset of as many int64 scalars, in which each stratum comes equally often."""
     if seeds is None:
         raise ValueError("Strata need a shuffle_seed: only training is resampled.")
+    return _draw_epochs(strata, seeds, then=lambda rows: rows)
+
+
+def _count_repeats(
+    strata: np.ndarray | None, seeds: tf.data.Dataset | None
+) -> tf.data.Dataset | None:
+    """Dataset of int64 scalars: how often each position came in the epoch before; None: never."""
+    if strata is None or seeds is None:
+        return None
+    return _draw_epochs(strata, seeds, then=resampling.count_repeats)
+
+
+def _draw_epochs(
+    strata: np.ndarray, seeds: tf.data.Dataset, *, then: Callable[[np.ndarray], np.ndarray]
+) -> tf.data.Dataset:
+    """Dataset of what `then` makes of the rows of an epoch, one by one."""
 
     def draw(seed: np.ndarray) -> np.ndarray:
-        return resampling.draw_epoch(strata, seed=int(seed[0]), epoch=int(seed[1]))
+        return then(resampling.draw_epoch(strata, seed=int(seed[0]), epoch=int(seed[1])))
 
     def draw_rows(seed: tf.Tensor) -> tf.Tensor:
         rows = tf.numpy_function(draw, [seed], tf.int64, stateful=False)
@@ -307,19 +330,20 @@ def _make_batches(
             "TextSpec for texts, a ColumnsSpec for columns."
         )
     if isinstance(store, image_stores.StreamImages):
-        if strata is not None:
-            raise specs.SpecError(
-                "--resample=balanced draws examples in any order, and this data set is too large "
-                "for the memory and can only be read one after another. Leave it out, or give "
-                "image files, a table or TFRecords."
-            )
-        elements = loaders.select_elements(store, split.indices)
-        return _stream_batches(elements, pre, seeds, batch_size=batch_size, view=view)
+        return _stream_batches(
+            store, split.indices, pre, seeds, batch_size=batch_size, view=view, strata=strata
+        )
     if isinstance(store, image_stores.DecodedImages) and view is None:
         positions = positions.batch(batch_size)
         return _gather_batches(store, split.indices, positions=positions)
     load = loaders.make_loader(store, split.indices, pre)
-    examples = _map_images(lambda position: (load(position), position), positions, seeds, view)
+    examples = _map_images(
+        lambda position: (load(position), position),
+        positions,
+        seeds,
+        view=view,
+        repeats=_count_repeats(strata, seeds),
+    )
     return examples.batch(batch_size)
 
 
@@ -335,43 +359,75 @@ def _gather_batches(
     return positions.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _make_viewer(
-    split: loading.Split, views: augmentation.Steps, *, seed: int | None
-) -> augmentation.Viewer:
+def _make_viewers(
+    split: loading.Split, views: augmentation.Steps | None, *, seed: int | None
+) -> tuple[augmentation.Viewer | None, mixing.Mixer | None]:
+    """What is done to images one by one, and to batches of them."""
+    if views is None:
+        return None, None
     if seed is None:
         raise ValueError("Views need a shuffle_seed: only the images of training vary.")
-    if isinstance(split.inputs, text_store.Texts):
-        raise ValueError("Texts have no views. Expected a split of images.")
-    return augmentation.make_viewer(views, augmentation.make_seeds(split.keys, seed=seed))
+    if isinstance(split.inputs, text_store.Texts | columns.Columns):
+        shown = input_stores.PLURALS[input_stores.find_kind(split.inputs)]
+        raise ValueError(f"{shown.capitalize()} have no views. Expected a split of images.")
+    seeds = augmentation.make_seeds(split.keys, seed=seed)
+    return augmentation.make_viewer(views, seeds), mixing.make_mixer(views, seeds)
+
+
+def _mix_batches(
+    batches: tf.data.Dataset, mix: mixing.Mixer, seeds: tf.data.Dataset
+) -> tf.data.Dataset:
+    """Dataset of (images of a batch, their positions, what each kept of itself)."""
+
+    def apply(batch: tuple[tf.Tensor, ...], epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        images, positions = batch
+        mixed, shares = mix(images, positions, epoch)
+        return mixed, positions, shares
+
+    numbered = tf.data.Dataset.zip(batches, augmentation.repeat_epoch(seeds))
+    return numbered.map(apply, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _map_images(
     load: Callable[..., tuple[tf.Tensor, tf.Tensor]],
     items: tf.data.Dataset,
     seeds: tf.data.Dataset | None,
+    *,
     view: augmentation.Viewer | None,
+    repeats: tf.data.Dataset | None = None,
 ) -> tf.data.Dataset:
     """Dataset of (image, position), as `load` gives them or in the epoch's view."""
     if view is None or seeds is None:
         return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    if repeats is None:
+        repeats = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
 
-    def show(item: Any, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def show(item: Any, epoch: tf.Tensor, repeat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, position = load(*item) if isinstance(item, tuple) else load(item)
-        return view(image, position, epoch), position
+        return view(image, position, epoch, repeat), position
 
-    numbered = tf.data.Dataset.zip(items, augmentation.repeat_epoch(seeds))
+    numbered = tf.data.Dataset.zip(items, augmentation.repeat_epoch(seeds), repeats)
     return numbered.map(show, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _stream_batches(
-    elements: tf.data.Dataset,
+    images: image_stores.StreamImages,
+    indices: np.ndarray,
     pre: preprocessing.PreprocessingSpec,
     seeds: tf.data.Dataset | None,
     *,
     batch_size: int,
     view: augmentation.Viewer | None,
+    strata: np.ndarray | None,
 ) -> tf.data.Dataset:
     """Dataset of (images of a batch, positions of a batch) from a stream's elements."""
+    if strata is not None:
+        raise specs.SpecError(
+            "--resample=balanced draws examples in any order, and this data set is too large "
+            "for the memory and can only be read one after another. Leave it out, or give "
+            "image files, a table or TFRecords."
+        )
+    elements = loaders.select_elements(images, indices)
 
     def shuffle(seed: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
@@ -385,4 +441,4 @@ def _stream_batches(
     def load(element: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return loaders.load_element(element, pre), position
 
-    return _map_images(load, ordered, seeds, view).batch(batch_size)
+    return _map_images(load, ordered, seeds, view=view).batch(batch_size)

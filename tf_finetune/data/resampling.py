@@ -103,6 +103,21 @@ def draw_epoch(strata: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
+def count_repeats(rows: np.ndarray) -> np.ndarray:
+    """How often each number came before.
+
+    Args:
+      rows: int64 [n], of `draw_epoch`.
+
+    Returns:
+      int64 [n], 0 where a number comes for the first time.
+    """
+    repeats = np.empty(len(rows), np.int64)
+    for places in _group(rows):
+        repeats[places] = np.arange(len(places))
+    return repeats
+
+
 def _group(numbers: np.ndarray) -> list[np.ndarray]:
     """The places of each number, smallest number first, each in ascending order."""
     order = np.argsort(numbers, kind="stable")

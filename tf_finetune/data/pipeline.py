@@ -25,6 +25,7 @@ from tf_finetune.data import (
     loaders,
     loading,
     mixed_spec,
+    position_batches,
     preprocessing,
     reading,
     resampling,
@@ -78,7 +79,9 @@ def make_dataset(
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
       1 / b}. The inputs are {"image": float32 [b, height, width, channels], values 0 to 255}, or
-      {"text": string [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both.
+      {"text": string [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both. Labels of
+      pixels are int32 [b, height, width], of words [b, most words], -1 without a class; those of
+      pixels are moved by `views` as their image is.
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
@@ -93,22 +96,33 @@ def make_dataset(
     batches = _make_batches(split, pre, seeds, batch_size=batch_size, view=view, strata=strata)
     if sizes != batching.plan_batches(len(split), batch_size=batch_size):
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
-    labels = {head: tf.constant(values) for head, values in split.labels.items()}
+    labels = {
+        head: tf.constant(values)
+        for head, values in split.labels.items()
+        if head not in split.positions
+    }
     name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
     if isinstance(pre, preprocessing.PreprocessingSpec):
         name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
-    def assemble(values: tf.Tensor, positions: tf.Tensor) -> tuple[dict[str, tf.Tensor], ...]:
+    make_targets = position_batches.make_targets(split, pre, views=views, seed=shuffle_seed)
+
+    def assemble(
+        values: tf.Tensor, positions: tf.Tensor, *epoch: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], ...]:
         # Columns have their names already.
         inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
         if beside is not None:
             inputs = inputs | beside(positions)
         targets = {head: tf.gather(values, positions) for head, values in labels.items()}
+        targets |= make_targets(positions, *epoch)
         if not with_weights:
             return inputs, targets
         weights = tf.fill(tf.shape(positions), 1.0 / tf.cast(tf.size(positions), tf.float32))
-        return inputs, targets, dict.fromkeys(labels, weights)
+        return inputs, targets, dict.fromkeys(targets, weights)
 
+    if split.positions:
+        batches = position_batches.number_epochs(batches, seeds)
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())

@@ -129,6 +129,38 @@ def test_regression_answers_in_the_labels_unit(backbone, tmp_path):
         np.testing.assert_array_equal(answer, [[1002.0], [1002.0]])
 
 
+PIXELS = head_kinds.HeadInfo("mask", "segmentation", ("a", "b", "c"))
+
+
+def test_a_head_of_pixels_sees_the_map_and_fills_the_image(backbone, tmp_path):
+    """Logits are a Dense layer of each position, enlarged bilinear; another head is pooled."""
+    both = (specs.HeadSpec(name="mask", dropout=0.0), specs.HeadSpec(name="breed"))
+    model = heads.attach_heads(backbone, heads=both, infos=(PIXELS, INFOS[0]))
+    assert model.output["mask"].shape == (None, 12, 12, 3)
+    assert model.output["breed"].shape == (None, 3)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 12, 12, 3)).astype(np.float32)
+    found = model({"image": images}, training=False)
+    maps = backbone.model(images / 127.5 - 1, training=False)
+    layer = model.get_layer("mask_logits")
+    logits = np.tensordot(maps, layer.kernel, 1) + np.array(layer.bias)
+    expected = keras.ops.image.resize(logits, (12, 12), interpolation="bilinear")
+    assert np.allclose(found["mask"], expected, atol=1e-5)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    again = keras.saving.load_model(path)({"image": images}, training=False)
+    assert np.array_equal(again["mask"], found["mask"])
+
+
+def test_a_head_of_pixels_needs_a_map(backbone):
+    flat = keras.Model(backbone.model.input, keras.layers.Flatten()(backbone.model.output))
+    vectors = dataclasses.replace(backbone, model=flat, pooling="none")
+    with pytest.raises(
+        ValueError,
+        match=r"^Head 'mask' is about pixels, and the features have the shape \(None, 288",
+    ):
+        heads.attach_heads(vectors, heads=(specs.HeadSpec(name="mask"),), infos=(PIXELS,))
+
+
 COLUMNS = columns.ColumnsSpec(
     (
         columns.ModelInput("numbers", ("age", "height"), "float32", (2,)),

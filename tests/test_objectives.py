@@ -4,6 +4,8 @@ import pytest
 
 from tf_finetune import head_kinds, objectives, specs
 
+OF_EXAMPLES = [kind for kind, row in head_kinds.HEAD_KINDS.items() if not row.positions]
+
 
 def exact_softmax_loss(logits, labels, smoothing=0.0):
     logits = logits.astype(np.float64)
@@ -171,7 +173,7 @@ def make_gaps(kind):
 
 
 @pytest.mark.parametrize("focal_gamma", [None, 2.0])
-@pytest.mark.parametrize("kind", list(head_kinds.HEAD_KINDS))
+@pytest.mark.parametrize("kind", OF_EXAMPLES)
 def test_missing_labels_add_nothing_to_loss_and_gradient(logits, kind, focal_gamma):
     import tensorflow as tf
 
@@ -201,7 +203,7 @@ def test_a_class_that_is_unknown_adds_nothing(logits):
     assert float(value) == pytest.approx(cells[known].mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", list(head_kinds.HEAD_KINDS))
+@pytest.mark.parametrize("kind", OF_EXAMPLES)
 def test_metrics_pass_over_missing_labels(logits, kind):
     labels, gaps, rows = make_gaps(kind)
     given = logits[:, : head_kinds.num_logits(kind, 4)]
@@ -267,3 +269,46 @@ def test_sigmoid_heads_start_at_the_log_odds():
     even = objectives.find_start_biases(balanced, infos[:2], labels)
     np.testing.assert_allclose(even["tags"], [0.0, -4.6, 0.0], atol=1e-6)
     np.testing.assert_allclose(even["sick"], [0.0], atol=1e-6)
+
+
+def make_pixels():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (3, 4, 5, 3)).astype(np.float32)
+    labels = generator.integers(-1, 3, (3, 4, 5)).astype(np.int32)
+    labels[1, :3] = -1
+    return logits, labels
+
+
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_the_loss_of_pixels_is_the_mean_of_those_with_a_label(class_weight):
+    logits, labels = make_pixels()
+    known = labels >= 0
+    counts = np.bincount(labels[known], minlength=3)
+    head = specs.HeadSpec(name="mask", class_weight=class_weight)
+    info = head_kinds.HeadInfo("mask", "segmentation", ("a", "b", "c"))
+    losses = objectives.make_losses(
+        (head,), (info,), {"mask": np.arange(3)}, counts={"mask": counts}
+    )
+    found = losses["mask"](labels, logits, sample_weight=np.full(3, 1 / 3, np.float32))
+    weights = np.ones(3)
+    if class_weight == "balanced":
+        weights = counts.sum() / 3 / counts
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    each = -np.take_along_axis(log_p[known], labels[known][:, None], axis=-1)[:, 0]
+    expected = (each * weights[labels[known]]).sum() / known.sum()
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_metrics_of_pixels_pass_over_those_without_a_label():
+    logits, labels = make_pixels()
+    known = labels >= 0
+    info = head_kinds.HeadInfo("mask", "segmentation", ("a", "b", "c"))
+    cross_entropy, accuracy = objectives.make_metrics((info,))["mask"]
+    for metric in (cross_entropy, accuracy):
+        metric.update_state(labels[:1], logits[:1])
+        metric.update_state(labels[1:], logits[1:])
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    each = -np.take_along_axis(log_p[known], labels[known][:, None], axis=-1)
+    assert float(cross_entropy.result()) == pytest.approx(each.mean(), rel=1e-5)
+    right = logits.argmax(axis=-1) == labels
+    assert float(accuracy.result()) == pytest.approx(right[known].mean(), rel=1e-6)

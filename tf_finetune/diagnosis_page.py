@@ -117,7 +117,7 @@ def format_page(report: doctor.DoctorReport) -> str:
         blocks.append("## Facts")
     for found in report.histograms:
         rows = [(_escape(name), str(count)) for name, count in found.counts.items()]
-        blocks.append(_tabulate((found.title, "examples"), rows))
+        blocks.append(_tabulate((found.title, found.unit), rows))
     if len(report.columns) > 1:
         blocks.append("## Columns")
         blocks.append(_tabulate_columns(report.columns))

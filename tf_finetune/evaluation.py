@@ -1,7 +1,8 @@
 """How good a model is on a split, and whether that reaches what was asked.
 
 One idea: the model is run once and its logits are kept; `head_metrics` does the arithmetic and
-says what each metric's name means.
+says what each metric's name means. Logits of positions would fill the memory: they are counted
+batch by batch, by `position_metrics`.
 """
 
 import dataclasses
@@ -10,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, head_metrics, option_values, progress
+from tf_finetune import (
+    findings,
+    head_kinds,
+    head_metrics,
+    option_values,
+    position_metrics,
+    progress,
+)
 
 METRICS = head_metrics.METRICS
 
@@ -47,7 +55,8 @@ def evaluate_model(
     MirroredStrategy is read from its first replica.
 
     Args:
-      model: keras.Model with outputs {HEAD: logits float [batch, num_logits]}.
+      model: keras.Model with outputs {HEAD: logits float [batch, num_logits]}, of positions
+        [batch, ..., num_logits].
       dataset: finite tf.data.Dataset of (inputs, {HEAD: encoded labels}, ...), batched.
       heads: the heads to measure.
       split: the split's name, for the report and the progress bar.
@@ -60,12 +69,24 @@ def evaluate_model(
       ValueError: the model has no output for a head, or its logits do not fit the labels.
       RefusedError: the data set is empty, or logits are not finite.
     """
-    logits, labels = compute_logits(model, dataset, heads=heads, split=split)
-    return evaluate_logits(logits, labels, heads=heads, split=split, loss_weights=loss_weights)
+    counters = {
+        head.name: position_metrics.PositionCounter(head)
+        for head in heads
+        if head_kinds.HEAD_KINDS[head.kind].positions
+    }
+    logits, labels = compute_logits(model, dataset, heads=heads, split=split, counters=counters)
+    return evaluate_logits(
+        logits, labels, heads=heads, split=split, loss_weights=loss_weights, counters=counters
+    )
 
 
 def compute_logits(
-    model: Any, dataset: Any, *, heads: tuple[head_kinds.HeadInfo, ...], split: str
+    model: Any,
+    dataset: Any,
+    *,
+    heads: tuple[head_kinds.HeadInfo, ...],
+    split: str,
+    counters: dict[str, position_metrics.PositionCounter] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Runs a model over a split, in inference mode.
 
@@ -74,17 +95,20 @@ def compute_logits(
       dataset: see `evaluate_model`.
       heads: the heads to run.
       split: the split's name, for the progress bar.
+      counters: by head of positions; they take what such a head gives.
 
     Returns:
-      (logits float32 [n, num_logits], encoded labels [n, ...]), each by head.
+      (logits float32 [n, num_logits], encoded labels [n, ...]), each by head without a counter.
 
     Raises:
       ValueError: the model has no output for a head.
       RefusedError: the data set is empty.
     """
-    names = [head.name for head in heads]
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    labels: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    names, counters = [head.name for head in heads], counters or {}
+    kept = [name for name in names if name not in counters]
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in kept}
+    labels: dict[str, list[np.ndarray]] = {name: [] for name in kept}
+    number = 0
     forward = _make_forward(model, dataset.element_spec[0])
     num_batches = max(int(dataset.cardinality()), 0)  # Negative: unknown.
     with progress.ProgressBar(f"Evaluating {split}", num_batches) as bar:
@@ -96,12 +120,14 @@ def compute_logits(
                     f"The model has no output for head {findings.list_first(missing)}. "
                     f"It has {findings.list_first(sorted(batch_logits))}."
                 )
-            for name in names:
+            for name in kept:
                 logits[name].append(batch_logits[name].numpy())
                 labels[name].append(element[1][name].numpy())
+            for name, counter in counters.items():
+                counter.add(batch_logits[name].numpy(), element[1][name].numpy())
             if num_batches:
                 bar.update(number)
-    if not any(logits.values()):
+    if not number:
         raise _make_empty_error(split)
     return (
         {name: np.concatenate(batches) for name, batches in logits.items()},
@@ -132,6 +158,7 @@ def evaluate_logits(
     heads: tuple[head_kinds.HeadInfo, ...],
     split: str,
     loss_weights: dict[str, float] | None = None,
+    counters: dict[str, position_metrics.PositionCounter] | None = None,
 ) -> EvalReport:
     """Measures logits against labels.
 
@@ -142,6 +169,7 @@ def evaluate_logits(
       heads: the heads to measure, at least one.
       split: the split's name.
       loss_weights: weight of each head in `loss`; None: 1 each.
+      counters: by head of positions, see `compute_logits`.
 
     Returns:
       The report.
@@ -151,18 +179,32 @@ def evaluate_logits(
       RefusedError: there is no example, or logits are not finite.
     """
     reports = {}
-    loss = 0.0
+    loss, num_examples = 0.0, 0
     for head in heads:
-        _check_shapes(logits[head.name], labels[head.name], head)
-        if len(labels[head.name]) == 0:
-            raise _make_empty_error(split)
-        _check_finite(logits[head.name], head, split=split)
-        reports[head.name] = head_metrics.evaluate_head(
-            logits[head.name], labels[head.name], head=head
-        )
+        if counters and head.name in counters:
+            counter = counters[head.name]
+            num_examples = counter.num_examples
+            _check_finite(counter.num_bad, head, num_examples=num_examples, split=split)
+            reports[head.name] = counter.make_report()
+        else:
+            num_examples = len(labels[head.name])
+            reports[head.name] = _evaluate_head(
+                logits[head.name], labels[head.name], head=head, split=split
+            )
         weight = 1.0 if loss_weights is None else loss_weights[head.name]
         loss += weight * reports[head.name].loss
-    return EvalReport(split, len(labels[heads[0].name]), loss, reports)
+    return EvalReport(split, num_examples, loss, reports)
+
+
+def _evaluate_head(
+    logits: np.ndarray, labels: np.ndarray, *, head: head_kinds.HeadInfo, split: str
+) -> head_metrics.HeadReport:
+    _check_shapes(logits, labels, head)
+    if len(labels) == 0:
+        raise _make_empty_error(split)
+    num_bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    _check_finite(num_bad, head, num_examples=len(logits), split=split)
+    return head_metrics.evaluate_head(logits, labels, head=head)
 
 
 def find_requirement_problems(
@@ -326,12 +368,13 @@ def _check_shapes(logits: np.ndarray, labels: np.ndarray, head: head_kinds.HeadI
         )
 
 
-def _check_finite(logits: np.ndarray, head: head_kinds.HeadInfo, *, split: str) -> None:
-    num_bad = int((~np.isfinite(logits).all(axis=1)).sum())
+def _check_finite(
+    num_bad: int, head: head_kinds.HeadInfo, *, num_examples: int, split: str
+) -> None:
     if num_bad:
         raise findings.RefusedError(
             findings.Problem(
-                f"Head '{head.name}' gives NaN or infinite logits for {num_bad} of {len(logits)} "
+                f"Head '{head.name}' gives NaN or infinite logits for {num_bad} of {num_examples} "
                 f"examples of the split {split}. Expected finite numbers: its weights are damaged "
                 "or its training diverged."
             )

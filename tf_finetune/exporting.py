@@ -39,6 +39,9 @@ MAX_DIFFERENCE_HALF = 2e-2
 # One of the requests that TF Serving replays goes to serving_default.
 MAX_WARMUP_INPUTS = warmup.MAX_REQUESTS - 1
 
+# Dimensions of a head's logits between the batch and the classes.
+_PLACES: dict[str, list[str]] = {"": [], "pixels": ["height", "width"], "words": ["words"]}
+
 # Operations that call back into the Python process which traced them: they work when the model is
 # loaded again right here, and in no server.
 _PYTHON_OPERATIONS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
@@ -86,7 +89,13 @@ def write_export(
       order of the labels file, then empty strings. Its width is the same for every request, so
       that neither the row format of REST nor the server's batching makes an answer depend on
       the other examples in the batch;
-    - of a regression head only `predictions`, float32 [n], in the unit of the labels.
+    - of a regression head only `predictions`, float32 [n], in the unit of the labels;
+    - of a segmentation head `probabilities`, float32 [n, height, width, num_classes], and
+      `class_ids`, int32 [n, height, width], lines of the labels file from 0; both of the size of
+      the model's input, also for `serve_bytes`;
+    - of a token_classification head `probabilities`, float32 [n, most words, num_classes],
+      `class_ids`, int32 [n, most words], and `classes`, string [n, most words]: a tag for each word
+      that white space parts; -1 and "" behind the last word of a text.
 
     `n` is any number from 1 on. An image that cannot be decoded, or pixels of another size, fail
     their whole request with INVALID_ARGUMENT. Class names are also in assets/labels_HEAD.txt, one
@@ -195,10 +204,12 @@ def _check_heads(model: keras.Model, heads: tuple[head_kinds.HeadInfo, ...]) -> 
     for head in heads:
         expected = head_kinds.num_logits(head.kind, len(head.classes))
         received = model.output[head.name].shape
-        if len(received) != 2 or received[-1] != expected:
+        places = _PLACES[head_kinds.HEAD_KINDS[head.kind].positions]
+        if len(received) != 2 + len(places) or received[-1] != expected:
+            shape = ", ".join(["batch", *places, str(expected)])
             raise ValueError(
                 f"Head '{head.name}' ({head.kind}, {len(head.classes)} classes) expects logits of "
-                f"shape [batch, {expected}]. Received {received}."
+                f"shape [{shape}]. Received {received}."
             )
         expected = head_kinds.HEAD_KINDS[head.kind].num_thresholds(len(head.classes))
         if len(head.thresholds) != expected:

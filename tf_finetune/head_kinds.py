@@ -14,6 +14,8 @@ ACCURACY = "accuracy"
 SQUARED_ERROR = "mean_squared_error"
 ABSOLUTE_ERROR = "mean_absolute_error"
 MISSING_CLASS = -1
+# What the export calls the classes of positions.
+CLASS_IDS = "class_ids"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,9 @@ class HeadKind:
       train_metrics: names of the two numbers that training shows; the first is the loss, without
         smoothing, weights or focus.
       output: what the export calls the head's numbers.
+      positions: what has a label of its own where that is not the example: "pixels" or "words";
+        "" elsewhere. Such labels are in `loading.Split.positions`, and the encoded label of an
+        example is its place there.
     """
 
     name: str
@@ -36,6 +41,12 @@ class HeadKind:
     has_classes: bool = True
     train_metrics: tuple[str, str] = (CROSS_ENTROPY, ACCURACY)
     output: str = "probabilities"
+    positions: str = ""
+
+    @property
+    def names_examples(self) -> bool:
+        """An example as a whole has classes: neither numbers nor a class at each position."""
+        return self.has_classes and not self.positions
 
     @property
     def has_thresholds(self) -> bool:
@@ -61,6 +72,8 @@ HEAD_KINDS = {
             train_metrics=(SQUARED_ERROR, ABSOLUTE_ERROR),
             output="predictions",
         ),
+        HeadKind("segmentation", activation="softmax", exclusive=True, positions="pixels"),
+        HeadKind("token_classification", activation="softmax", exclusive=True, positions="words"),
     )
 }
 
@@ -181,9 +194,12 @@ def count_labels(labels: np.ndarray, *, kind: str, num_classes: int) -> list[int
       num_classes: number of class names.
 
     Returns:
-      A number per class; none for regression.
+      A number per class; none for regression, zeros where positions and not examples have
+      classes.
     """
     known = labels[find_labelled(labels)]
+    if HEAD_KINDS[kind].positions:
+        return [0] * num_classes
     if not HEAD_KINDS[kind].has_classes:
         return []
     if HEAD_KINDS[kind].exclusive:
@@ -211,12 +227,13 @@ def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:
     """Logits to the probability of every class; of a regression head, to its number.
 
     Args:
-      logits: float32 [n, num_logits(kind)].
+      logits: float32 [n, num_logits(kind)]; of positions [n, ..., num_logits(kind)].
       kind: a key of HEAD_KINDS.
 
     Returns:
-      float32 [n, num_classes]; rows sum to 1 where classes are exclusive; binary columns are
-      (negative, positive). Regression: float32 [n, 1], in the labels' unit.
+      float32 [n, num_classes], of positions [n, ..., num_classes]; rows sum to 1 where classes are
+      exclusive; binary columns are (negative, positive). Regression: float32 [n, 1], in the
+      labels' unit.
     """
     logits = np.asarray(logits, np.float32)
     row = HEAD_KINDS[kind]

@@ -19,6 +19,9 @@ in float64; the ranking metrics are scikit-learn's. What the names mean, by kind
 - `mean_squared_error`, `root_mean_squared_error`, `mean_absolute_error`, `r2`: regression, in the
   labels' unit (squared, as it is, as it is, none). `r2` is 0 for the mean of the split's labels.
 
+- `mean_iou`, `pixel_accuracy`, `token_accuracy`, `entity_f1`: of positions, see
+  `position_metrics`, which measures them.
+
 Missing labels count nowhere: an example without a label is passed over, and of a multilabel
 example the classes that are unknown.
 
@@ -31,6 +34,7 @@ import math
 
 import numpy as np
 
+from tf_finetune import entity_tags as tags
 from tf_finetune import head_kinds, metric_values
 
 # Whether more is better. `loss` is the whole report's, the others are a head's.
@@ -52,6 +56,10 @@ METRICS: dict[str, bool] = {
     "root_mean_squared_error": False,
     "mean_absolute_error": False,
     "r2": True,
+    "mean_iou": True,
+    "pixel_accuracy": True,
+    "token_accuracy": True,
+    "entity_f1": True,
     "loss": False,
 }
 MAX_MATRIX_CLASSES = 200
@@ -71,6 +79,8 @@ _KIND_METRICS = {
     "regression": (
         *("mean_squared_error", "root_mean_squared_error", "mean_absolute_error", "r2"),
     ),
+    "segmentation": ("mean_iou", "pixel_accuracy", "log_loss"),
+    "token_classification": ("token_accuracy", "f1_macro", "f1_micro", "entity_f1", "log_loss"),
 }
 _NO_POSITIVE = "no example is of the positive class"
 _NO_EXAMPLE = "no class has an example"
@@ -91,6 +101,10 @@ class ClassReport:
       f1: harmonic mean of both; None likewise.
       support: examples of the class.
       num_predicted: examples predicted as the class.
+      iou: of positions only: intersection over union, 0 to 1; None where nothing is of the class
+        or predicted as it, and of other kinds of heads.
+
+    Of a head of positions, `support` and `num_predicted` count positions.
     """
 
     name: str
@@ -99,6 +113,7 @@ class ClassReport:
     f1: float | None
     support: int
     num_predicted: int
+    iou: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +135,13 @@ class HeadReport:
       thresholds: what decided, see `head_kinds.HeadInfo`.
       num_examples: examples in the split that have a label.
       num_missing: those that have none.
-      num_correct: examples that `accuracy` counts as right; None for regression.
+      num_correct: examples that `accuracy` counts as right; None for regression and positions.
       loss: `log_loss`, or the squared error in the variance of the training labels; 0 without a
         label.
       metrics: finite numbers by name; see the module's docstring.
       undefined: {metric: why the split does not define it}.
       interval: (low, high), the 95 % Wilson interval of accuracy; None for regression and
-        without a label.
+        positions, and without a label.
       per_class: a row for each class, in the order of `classes`.
       confusion: int64 [num_classes, num_classes], rows true, columns predicted; None above
         MAX_MATRIX_CLASSES classes and for multilabel.
@@ -161,6 +176,8 @@ def list_metrics(head: head_kinds.HeadInfo) -> tuple[str, ...]:
       Keys of METRICS, in the order of a report.
     """
     names = _KIND_METRICS[head.kind]
+    if not tags.are_bio(head.classes):
+        names = tuple(name for name in names if name != "entity_f1")
     if len(head.classes) <= metric_values.TOP_K:
         names = tuple(name for name in names if name != "top_5_accuracy")
     return names

@@ -1,9 +1,16 @@
-"""Dense heads on a backbone: from features to one vector of logits per task.
+"""Dense heads on a backbone: from features to one vector of logits per task, or one per position.
 
 Heads emit logits, in float32 whatever the backbone computes in; the loss takes them as they are and
 softmax or sigmoid is applied where probabilities are wanted. Scaling from 0..255 to the backbone's
 own pixel range is made of layers here, so the saved model takes pixels as they come. Texts go to
 the backbone as they are: its graph makes tokens of them.
+
+A segmentation head takes the feature map before it is pooled. Its Dense layers see each position by
+itself, and the logits, not the classes, are enlarged to the size of the image: bilinear, so that
+borders may run between the positions of the map.
+
+Reference: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic
+Segmentation", sections 3.3 and 4.1, https://arxiv.org/abs/1411.4038
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +23,8 @@ from tf_finetune import head_kinds, specs
 from tf_finetune.data import column_encoding, image_stores, mixed_spec, text_store
 from tf_finetune.models import backbone as results
 from tf_finetune.models import column_layers, loading, pixel_range
+from tf_finetune.models.encoders import token_features
+from tf_finetune.text import first_pieces, wordpiece
 
 INPUT = image_stores.INPUT
 TEXT_INPUT = text_store.INPUT
@@ -49,10 +58,12 @@ def attach_heads(
     Returns:
       A model with the input {"image": float32 [batch, height, width, channels], values 0 to 255}
       or {"text": string [batch]}, or of columns the backbone's own inputs by name, or of a
-      MixedSpec both; and the outputs {HEAD: float32 [batch, units] logits}.
+      MixedSpec both; and the outputs {HEAD: float32 [batch, units] logits}, of segmentation
+      [batch, height, width, units], of words [batch, most words, units].
 
     Raises:
-      ValueError: the pixel range is not settled, or the features are no vector after pooling.
+      ValueError: the pixel range is not settled, or the features are no vector after pooling, or
+        no map where a head is about pixels, or of no tokens where one is about words.
     """
     if mixed is not None:
         inputs, taken = _start_mixed(backbone, mixed, image_shape)
@@ -65,15 +76,27 @@ def attach_heads(
             else _start_with_pixels(backbone, image_shape)
         )
         inputs = {first.name: first}
-    features = _pool(backbone.model(taken), backbone.pooling)
-    if encoding is not None:
+    kinds = [head_kinds.HEAD_KINDS[info.kind].positions for info in infos]
+    if "words" in kinds:
+        words = _pick_words(backbone, inputs[TEXT_INPUT], taken)
+    else:
+        features = backbone.model(taken)
+    # Pooled once, and not where every head is about positions.
+    vector = None if all(kinds) else _pool(features, backbone.pooling)
+    if encoding is not None and vector is not None:
         beside = _encode_columns(inputs, encoding)
         together = keras.layers.Concatenate(name="features_and_columns", dtype="float32")
-        features = together([features, *beside])
-    outputs = {
-        head.name: _attach_head(features, head, info, bias=(biases or {}).get(head.name))
-        for head, info in zip(heads, infos, strict=True)
-    }
+        vector = together([vector, *beside])
+    outputs = {}
+    for head, info, kind in zip(heads, infos, kinds, strict=True):
+        if kind == "words":
+            outputs[head.name] = _attach_head(words, head, info, bias=None)
+        elif kind == "pixels":
+            size = inputs[INPUT].shape[1:3]
+            outputs[head.name] = _attach_pixels(features, head, info, size=size)
+        else:
+            bias = (biases or {}).get(head.name)
+            outputs[head.name] = _attach_head(vector, head, info, bias=bias)
     return keras.Model(inputs, outputs, name="finetuned")
 
 
@@ -168,6 +191,41 @@ def _pool(features: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
             "[batch, features]. Choose --pooling=avg, max or flatten."
         )
     return features
+
+
+def _pick_words(
+    backbone: loading.Backbone, text: keras.KerasTensor, taken: keras.KerasTensor
+) -> keras.KerasTensor:
+    """float32 [batch, most words, width]: the features of the first piece of each word."""
+    found = token_features.find(backbone.model)
+    if isinstance(found, str):
+        raise ValueError(f"A head is about words, and the model {found}.")
+    hidden = found.model(taken)
+    config = {**found.tokenizer.get_config(), "fixed_length": False, "name": "word_tokenizer"}
+    word_ids = wordpiece.WordPieceTokenizer.from_config(config)(
+        first_pieces.SplitAtSpace(name="words")(text)
+    )
+    picked = first_pieces.FirstPieces(found.tokenizer.padding_id, name="first_pieces")
+    return picked(text, word_ids, hidden)
+
+
+def _attach_pixels(
+    features: keras.KerasTensor,
+    head: specs.HeadSpec,
+    info: head_kinds.HeadInfo,
+    *,
+    size: tuple[int, int],
+) -> keras.KerasTensor:
+    """float32 [batch, *size, classes]."""
+    if len(features.shape) != 4:
+        raise ValueError(
+            f"Head '{head.name}' is about pixels, and the features have the shape "
+            f"{features.shape}. Expected a map, [batch, height, width, channels]."
+        )
+    logits = _attach_head(features, head, info, bias=None)
+    return keras.layers.Resizing(
+        *size, interpolation="bilinear", name=f"{head.name}_resize", dtype="float32"
+    )(logits)
 
 
 def _attach_head(

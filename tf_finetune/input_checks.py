@@ -6,8 +6,9 @@ other kind would have no effect, so it is refused too.
 
 import keras
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, head_kinds, specs
 from tf_finetune.data import (
+    augmentation,
     column_encoding,
     column_inputs,
     columns,
@@ -19,6 +20,7 @@ from tf_finetune.data import (
 )
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import loading as model_loading
+from tf_finetune.models.encoders import token_features
 
 
 def settle_inputs(
@@ -36,7 +38,8 @@ def settle_inputs(
       which columns feed which input, or a MixedSpec of images or texts and columns.
 
     Raises:
-      findings.RefusedError: the model takes examples of another kind than the data are; a flag
+      findings.RefusedError: the model takes examples of another kind than the data are; a head is
+        about pixels and its features have no positions, or an augmentation no mask follows; a flag
         about images with others; --image_size contradicts the model; columns and the model's inputs
         do not fit, see `column_inputs` and `mixed_inputs`.
     """
@@ -46,6 +49,7 @@ def settle_inputs(
     may_be_columns = are_texts and backbone.input_kind == input_stores.COLUMNS
     if backbone.input_kind != holds and not may_be_columns:
         raise findings.RefusedError(_describe_mismatch(spec, backbone.input_kind, holds=holds))
+    _check_positions(spec, backbone, splits)
     store = splits.train.inputs
     if holds != input_stores.IMAGE:
         _refuse_image_flags(spec, input_stores.PLURALS[holds])
@@ -67,6 +71,61 @@ def settle_inputs(
             mixed_inputs.describe_missing(backbone.inputs, model=spec.model.model)
         )
     return main
+
+
+def _check_positions(
+    spec: specs.RunSpec, backbone: model_loading.Backbone, splits: data_loading.Splits
+) -> None:
+    """Refuses heads of pixels on features without positions, and views that no mask follows."""
+    kinds = {info.name: head_kinds.HEAD_KINDS[info.kind].positions for info in splits.heads}
+    if any(kinds.values()) and splits.train.features is not None:
+        message = "Heads of pixels and of words take no columns. Leave --feature_columns out."
+        raise findings.RefusedError(findings.Problem(message, flag="--feature_columns"))
+    if "words" in kinds.values():
+        _check_words(spec, backbone, splits)
+    names = [name for name, positions in kinds.items() if positions == "pixels"]
+    if not names:
+        return
+    shown = f"--head=name={names[0]},kind=segmentation"
+    shape = backbone.model.output.shape
+    messages = []
+    if splits.input_kind != input_stores.IMAGE:
+        messages.append(f"{shown} is about images, and the model takes {splits.input_kind}.")
+    elif len(shape) != 4:
+        messages.append(
+            f"{shown} needs a feature map, [batch, height, width, channels]. The features of "
+            f"--model={findings.one_line(spec.model.model)} have the shape {tuple(shape)}. Name an "
+            "earlier layer with --cut_layer; --mode=inspect lists them."
+        )
+    for step in augmentation.find_unmasked(spec.augment.steps):
+        messages.append(
+            f"--augment={step} moves pixels in ways that no mask follows. Leave it out."
+        )
+    if messages:
+        raise findings.RefusedError(
+            *(findings.Problem(message, flag=message.split("=")[0]) for message in messages)
+        )
+
+
+def _check_words(
+    spec: specs.RunSpec, backbone: model_loading.Backbone, splits: data_loading.Splits
+) -> None:
+    """Refuses heads of words beside others, and on models whose tokens nobody knows."""
+    name = next(info.name for info in splits.heads if info.kind == "token_classification")
+    shown = f"--head=name={name},kind=token_classification"
+    messages = []
+    if any(info.kind != "token_classification" for info in splits.heads):
+        messages.append(f"{shown} stands alone. Train a head of the whole text in another run.")
+    found = token_features.find(backbone.model)
+    if isinstance(found, str):
+        messages.append(
+            f"{shown}: --model={findings.one_line(spec.model.model)} {found}. Choose hf:DIR or "
+            "kerashub:PRESET of a BERT, or a model of token ids with --vocabulary of WordPiece."
+        )
+    if messages:
+        raise findings.RefusedError(
+            *(findings.Problem(message, flag="--head") for message in messages)
+        )
 
 
 def measure_columns(

@@ -27,6 +27,7 @@ _MODULES = (
     "models.saved.saved_model_layer",
     "models.legacy.tensor_operations",
     "text.byte_pair_tokenizer",
+    "text.first_pieces",
     "text.word_ids",
     "text.wordpiece",
 )

@@ -202,7 +202,18 @@ def check_model(
         raise ValueError(f"heads: the model has the outputs {sorted(outputs)}, not {names}")
     for head in heads:
         expected = (head_kinds.num_logits(head.kind, len(head.classes)),)
-        if outputs[head.name] != expected:
+        positions = head_kinds.HEAD_KINDS[head.kind].positions
+        if positions == "words":
+            if not isinstance(inputs, text_store.TextSpec):
+                raise ValueError(f"head {head.name}: kind={head.kind} is of texts")
+            places: tuple[int | None, ...] = (None,)
+        elif positions == "pixels":
+            if not isinstance(inputs, preprocessing.PreprocessingSpec):
+                raise ValueError(f"head {head.name}: kind={head.kind} is of images")
+            places = (inputs.height, inputs.width)
+        else:
+            places = ()
+        if outputs[head.name] != (*places, *expected):
             raise ValueError(
                 f"head {head.name}: the model gives {outputs[head.name]} numbers, and its classes "
                 f"need {expected}"

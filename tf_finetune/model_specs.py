@@ -110,8 +110,13 @@ class HeadSpec(options.CheckedSpec):
     name: str = option("label", "Name of the head, of its output and of its files.")
     kind: str | None = option(
         None,
-        "The task; default: multilabel if a label cell lists several, else multiclass.",
-        choices=("multiclass", "binary", "multilabel", "regression"),
+        "The task; default: multilabel if a label cell lists several, else multiclass. "
+        "segmentation: a class for each pixel, from mask images; token_classification: a tag for "
+        "each word of a text.",
+        choices=(
+            *("multiclass", "binary", "multilabel", "regression"),
+            *("segmentation", "token_classification"),
+        ),
     )
     label: str | None = option(
         None,

@@ -4,7 +4,8 @@ Every loss is a sum of per-example losses; the data carry the weight 1 / example
 The mean is then exact for a partial last batch and for any number of replicas, which Keras's own
 "sum_over_batch_size" is not. A missing label adds nothing, and the others of its head count that
 much more: a constant factor, so that the mean over the labelled examples does not depend on which
-of them share a batch.
+of them share a batch. Labels of positions work the same way: a position without a label adds
+nothing, and the sum over an example is divided by the labelled positions of the mean example.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +38,15 @@ def per_example_cross_entropy(
 
     Args:
       labels: encoded as `head_kinds.encode_labels` does, [batch] or [batch, classes]; none missing.
-      logits: float32 [batch, units].
+        Of positions [batch, ...].
+      logits: float32 [batch, units]; of positions [batch, ..., units].
       kind: a key of HEAD_KINDS that has classes.
       label_smoothing: part of the label's mass spread over all classes, 0 to 1.
       focal_gamma: each term is multiplied by (1 - p) to this power, p the probability of what the
         term is about; None: plain cross-entropy.
 
     Returns:
-      float32 [batch], in nats; for multilabel the mean over classes.
+      float32 [batch], in nats; for multilabel the mean over classes. Of positions [batch, ...].
 
     Reference:
       Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7 (smoothing),
@@ -54,7 +56,8 @@ def per_example_cross_entropy(
     if head_kinds.HEAD_KINDS[kind].activation != "softmax":
         return ops.mean(_binary_terms(labels, logits, label_smoothing, focal_gamma), axis=-1)
     units = logits.shape[-1]  # type: ignore[attr-defined]
-    targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), units)
+    shape = ops.shape(logits)[:-1]
+    targets = ops.one_hot(ops.cast(ops.reshape(labels, shape), "int32"), units)
     targets = targets * (1.0 - label_smoothing) + label_smoothing / units
     if focal_gamma is None:
         return ops.categorical_crossentropy(targets, logits, from_logits=True)
@@ -86,6 +89,11 @@ def _find_labelled(labels: object, row: head_kinds.HeadKind) -> object:
     return ops.logical_not(ops.isnan(labels))
 
 
+def _align(labels: object, logits: object) -> object:
+    """Labels without the padding of a larger batch, of which a replica has a part."""
+    return labels[:, : ops.shape(logits)[1]]  # type: ignore[index]
+
+
 def _fill_missing(labels: object, labelled: object) -> object:
     # NaN times 0 is NaN, also in a gradient: missing labels are replaced, not only weighed 0.
     return ops.where(labelled, labels, ops.zeros_like(labels))
@@ -102,7 +110,7 @@ class HeadLoss(keras.losses.Loss):
       focal_gamma: see `per_example_cross_entropy`.
       deviation: regression: errors are measured in it.
       labelled_fraction: part of the training labels that are there, above 0 and at most 1; at 1
-        none may be missing.
+        none may be missing. Of positions: how many have a label in the mean example, above 0.
     """
 
     def __init__(
@@ -126,6 +134,8 @@ class HeadLoss(keras.losses.Loss):
 
     def call(self, y_true: object, y_pred: object) -> object:
         """Weighted losses, float32 [batch]."""
+        if self._row.positions:
+            return self._sum_positions(y_true, y_pred)
         if self._labelled_fraction == 1.0:
             return self._weigh(y_true, y_pred, None)
         labelled = _find_labelled(y_true, self._row)
@@ -142,6 +152,9 @@ class HeadLoss(keras.losses.Loss):
         if not self._row.has_classes:
             errors = ops.reshape((logits - labels) / self._deviation, (-1,))  # type: ignore[operator]
             return self._mask(ops.square(errors), labelled)
+        return self._mask(self._weigh_classes(labels, logits), labelled)
+
+    def _weigh_classes(self, labels: object, logits: object) -> object:
         losses = per_example_cross_entropy(
             labels,
             logits,
@@ -149,10 +162,17 @@ class HeadLoss(keras.losses.Loss):
             label_smoothing=self._label_smoothing,
             focal_gamma=self._focal_gamma,
         )
-        if self._class_weights is not None:
-            index = ops.cast(ops.reshape(labels, (-1,)), "int32")
-            losses = losses * ops.take(ops.convert_to_tensor(self._class_weights), index)
-        return self._mask(losses, labelled)
+        if self._class_weights is None:
+            return losses
+        index = ops.cast(ops.reshape(labels, ops.shape(losses)), "int32")
+        return losses * ops.take(ops.convert_to_tensor(self._class_weights), index)
+
+    def _sum_positions(self, labels: object, logits: object) -> object:
+        labels = _align(labels, logits)
+        labelled = _find_labelled(labels, self._row)
+        losses = self._weigh_classes(_fill_missing(labels, labelled), logits)
+        losses = self._mask(losses, labelled)
+        return ops.sum(ops.reshape(losses, (ops.shape(losses)[0], -1)), axis=-1)
 
     def _mask(self, losses: object, labelled: object) -> object:
         if labelled is None:
@@ -178,6 +198,8 @@ class CrossEntropy(_LabelledMean):
 
     def update_state(self, y_true: object, y_pred: object, sample_weight: object = None) -> None:
         """Adds a batch; labels and logits as in `per_example_cross_entropy`, labels may miss."""
+        if self._row.positions:
+            y_true = _align(y_true, y_pred)
         labelled = _find_labelled(y_true, self._row)
         labels = _fill_missing(y_true, labelled)
         if self._row.exclusive:
@@ -195,9 +217,11 @@ class Accuracy(_LabelledMean):
 
     def update_state(self, y_true: object, y_pred: object, sample_weight: object = None) -> None:
         """Adds a batch; labels and logits as in `per_example_cross_entropy`, labels may miss."""
+        if self._row.positions:
+            y_true = _align(y_true, y_pred)
         labelled = _find_labelled(y_true, self._row)
         if self._row.activation == "softmax":
-            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            labels = ops.cast(ops.reshape(y_true, ops.shape(y_pred)[:-1]), "int32")
             right = ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), labels)
         else:
             predicted = ops.greater_equal(y_pred, 0.0)  # probability of 0.5 or more
@@ -231,6 +255,8 @@ def make_losses(
     heads: Sequence[specs.HeadSpec],
     infos: Sequence[head_kinds.HeadInfo],
     labels: Mapping[str, np.ndarray],
+    *,
+    counts: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, HeadLoss]:
     """The loss of every head.
 
@@ -238,6 +264,7 @@ def make_losses(
       heads: one spec per head.
       infos: the same heads with their classes.
       labels: encoded training labels per head, for class weights and for what is missing.
+      counts: of each head of positions int64 [classes], its labelled positions in training.
 
     Returns:
       {HEAD: loss}.
@@ -246,20 +273,36 @@ def make_losses(
         head.name: HeadLoss(
             info.kind,
             label_smoothing=head.label_smoothing,
-            class_weights=_find_class_weights(head, info, labels[head.name]),
+            class_weights=_find_class_weights(
+                head, info, labels[head.name], counts=(counts or {}).get(head.name)
+            ),
             focal_gamma=head.focal_gamma if head.loss == "focal" else None,
             deviation=info.deviation,
-            labelled_fraction=float(head_kinds.find_labelled(labels[head.name]).mean()),
+            labelled_fraction=_find_labelled_part(
+                labels[head.name], counts=(counts or {}).get(head.name)
+            ),
         )
         for head, info in zip(heads, infos, strict=True)
     }
 
 
+def _find_labelled_part(labels: np.ndarray, *, counts: np.ndarray | None) -> float:
+    if counts is not None:
+        return float(counts.sum()) / len(labels)
+    return float(head_kinds.find_labelled(labels).mean())
+
+
 def _find_class_weights(
-    head: specs.HeadSpec, info: head_kinds.HeadInfo, labels: np.ndarray
+    head: specs.HeadSpec,
+    info: head_kinds.HeadInfo,
+    labels: np.ndarray,
+    *,
+    counts: np.ndarray | None = None,
 ) -> np.ndarray | None:
     if head.class_weight != "balanced":
         return None
+    if counts is not None:
+        return _inverse_weights(counts)
     return balanced_weights(labels, kind=info.kind, num_classes=len(info.classes))
 
 

@@ -5,6 +5,7 @@ one at fault is alone; its row tells the error and the others their classes.
 """
 
 import dataclasses
+import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from tf_finetune import (
     progress,
 )
 from tf_finetune.data import image_formats, image_sizes, input_stores, text_store
+from tf_finetune.text import spaces
 
 # Where callers look for them: beside what uses them.
 BadInputError = predictors.BadInputError
@@ -176,7 +178,10 @@ def _predict_some(
         elif row.error:
             yield row
         else:
-            yield _fill_row(row, outputs[number], heads=predictor.heads, top_k=top_k)
+            filled = _fill_row(row, outputs[number], heads=predictor.heads, top_k=top_k)
+            if not filled.error:
+                filled = _add_positions(filled, outputs[number], predictor, contents[number])
+            yield filled
 
 
 def _isolate_bad(
@@ -185,8 +190,8 @@ def _isolate_bad(
     predict_batch: predictors.PredictBatch,
     *,
     errors: dict[int, str],
-) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """{number: {HEAD: (probabilities, answers)}}; what is at fault goes to `errors` instead."""
+) -> dict[int, dict[str, HeadOutput]]:
+    """{number: {HEAD: output of it alone}}; what is at fault goes to `errors` instead."""
     if not numbers:
         return {}
     try:
@@ -201,7 +206,11 @@ def _isolate_bad(
         return parts[0] | parts[1]
     return {
         number: {
-            name: (output.probabilities[row], output.answers[row])
+            name: HeadOutput(
+                output.probabilities[row],
+                output.answers[row],
+                None if output.class_ids is None else output.class_ids[row],
+            )
             for name, output in outputs.items()
         }
         for row, number in enumerate(numbers)
@@ -210,20 +219,22 @@ def _isolate_bad(
 
 def _fill_row(
     row: prediction_files.Prediction,
-    outputs: dict[str, tuple[np.ndarray, np.ndarray]],
+    outputs: dict[str, HeadOutput],
     *,
     heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
 ) -> prediction_files.Prediction:
     results = {}
     for head in heads:
-        probabilities, answers = outputs[head.name]
+        probabilities, answers = outputs[head.name].probabilities, outputs[head.name].answers
         kind = head_kinds.HEAD_KINDS[head.kind]
         if not np.isfinite(probabilities).all():
             message = f"gets no number from head '{head.name}', whose weights are damaged"
             if row.text is not None:
                 message += ", or the model finds no token in it"
             return dataclasses.replace(row, error=message)
+        if kind.positions:
+            continue
         if not kind.has_classes:
             number = float(probabilities[0])
             results[head.name] = prediction_files.HeadPrediction((), (), (), number=number)
@@ -240,3 +251,41 @@ def _fill_row(
             probabilities=tuple(float(probabilities[index]) for index in order),
         )
     return dataclasses.replace(row, heads=results)
+
+
+def _add_positions(
+    row: prediction_files.Prediction,
+    outputs: dict[str, HeadOutput],
+    predictor: Predictor,
+    content: Any,
+) -> prediction_files.Prediction:
+    """The row with masks of heads about pixels, of the image's size, and with tags of words."""
+    results = dict(row.heads)
+    for head in predictor.heads:
+        mask = outputs[head.name].class_ids
+        if mask is None:
+            continue
+        if row.text is not None:
+            words = spaces.split_words(row.text)
+            tags = tuple(head.classes[number] for number in mask[: len(words)])
+            results[head.name] = prediction_files.HeadPrediction(
+                predicted=tags, classes=(), probabilities=(), words=tuple(words)
+            )
+            continue
+        mask = _restore_mask(mask, predictor.geometry, content)
+        # Of what the model saw: --resize=crop leaves borders without a class.
+        counts = np.bincount(mask.ravel(), minlength=len(head.classes))[: len(head.classes)]
+        fractions = counts / max(int(counts.sum()), 1)
+        results[head.name] = prediction_files.HeadPrediction(
+            predicted=(), classes=head.classes, probabilities=tuple(fractions.tolist()), mask=mask
+        )
+    return dataclasses.replace(row, heads=results)
+
+
+def _restore_mask(mask: np.ndarray, geometry: Any, content: bytes) -> np.ndarray:
+    from tf_finetune.data import mask_geometry, mask_reading
+
+    size = mask_reading.find_upright_size(io.BytesIO(content))
+    if geometry is None or size is None:
+        return mask
+    return mask_geometry.restore_mask(mask, geometry, height=size[0], width=size[1])

@@ -15,7 +15,16 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-from tf_finetune import findings, head_kinds, prediction_images, specs, workdir
+import numpy as np
+
+from tf_finetune import (
+    findings,
+    head_kinds,
+    prediction_images,
+    prediction_masks,
+    specs,
+    workdir,
+)
 from tf_finetune.data import csv_rows, image_folder, table_rows
 
 OUTPUT_ENDINGS = (".csv", ".jsonl")
@@ -24,6 +33,8 @@ TEXT_COLUMNS = ("line", "text")
 ROW_COLUMNS = ("path", "line")
 ERROR_COLUMN = "error"
 NUMBER_COLUMN = "prediction"
+MASK_COLUMN = "mask"
+TAGS_COLUMN = "tags"
 
 _CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
 _ENDINGS = tuple(ending.encode() for ending in image_folder.IMAGE_ENDINGS)
@@ -43,12 +54,18 @@ class HeadPrediction:
       classes: the top k classes, most probable first; binary: the answer first.
       probabilities: of `classes`, 0 to 1.
       number: what a regression head predicts; it has no classes. None of other heads.
+      mask: uint8 [height, width], the class of each pixel of the image, 255 where the model does
+        not see it; `classes` are then all, and `probabilities` their parts of the pixels. None of
+        other heads.
+      words: of a token_classification head, as many as `predicted` has tags. None of other heads.
     """
 
     predicted: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     number: float | None = None
+    mask: np.ndarray | None = None
+    words: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +176,14 @@ def write_predictions(
     CSV columns: path (of texts: line, text; of rows of tables: path, line), then per head `class`
     and `probability` (top_k 1) or `class_1`, `probability_1`, `class_2`, ...; then error. With
     several heads the names begin with HEAD_. A multilabel head has `classes` before them: its
-    answer, joined by "|"; a regression head has `prediction` only. JSONL has a line {"path",
-    "predictions": {HEAD: {"predicted", "classes", "probabilities"}}}, of a regression head {HEAD:
-    {"prediction"}}, or {"path", "error"}; of texts with "line" and "text" for "path", of rows with
-    both. In both, probabilities have 7 digits; in
-    CSV a text that begins like a formula gets an apostrophe in front.
+    answer, joined by "|"; a regression head has `prediction` only; a segmentation head `mask`, the
+    PNG that is written beside the table (see `prediction_masks`), and `fraction_CLASS` of each
+    class; a token_classification head `tags`, one for each word, with spaces between. JSONL has a
+    line {"path", "predictions": {HEAD: {"predicted", "classes", "probabilities"}}}, of a regression
+    head {HEAD: {"prediction"}}, of a segmentation head {HEAD: {"mask", "fractions": {CLASS:
+    part}}}, of a token_classification head {HEAD: {"words", "tags"}}, or {"path", "error"}; of
+    texts with "line" and "text" for "path", of rows with both. In both, probabilities have 7
+    digits; in CSV a text that begins like a formula gets an apostrophe in front.
 
     Args:
       rows: predictions, taken one at a time.
@@ -181,6 +201,7 @@ def write_predictions(
       RefusedError: see `check_output`; or the disk is full, and a former file is as it was.
     """
     check_output(path)
+    masks = prediction_masks.MaskWriter(path)
     counts = {"predicted": 0, "errors": 0}
 
     def count(row: Prediction) -> Prediction:
@@ -195,9 +216,11 @@ def write_predictions(
             if path.lower().endswith(".csv"):
                 leading = ROW_COLUMNS if of_rows else (PATH_COLUMN,)
                 leading = TEXT_COLUMNS if of_texts else leading
-                _write_csv(file, map(count, rows), heads=heads, top_k=top_k, leading=leading)
+                _write_csv(
+                    file, map(count, rows), heads=heads, top_k=top_k, leading=leading, masks=masks
+                )
             else:
-                _write_jsonl(file, map(count, rows), heads)
+                _write_jsonl(file, map(count, rows), heads, masks=masks)
     except OSError as error:
         message = f"--output={findings.one_line(path)} cannot be written: {error.strerror}."
         raise findings.RefusedError(
@@ -309,18 +332,13 @@ def _write_csv(
     heads: tuple[head_kinds.HeadInfo, ...],
     top_k: int,
     leading: tuple[str, ...],
+    masks: prediction_masks.MaskWriter,
 ) -> None:
     columns = list(leading)
     for head in heads:
         prefix = f"{head.name}_" if len(heads) > 1 else ""
-        kind = head_kinds.HEAD_KINDS[head.kind]
-        if not kind.exclusive:
-            columns.append(f"{prefix}classes")
-        if not kind.has_classes:
-            columns.append(f"{prefix}{NUMBER_COLUMN}")
-        for rank in range(1, min(top_k, len(head.classes)) + 1):
-            suffix = f"_{rank}" if top_k > 1 else ""
-            columns += [f"{prefix}class{suffix}", f"{prefix}probability{suffix}"]
+        columns += [f"{prefix}{name}" for name in _name_columns(head, top_k=top_k)]
+    columns = [_safe_cell(name) for name in columns]
     columns.append(ERROR_COLUMN)
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
@@ -334,6 +352,13 @@ def _write_csv(
             prediction = row.heads[head.name]
             if prediction.number is not None:
                 cells.append(f"{prediction.number:.7g}")
+            if prediction.words is not None:
+                cells.append(_safe_cell(" ".join(prediction.predicted)))
+                continue
+            if prediction.mask is not None:
+                cells.append(_write_mask(masks, row, head.name, num_heads=len(heads)))
+                cells += [f"{value:.7g}" for value in prediction.probabilities]
+                continue
             if not head_kinds.HEAD_KINDS[head.kind].exclusive:
                 cells.append(_safe_cell(csv_rows.SEPARATOR.join(prediction.predicted)))
             for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
@@ -342,13 +367,41 @@ def _write_csv(
         writer.writerow([*cells, _safe_cell(row.error)])
 
 
+def _name_columns(head: head_kinds.HeadInfo, *, top_k: int) -> list[str]:
+    """What a CSV has of a head."""
+    kind = head_kinds.HEAD_KINDS[head.kind]
+    if kind.positions == "words":
+        return [TAGS_COLUMN]
+    if kind.positions:
+        return [MASK_COLUMN, *(f"fraction_{name}" for name in head.classes)]
+    columns = [] if kind.exclusive else ["classes"]
+    columns += [] if kind.has_classes else [NUMBER_COLUMN]
+    for rank in range(1, min(top_k, len(head.classes)) + 1):
+        suffix = f"_{rank}" if top_k > 1 else ""
+        columns += [f"class{suffix}", f"probability{suffix}"]
+    return columns
+
+
+def _write_mask(
+    masks: prediction_masks.MaskWriter, row: Prediction, head: str, *, num_heads: int
+) -> str:
+    mask = row.heads[head].mask
+    if mask is None:
+        raise ValueError(f"Head '{head}' has no mask.")
+    return masks.write(mask, path=row.path, suffix=f"_{head}" if num_heads > 1 else "")
+
+
 def _safe_cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula and no terminal for a command."""
     return ("'" if text.startswith(_FORMULA_STARTS) else "") + findings.one_line(text)
 
 
 def _write_jsonl(
-    file: TextIO, rows: Iterator[Prediction], heads: tuple[head_kinds.HeadInfo, ...]
+    file: TextIO,
+    rows: Iterator[Prediction],
+    heads: tuple[head_kinds.HeadInfo, ...],
+    *,
+    masks: prediction_masks.MaskWriter,
 ) -> None:
     for row in rows:
         value: dict[str, Any] = {PATH_COLUMN: _to_utf8(row.path)}
@@ -360,6 +413,10 @@ def _write_jsonl(
             value[ERROR_COLUMN] = row.error
         else:
             value["predictions"] = {head.name: _to_dict(row.heads[head.name]) for head in heads}
+            for head in heads:
+                if row.heads[head.name].mask is not None:
+                    place = _write_mask(masks, row, head.name, num_heads=len(heads))
+                    value["predictions"][head.name][MASK_COLUMN] = place
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         # Some readers take U+2028 and its like for the end of a line.
         safe = (char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
@@ -369,6 +426,15 @@ def _write_jsonl(
 def _to_dict(prediction: HeadPrediction) -> dict[str, Any]:
     if prediction.number is not None:
         return {NUMBER_COLUMN: float(f"{prediction.number:.7g}")}
+    if prediction.words is not None:
+        return {
+            "words": [_to_utf8(word) for word in prediction.words],
+            TAGS_COLUMN: list(prediction.predicted),
+        }
+    if prediction.mask is not None:
+        parts = zip(prediction.classes, prediction.probabilities, strict=True)
+        fractions = {_to_utf8(name): float(f"{value:.7g}") for name, value in parts}
+        return {MASK_COLUMN: "", "fractions": fractions}
     return {
         "predicted": [_to_utf8(name) for name in prediction.predicted],
         "classes": [_to_utf8(name) for name in prediction.classes],

@@ -1,6 +1,7 @@
 """A trained model or an export as a function from examples to what its heads say."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from tf_finetune import (
     findings,
     head_kinds,
     head_metrics,
+    model_meaning,
     prediction_columns,
     prediction_mixed,
     specs,
@@ -20,6 +22,9 @@ from tf_finetune.models import admission
 
 SERVE_BYTES = "serve_bytes"
 SERVE_TEXT = "serving_default"
+_IMAGE_FILE = "image.json"
+# Of class numbers: batch, height, width; of words it is 2.
+_MASK_RANK = 3
 
 
 class BadInputError(ValueError):
@@ -32,13 +37,17 @@ class HeadOutput:
 
     Attributes:
       probabilities: float32 [n, num_classes], 0 to 1; binary columns are (negative, positive).
-        Regression: float32 [n, 1], the predicted numbers.
+        Regression: float32 [n, 1], the predicted numbers. Segmentation: means of the pixels.
       answers: bool [n, num_classes], the predicted classes: exactly one, or any number for
-        multilabel; none for regression.
+        multilabel; none for regression and segmentation.
+      class_ids: segmentation: uint8 [n, height, width], the class of each pixel of the model's
+        input; token_classification: int [n, most words], of each word, anything behind the last;
+        None of other heads.
     """
 
     probabilities: np.ndarray
     answers: np.ndarray
+    class_ids: np.ndarray | None = None
 
 
 # Of encoded images, of texts in UTF-8, or of rows as `prediction_columns` and `prediction_mixed`
@@ -55,12 +64,14 @@ class Predictor:
       heads: the heads to tell; of an export sorted by name.
       input_kind: "image", "text", "columns" or "mixed".
       columns: what feeds the inputs of a model of columns, or a MixedSpec.
+      geometry: the PreprocessingSpec of a model of images; None where an export does not tell.
     """
 
     predict_batch: PredictBatch
     heads: tuple[head_kinds.HeadInfo, ...]
     input_kind: str
     columns: Any = None
+    geometry: Any = None
 
 
 def model_predictor(
@@ -164,8 +175,9 @@ def run_predictor(
         return Predictor(predict_batch, heads, input_stores.COLUMNS, preprocessing)
     if isinstance(preprocessing, mixed_spec.MixedSpec):
         return Predictor(predict_batch, heads, input_stores.MIXED, preprocessing)
-    is_text = isinstance(preprocessing, text_store.TextSpec)
-    return Predictor(predict_batch, heads, input_stores.TEXT if is_text else input_stores.IMAGE)
+    if isinstance(preprocessing, text_store.TextSpec):
+        return Predictor(predict_batch, heads, input_stores.TEXT)
+    return Predictor(predict_batch, heads, input_stores.IMAGE, geometry=preprocessing)
 
 
 def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
@@ -215,24 +227,32 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
                 outputs = call(**{argument: tf.constant(list(contents), tf.string)})
         except tf.errors.InvalidArgumentError as error:
             raise BadInputError(error.message) from error
-        results = {}
-        for head in heads:
-            prefix = _prefix(head.name, len(heads))
-            row = head_kinds.HEAD_KINDS[head.kind]
-            probabilities = outputs[f"{prefix}{row.output}"].numpy().reshape(len(contents), -1)
-            if not row.has_classes:
-                results[head.name] = HeadOutput(probabilities, np.zeros((len(contents), 0), bool))
-                continue
-            names = outputs[f"{prefix}classes"].numpy().reshape(len(contents), -1)
-            answers = [[name.encode() in row for name in head.classes] for row in map(set, names)]
-            results[head.name] = HeadOutput(probabilities, np.array(answers))
-        return results
+        return {
+            head.name: _read_output(outputs, head, prefix=_prefix(head.name, len(heads)))
+            for head in heads
+        }
 
     kind = input_stores.IMAGE if name == SERVE_BYTES else input_stores.TEXT
     if fed_by is not None:
         is_mixed = isinstance(fed_by, mixed_spec.MixedSpec)
         kind = input_stores.MIXED if is_mixed else input_stores.COLUMNS
-    return Predictor(predict_batch, heads, kind, fed_by)
+    return Predictor(predict_batch, heads, kind, fed_by, _read_geometry(path))
+
+
+def _read_output(outputs: dict[str, Any], head: head_kinds.HeadInfo, *, prefix: str) -> HeadOutput:
+    """What a signature says of one head."""
+    row = head_kinds.HEAD_KINDS[head.kind]
+    probabilities = outputs[f"{prefix}{row.output}"].numpy()
+    count = len(probabilities)
+    if row.positions:
+        ids = outputs[f"{prefix}{head_kinds.CLASS_IDS}"].numpy()
+        return _summarize_positions(probabilities, ids)
+    probabilities = probabilities.reshape(count, -1)
+    if not row.has_classes:
+        return HeadOutput(probabilities, np.zeros((count, 0), bool))
+    names = outputs[f"{prefix}classes"].numpy().reshape(count, -1)
+    answers = [[name.encode() in given for name in head.classes] for given in map(set, names)]
+    return HeadOutput(probabilities, np.array(answers))
 
 
 def _find_signature(signatures: Any, path: str, fed_by: Any) -> tuple[str, str]:
@@ -258,7 +278,36 @@ def _takes_text(signatures: Any) -> bool:
     return list(arguments) == [text_store.INPUT]
 
 
+def _summarize_positions(probabilities: np.ndarray, ids: np.ndarray) -> HeadOutput:
+    # A text without words has no mean.
+    flat = probabilities.reshape(len(ids), ids[0].size, probabilities.shape[-1])
+    means = flat.sum(axis=1) / max(flat.shape[1], 1)
+    if ids.ndim == _MASK_RANK:
+        ids = ids.astype(np.uint8)
+    return HeadOutput(means, np.zeros((len(ids), 0), bool), ids)
+
+
+def _read_geometry(path: str) -> Any:
+    """The PreprocessingSpec of an export with a head about pixels; None of others."""
+    from tf_finetune.data import preprocessing
+
+    file_path = os.path.join(path, "assets", _IMAGE_FILE)
+    if not os.path.isfile(file_path):
+        return None
+    try:
+        with open(file_path, encoding="utf-8") as file:
+            spec = model_meaning.read_inputs(json.load(file))
+    except (OSError, ValueError) as error:
+        reason = findings.one_line(str(error))[:100]
+        message = f"has a damaged assets/{_IMAGE_FILE}: {reason}. Export the model again."
+        raise _refuse(path, message) from error
+    return spec if isinstance(spec, preprocessing.PreprocessingSpec) else None
+
+
 def _to_output(logits: np.ndarray, head: head_kinds.HeadInfo) -> HeadOutput:
+    if head_kinds.HEAD_KINDS[head.kind].positions:
+        ids = logits.argmax(axis=-1)
+        return _summarize_positions(head_kinds.probabilities(logits, head.kind), ids)
     if not head_kinds.HEAD_KINDS[head.kind].has_classes:
         return HeadOutput(logits, np.zeros((len(logits), 0), bool))
     answers = head_metrics.predict_classes(logits, head)
@@ -339,7 +388,9 @@ def _read_head(
     num_heads: int,
 ) -> head_kinds.HeadInfo:
     prefix = _prefix(name, num_heads)
-    expected = (f"{prefix}probabilities", f"{prefix}classes")
+    of_positions = f"{prefix}{head_kinds.CLASS_IDS}" in outputs
+    answers = head_kinds.CLASS_IDS if of_positions else "classes"
+    expected = (f"{prefix}probabilities", f"{prefix}{answers}")
     received = findings.list_first(sorted(outputs))
     if not set(expected) <= set(outputs):
         raise _refuse(
@@ -353,6 +404,11 @@ def _read_head(
             path,
             f"has {len(classes)} class names for the {num_columns} probabilities of head "
             f"'{findings.one_line(name)}'.",
+        )
+    if of_positions:
+        is_mask = outputs[expected[1]].shape.rank == _MASK_RANK
+        return head_kinds.HeadInfo(
+            name, "segmentation" if is_mask else "token_classification", classes
         )
     is_exclusive = outputs[expected[1]].shape.rank == 1
     return head_kinds.HeadInfo(name, "multiclass" if is_exclusive else "multilabel", classes)

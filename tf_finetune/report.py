@@ -49,7 +49,7 @@ def to_json_dict(report: evaluation.EvalReport, *, notes: Sequence[str] = ()) ->
     Returns:
       Dictionaries, lists, strings and finite numbers. A metric that the split does not define is
       absent from `metrics`; a class without an example has null for precision, recall and f1, and
-      a regression head for num_correct and accuracy_interval_95.
+      a head of numbers or positions for num_correct and accuracy_interval_95.
     """
     return {
         "split": report.split,
@@ -83,7 +83,7 @@ def format_report(report: evaluation.EvalReport) -> str:
     """
     lines = [f"{report.split}: {_count(report.num_examples)}, loss {report.loss:.4f}"]
     for name, head in report.heads.items():
-        lead = "mean_absolute_error" if head.interval is None else "accuracy"
+        lead = _find_lead(head)
         others = [
             f"{key} {_show(key, value)}" for key, value in head.metrics.items() if key != lead
         ]
@@ -123,6 +123,7 @@ def _to_head_dict(head: head_metrics.HeadReport) -> dict[str, Any]:
             "f1": row.f1,
             "support": row.support,
             "num_predicted": row.num_predicted,
+            **({"iou": row.iou} if head_kinds.HEAD_KINDS[head.kind].positions == "pixels" else {}),
         }
         for row in head.per_class
     ]
@@ -160,9 +161,20 @@ def _show(metric: str, value: float) -> str:
     return f"{value:.4g}" if metric.endswith("_error") else f"{value:.4f}"
 
 
+def _find_lead(head: head_metrics.HeadReport) -> str:
+    """The metric that a report leads with."""
+    if head_kinds.HEAD_KINDS[head.kind].positions:
+        return head_metrics.list_metrics(head_kinds.HeadInfo("", head.kind, head.classes))[0]
+    return "mean_absolute_error" if head.interval is None else "accuracy"
+
+
 def _lead(head: head_metrics.HeadReport) -> str:
     if not head.num_examples:
         return "nothing is measured, no example has a label"
+    if head_kinds.HEAD_KINDS[head.kind].positions:
+        name = _find_lead(head)
+        shown = name.replace("_", " ").replace("iou", "IoU")
+        return f"{shown} {head.metrics[name]:.4f} ({_count(head.num_examples)})"
     if head.interval is None:
         error = head.metrics["mean_absolute_error"]
         return f"mean absolute error {error:.4g} ({_count(head.num_examples)})"
@@ -194,6 +206,12 @@ def _list_notes(head: head_metrics.HeadReport) -> list[str]:
             f"{len(names)} of {len(head.classes)} classes without an example here, left out of the "
             f"macro averages: {findings.list_first(names)}."
         )
+    unseen = [row.name for row in head.per_class if row.iou is None]
+    if head_kinds.HEAD_KINDS[head.kind].positions == "pixels" and unseen:
+        notes.append(
+            f"{len(unseen)} of {len(head.classes)} classes neither labelled nor predicted here, "
+            f"left out of mean_iou: {findings.list_first(unseen)}."
+        )
     if head.num_examples:
         notes += [f"{name} is not defined here: {why}." for name, why in head.undefined.items()]
     return notes
@@ -213,7 +231,9 @@ def _format_head(head: head_metrics.HeadReport) -> list[str]:
     if head.per_class:
         blocks += ["### Classes", _format_classes(head)]
     if head.confusion is not None:
-        blocks += ["### Confusion matrix", "Rows: true class. Columns: predicted class."]
+        positions = head_kinds.HEAD_KINDS[head.kind].positions
+        counted = f" Counts of {positions}." if positions else ""
+        blocks += ["### Confusion matrix", f"Rows: true class. Columns: predicted class.{counted}"]
         blocks.append(_format_matrix(head))
     if head.confused_pairs and len(head.classes) >= _MIN_LISTED_CLASSES:
         pairs = [
@@ -221,24 +241,27 @@ def _format_head(head: head_metrics.HeadReport) -> list[str]:
             for pair in head.confused_pairs
         ]
         blocks.append("### Most confused classes")
-        blocks.append(_format_table(("true", "predicted", "examples"), pairs, num_left=2))
+        counted = head_kinds.HEAD_KINDS[head.kind].positions or "examples"
+        blocks.append(_format_table(("true", "predicted", counted), pairs, num_left=2))
     return blocks
 
 
 def _format_classes(head: head_metrics.HeadReport) -> str:
+    counted = head_kinds.HEAD_KINDS[head.kind].positions
+    names = (*(("iou",) if counted == "pixels" else ()), "precision", "recall", "f1")
     rows = [
         (
             _escape(row.name),
             *(
                 "-" if value is None else f"{value:.4f}"
-                for value in (row.precision, row.recall, row.f1)
+                for value in (getattr(row, name) for name in names)
             ),
             str(row.support),
             str(row.num_predicted),
         )
         for row in head.per_class
     ]
-    titles = ("class", "precision", "recall", "f1", "examples", "predicted")
+    titles = ("class", *names, counted or "examples", "predicted")
     return _format_table(titles, rows, num_left=1)
 
 

@@ -32,6 +32,7 @@ from tf_finetune.data import (
     text_store,
 )
 from tf_finetune.models.saved import saved_model_layer
+from tf_finetune.text import first_pieces
 
 SERVE_PIXELS = SERVE_TEXT = SERVE_COLUMNS = "serving_default"
 SERVE_BYTES = "serve_bytes"
@@ -39,6 +40,8 @@ SIGNATURES = (SERVE_PIXELS, SERVE_BYTES)
 TEXT_SIGNATURES = COLUMNS_SIGNATURES = (SERVE_TEXT,)
 # Which columns feed which argument, for --mode=predict on an export.
 COLUMNS_FILE = "columns.json"
+# What `serve_bytes` does to an image, so that --mode=predict can put a mask back where it belongs.
+IMAGE_FILE = "image.json"
 
 _Tensors = dict[str, tf.Tensor]
 _CallModel = Callable[[tf.Tensor | _Tensors], _Tensors]
@@ -55,6 +58,7 @@ class ServingGraph:
       heads: the heads whose labels go along.
       call_model: what was traced; it keeps the files of restored modules until they are written.
       fed_by: what feeds the inputs of a model of columns, alone or beside an image or a text.
+      geometry: what happens to images, where a head is about pixels.
     """
 
     module: tf.Module
@@ -62,6 +66,7 @@ class ServingGraph:
     heads: tuple[head_kinds.HeadInfo, ...]
     call_model: _CallModel | None = None
     fed_by: columns.ColumnsSpec | mixed_spec.MixedSpec | None = None
+    geometry: preprocessing.PreprocessingSpec | None = None
 
 
 def make_serving_graph(
@@ -93,7 +98,11 @@ def make_serving_graph(
         signatures = _trace_texts(call_model, heads)
     module.resources = _find_resources(model, signatures)
     fed = spec if isinstance(spec, columns.ColumnsSpec | mixed_spec.MixedSpec) else None
-    return ServingGraph(module, signatures, tuple(heads), call_model, fed)
+    of_pixels = any(head_kinds.HEAD_KINDS[head.kind].positions == "pixels" for head in heads)
+    geometry = None
+    if of_pixels and isinstance(spec, preprocessing.PreprocessingSpec):
+        geometry = spec
+    return ServingGraph(module, signatures, tuple(heads), call_model, fed, geometry)
 
 
 def _trace_columns(
@@ -144,7 +153,7 @@ def _trace_texts(call_model: _CallModel, heads: Sequence[head_kinds.HeadInfo]) -
 
     @tf.function(input_signature=[texts], autograph=False)
     def serve_text(text: tf.Tensor) -> _Tensors:
-        return _make_outputs(call_model(text), heads)
+        return _make_outputs(call_model(text), heads, texts=text)
 
     return {SERVE_TEXT: serve_text.get_concrete_function()}
 
@@ -196,7 +205,8 @@ def model_inputs(model: keras.Model, values: tf.Tensor | _Tensors) -> tf.Tensor 
 
 
 def output_prefix(head: head_kinds.HeadInfo, *, num_heads: int) -> str:
-    """What stands before `probabilities`, `classes` or `predictions` in the names of outputs.
+    """What stands before `probabilities`, `classes`, `class_ids` or `predictions` in the names of
+    outputs.
 
     Args:
       head: the head.
@@ -211,7 +221,8 @@ def output_prefix(head: head_kinds.HeadInfo, *, num_heads: int) -> str:
 def write_saved_model(graph: ServingGraph, folder: str) -> None:
     """Writes the graph, its weights and assets/labels_HEAD.txt (a class name on each line).
 
-    A head of numbers has no labels file. A model of columns has assets/columns.json.
+    A head of numbers has no labels file. A model of columns has assets/columns.json, one with a
+    head about pixels assets/image.json.
 
     Args:
       graph: the graph; its module takes the labels files along.
@@ -232,11 +243,12 @@ def write_saved_model(graph: ServingGraph, folder: str) -> None:
             with open(path, "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{name}\n" for name in head.classes)
             assets.append(tf.saved_model.Asset(path))
-        if graph.fed_by is not None:
-            path = os.path.join(labels_dir, COLUMNS_FILE)
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(graph.fed_by.to_dict(), file, ensure_ascii=False)
-            assets.append(tf.saved_model.Asset(path))
+        for name, spec in ((COLUMNS_FILE, graph.fed_by), (IMAGE_FILE, graph.geometry)):
+            if spec is not None:
+                path = os.path.join(labels_dir, name)
+                with open(path, "w", encoding="utf-8") as file:
+                    json.dump(spec.to_dict(), file, ensure_ascii=False)
+                assets.append(tf.saved_model.Asset(path))
         graph.module.labels = assets
         tf.saved_model.save(graph.module, folder, signatures=graph.signatures, options=options)
 
@@ -295,16 +307,32 @@ def _check_shape(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
         return tf.identity(image)
 
 
-def _make_outputs(logits: _Tensors, heads: Sequence[head_kinds.HeadInfo]) -> _Tensors:
+def _make_outputs(
+    logits: _Tensors, heads: Sequence[head_kinds.HeadInfo], *, texts: tf.Tensor | None = None
+) -> _Tensors:
     outputs = {}
     for head in heads:
         prefix = output_prefix(head, num_heads=len(heads))
         row = head_kinds.HEAD_KINDS[head.kind]
         numbers = _make_probabilities(tf.cast(logits[head.name], tf.float32), row)
         outputs[f"{prefix}{row.output}"] = numbers
-        if row.has_classes:
+        if row.positions:
+            # Names of a million pixels would be megabytes: the labels file has them.
+            ids = tf.argmax(numbers, axis=-1, output_type=tf.int32)
+            if texts is not None:
+                ids = _drop_padding(ids, texts)
+                names = tf.constant([*(name.encode("utf-8") for name in head.classes), b""])
+                outputs[f"{prefix}classes"] = tf.gather(names, ids % (len(head.classes) + 1))
+            outputs[f"{prefix}{head_kinds.CLASS_IDS}"] = ids
+        elif row.has_classes:
             outputs[f"{prefix}classes"] = _make_classes(numbers, head)
     return outputs
+
+
+def _drop_padding(ids: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
+    """-1 behind the last word of a text."""
+    counts = first_pieces.split_at_space(texts).row_lengths()
+    return tf.where(tf.sequence_mask(counts, tf.shape(ids)[1]), ids, -1)
 
 
 def _make_probabilities(logits: tf.Tensor, row: head_kinds.HeadKind) -> tf.Tensor:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_finetune import progress
 from tf_finetune.data import loading, text_store
+from tf_finetune.text import first_pieces
 
 _CHUNK = 1024
 
@@ -119,6 +120,8 @@ def _makes_free_lengths(node: typing.Any) -> bool:
         and before[0].dtype == "string"
         and "int" in after[0].dtype
         and tuple(after[0].shape) == (None, None)
+        # Its texts are single words.
+        and not isinstance(before[0]._keras_history.operation, first_pieces.SplitAtSpace)
         # Counts or marks per word of the vocabulary are as wide as that, not as the text.
         and getattr(node.operation, "output_mode", "int") == "int"
     )

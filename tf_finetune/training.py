@@ -203,10 +203,14 @@ def plan_features(
         fingerprint=task.splits.info.fingerprint,
         announce=announce,
     )
-    if task.train.feature_cache == choosing.OFF:
-        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
+    reason = ""
+    if any(info.kind == "token_classification" for info in task.splits.heads):
+        reason = "a head of words counts their pieces in the texts themselves"
     elif task.augment.steps:
         reason = "--augment gives each epoch its own images"
+    if task.train.feature_cache == choosing.OFF:
+        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
+    elif reason:
         features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
         announce(f"Feature cache: off, {reason}.")
     else:
@@ -277,7 +281,7 @@ class _Fitter:
                 else cached.split.make_suffix(trainer_model.SuffixTrainer)
             )
             trainer.use_plain_batch(self._train_data)
-            infos = task.splits.heads
+            infos, labelled = task.splits.heads, task.splits.train
             trainer.compile(
                 optimizer=optimizers.make_optimizer(
                     phase,
@@ -286,7 +290,9 @@ class _Fitter:
                     variables=trainer.trainable_variables,
                     precision=task.precision,
                 ),
-                loss=objectives.make_losses(task.heads, infos, task.splits.train.labels),
+                loss=objectives.make_losses(
+                    task.heads, infos, labelled.labels, counts=labelled.count_positions()
+                ),
                 loss_weights={head.name: head.loss_weight for head in task.heads},
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,

@@ -190,7 +190,8 @@ def predict(
         a model of texts, tables with a column of texts, or .txt files with a text on each line;
         for a model of columns, tables with its columns, beside those of images or texts where it
         takes both.
-      output: .csv or .jsonl to write.
+      output: .csv or .jsonl to write; masks of a segmentation head go to a folder beside it, see
+        `prediction_masks`.
       workdir_path: folder of a finished run, or
       model: a version that a run exported, EXPORT_DIR/VERSION.
       top_k: classes to write for each example.
@@ -209,13 +210,14 @@ def predict(
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction_files
+    from tf_finetune import prediction_files, prediction_masks
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
     predictor, column = _open_predictor(
         workdir_path, model, custom_objects=custom_objects, trust_model=trust_model
     )
+    prediction_masks.check_folder(output, predictor.heads, inputs=inputs)
     rows = _predict_rows(
         tuple(inputs),
         predictor,

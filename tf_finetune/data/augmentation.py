@@ -21,7 +21,7 @@ References:
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import tensorflow as tf
@@ -54,6 +54,12 @@ _ERASE_ASPECT = 3.0
 # Steps a seed around all of int64 (2**64 divided by the golden ratio, odd), so that the seeds of
 # one example's repeated views are far apart.
 _REPEAT_STRIDE = 0x9E3779B97F4A7C15 - 2**64
+# Steps that move a mask as they move its image, or leave it as it is.
+_MASKED = (
+    *view_geometry.STEPS,
+    *view_colors.STEPS,
+    *("color", "cutout", "erase"),
+)
 
 
 # See `make_viewer`.
@@ -108,13 +114,7 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
     def view(
         image: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor, repeat: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        seed = tf.stack([table[position] + repeat * _REPEAT_STRIDE, epoch])
-        drawn = tf.random.stateless_uniform([_NUM_DRAWS], seed)
-        draws = {
-            name: [drawn[place] for place in range(first, first + count)]
-            for name, (first, count) in _PLACES.items()
-            if name in drawing
-        }
+        draws = _draw(table[position] + repeat * _REPEAT_STRIDE, epoch, drawing)
         shape = image.shape
         image = view_geometry.move(image, values, draws)
         if "randaugment" in values:
@@ -129,6 +129,53 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
         return tf.ensure_shape(image, shape)
 
     return view
+
+
+def _draw(seed: tf.Tensor, epoch: tf.Tensor, names: Collection[str]) -> view_geometry.Draws:
+    """{step: the numbers of its view}, float32 scalars from 0 to 1."""
+    drawn = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([seed, epoch]))
+    return {
+        name: [drawn[place] for place in range(first, first + count)]
+        for name, (first, count) in _PLACES.items()
+        if name in names
+    }
+
+
+def make_mask_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
+    """A graph function that moves the mask of an image as `make_viewer` moves the image.
+
+    Colours and erased parts change no label.
+
+    Args:
+      steps: of `AugmentSpec.steps`; none that `find_unmasked` names.
+      seeds: int64 [n], of `make_seeds`.
+
+    Returns:
+      Function of (mask, uint8 [height, width], with a static shape; position; epoch) to a mask of
+      the same kind, by nearest neighbours.
+    """
+    values = {step.name: step.values for step in steps}
+    table = tf.constant(seeds, tf.int64)
+
+    @tf.function(autograph=False)
+    def view(mask: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        draws = _draw(table[position], epoch, list(values))
+        moved = view_geometry.move(mask[..., tf.newaxis], values, draws, method="nearest")
+        return tf.ensure_shape(moved[..., 0], mask.shape)
+
+    return view
+
+
+def find_unmasked(steps: Steps) -> tuple[str, ...]:
+    """Steps that move pixels in a way that no mask follows.
+
+    Args:
+      steps: of `AugmentSpec.steps`.
+
+    Returns:
+      Their names.
+    """
+    return tuple(step.name for step in steps if step.name not in _MASKED)
 
 
 def repeat_epoch(seeds: tf.data.Dataset) -> tf.data.Dataset:

@@ -9,6 +9,8 @@ from tf_finetune.data import examples, label_cells
 
 # Fewer cannot be in training, validation and test.
 MIN_EXAMPLES = 3
+# The numbers of a byte but for 255, which is no class.
+_MAX_POSITION_CLASSES = 255
 _MISSING_WORDS = ("nan", "null", "none", "n/a", "na")
 
 
@@ -16,7 +18,6 @@ def find_problems(
     parts: list[examples.Examples],
     labels: list[np.ndarray],
     *,
-    counts: dict[str, int],
     classes: tuple[str, ...],
     wanted: tuple[str, ...] | None,
     odd_names: str,
@@ -26,7 +27,6 @@ def find_problems(
     Args:
       parts: the sources, --data first.
       labels: of each source, see `label_cells.convert`.
-      counts: examples of each class in the first source.
       classes: the classes of the head.
       wanted: --classes, or None.
       odd_names: severity of class names that no run can write, such as one with a comma.
@@ -35,6 +35,7 @@ def find_problems(
       Errors and warnings.
     """
     problems = []
+    counts = label_cells.count_names(labels[0])
     for part, converted in zip(parts, labels, strict=True):
         problems += _find_unknown_labels(part, converted, classes, wanted=wanted, first=parts[0])
     problems += _find_odd_names(parts[0], classes, severity=odd_names)
@@ -63,6 +64,41 @@ def find_number_problems(
         f"{findings.list_first(list(classes))}."
     )
     return [findings.Problem(message, flag="--head")]
+
+
+def name_positions(
+    first: examples.Examples,
+    head: specs.HeadSpec,
+    *,
+    wanted: tuple[str, ...] | None,
+    odd_names: str,
+) -> tuple[tuple[str, ...], list[findings.Problem]]:
+    """The classes of a head whose labels are class numbers of positions.
+
+    Args:
+      first: --data.
+      head: what was asked for.
+      wanted: --classes, or None.
+      odd_names: severity of class names that no run can write.
+
+    Returns:
+      (--classes, or the numbers below num_classes; errors and warnings).
+    """
+    if wanted is None and head.num_classes is None:
+        message = (
+            f"--head=name={head.name},kind={head.kind} needs num_classes=N, or --classes with the "
+            "names of the class numbers 0, 1, 2 and so on."
+        )
+        return (), [findings.Problem(message, flag="--head")]
+    classes = wanted or tuple(map(str, range(head.num_classes or 0)))
+    problems = find_number_problems(head, head.kind or "", classes) if wanted else []
+    if len(classes) > _MAX_POSITION_CLASSES:
+        message = (
+            f"--head=name={head.name}: a mask tells {_MAX_POSITION_CLASSES} classes apart. "
+            f"Received {len(classes)}."
+        )
+        problems.append(findings.Problem(message, flag="--head"))
+    return classes, problems + _find_odd_names(first, classes, severity=odd_names)
 
 
 def _find_unknown_labels(

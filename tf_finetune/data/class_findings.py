@@ -32,7 +32,7 @@ def count_classes(rows: doctor_rows.Rows) -> dict[str, dict[str, dict[str, int]]
     """
     found: dict[str, dict[str, dict[str, int]]] = {}
     for head, cells in rows.labels.items():
-        if not head_kinds.HEAD_KINDS[rows.kinds[head]].has_classes:
+        if not head_kinds.HEAD_KINDS[rows.kinds[head]].names_examples:
             continue
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for cell, split in zip(cells, rows.names, strict=True):

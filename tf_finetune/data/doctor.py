@@ -8,11 +8,12 @@ without any error; only a look at the bytes of all files finds it.
 import collections
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Iterable
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, head_kinds, specs
 from tf_finetune.data import (
     class_findings,
     column_findings,
@@ -25,6 +26,7 @@ from tf_finetune.data import (
     input_stores,
     leaks,
     loading,
+    position_labels,
     text_findings,
     text_store,
 )
@@ -41,10 +43,12 @@ class Histogram:
     Attributes:
       title: for example "Longer side, pixels".
       counts: {what: number of examples}, in the order to be shown.
+      unit: what is counted where that is not examples.
     """
 
     title: str
     counts: dict[str, int]
+    unit: str = "examples"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +150,10 @@ def examine(
     if kind != input_stores.COLUMNS and any(part.features for part in parts.values()):
         features, odd_columns = _describe_features(rows)
         found.insert(1, ("Features", odd_columns))
+    if splits is not None and splits.train.positions:
+        counted, problems = _examine_positions(splits, spec, kind=kind)
+        histograms += counted
+        found.append(("Masks", problems))
     counts = class_findings.count_classes(rows)
     odd = class_findings.find_odd_classes(rows, counts)
     odd += class_findings.find_missing_cells(rows)
@@ -203,6 +211,34 @@ def _count_images(looks: Iterable[doctor_images.Look]) -> tuple[Histogram, ...]:
         _bin("Longer side, pixels", [max(look.width, look.height) for look in looks], _SIZE_STEPS),
         Histogram("Most frequent width x height", dict(sizes.most_common(5))),
     )
+
+
+def _examine_positions(
+    splits: loading.Splits, spec: specs.DataSpec, *, kind: str
+) -> tuple[tuple[Histogram, ...], list[findings.Problem]]:
+    """Counts of the classes of pixels or words, and masks that cannot be used."""
+    problems: list[findings.Problem] = []
+    if kind == input_stores.IMAGE:
+        # Here, because tables of texts are examined without TensorFlow.
+        from tf_finetune.data import mask_reading
+
+        problems, counts = mask_reading.find_bad_masks(
+            splits, max_pixels=spec.max_image_pixels, stream=sys.stderr
+        )
+    else:
+        counts = position_labels.count_all(splits.parts)
+    if spec.on_bad_example == "skip":
+        problems = [dataclasses.replace(problem, severity=findings.WARNING) for problem in problems]
+    heads = {info.name: info for info in splits.heads}
+    histograms = tuple(
+        Histogram(
+            f"Class of head {name}",
+            dict(zip(heads[name].classes, numbers.tolist(), strict=True)),
+            unit=head_kinds.HEAD_KINDS[heads[name].kind].positions,
+        )
+        for name, numbers in counts.items()
+    )
+    return histograms, problems
 
 
 def _count(title: str, values: list[str]) -> Histogram:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, head_kinds, specs
 from tf_finetune.data import csv_rows, examples, image_stores, label_cells, loading, text_store
 
 # Names beside those of splits: where errors left no splits, and what no split takes.
@@ -41,7 +41,7 @@ class Rows:
       parts: the sources by the name of their flag.
       names: object [n], one of NAMES: the split of each example.
       labels: {head name: object [n] of labels, as `label_cells.convert` makes them}; heads whose
-        columns are missing are left out.
+        columns are missing, and heads of positions, are left out.
       columns: {head name: label columns of the first source}.
       kinds: {head name: a key of `head_kinds.HEAD_KINDS`}.
     """
@@ -185,6 +185,8 @@ def collect_rows(
             continue
         columns[head.name] = found[0]
         kind = head.kind or label_cells.find_kind(next(iter(parts.values())), found[0])
+        if head_kinds.HEAD_KINDS[kind].positions:
+            continue  # Examples have no classes to count or to compare.
         kinds[head.name] = kind
         cells = [
             label_cells.convert(part, own, head=head, kind=kind)[0]

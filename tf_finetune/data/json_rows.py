@@ -16,6 +16,34 @@ from tf_finetune import findings
 from tf_finetune.data import encodings
 
 ENDINGS = (".jsonl", ".ndjson")
+
+
+class ListCell(tuple[str, ...]):
+    """The names in a list, each once.
+
+    Attributes:
+      elements: all of them, as they stand.
+    """
+
+    elements: tuple[str, ...]
+
+    @classmethod
+    def make(cls, elements: tuple[str, ...]) -> "ListCell":
+        """The cell of a list."""
+        cell = cls(dict.fromkeys(elements))
+        cell.elements = elements
+        return cell
+
+    # Tables keep equal cells once: other elements are another cell.
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ListCell):
+            return self.elements == other.elements
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
 # A cell: text, the names of a list, or nothing.
 Cell = str | tuple[str, ...]
 
@@ -175,7 +203,7 @@ def _read_value(key: str, value: Any) -> Cell:
         raise _BadLineError(f"{shown} is a list with more than text and numbers in it.")
     if value and all(isinstance(element, _Number) for element in value):
         return Numbers.make([str(element) for element in value])
-    return tuple(dict.fromkeys(_check_text(key, element) for element in value))
+    return ListCell.make(tuple(_check_text(key, element) for element in value))
 
 
 def _check_text(key: str, text: str) -> str:

@@ -9,6 +9,7 @@ from tf_finetune.data import (
     label_encoding,
     loading,
     memory_source,
+    position_labels,
     sources,
 )
 
@@ -39,22 +40,24 @@ def load_split(
     """
     part = sources.load_source(spec, source, flag="test_data")
     problems = list(part.problems)
-    labels = {}
+    labels, positions = {}, {}
     for head, info in zip(heads, infos, strict=True):
         columns = _find_columns(part, spec, head)
-        cells, cell_problems = label_cells.convert(part, columns, head=head, kind=info.kind)
+        cells, cell_problems = label_cells.convert(
+            part, columns, head=head, kind=info.kind, follow_links=spec.follow_links
+        )
         cell_problems += _find_missing(part, cells, columns, may_miss=len(infos) > 1)
         cell_problems += _find_unknown(part, cells, info)
         problems += cell_problems
         if not any(problem.severity == findings.ERROR for problem in cell_problems):
-            labels[info.name] = head_kinds.encode_labels(
-                cells, kind=info.kind, classes=info.classes
-            )
+            labels[info.name], store = position_labels.encode(cells, info)
+            if store is not None:
+                positions[info.name] = store
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors:
         raise findings.RefusedError(*examples.cut_problems(errors))
     rows = np.arange(len(part), dtype=np.int64)
-    split = loading.Split(name, part.keys, part.inputs, rows, labels, part.features)
+    split = loading.Split(name, part.keys, part.inputs, rows, labels, part.features, positions)
     return split, tuple(problems)
 
 
@@ -96,7 +99,8 @@ def _find_unknown(
     part: examples.Examples, cells: np.ndarray, info: head_kinds.HeadInfo
 ) -> list[findings.Problem]:
     """An error for each label that the model does not know, at its first example."""
-    if not head_kinds.HEAD_KINDS[info.kind].has_classes:
+    row_of_kind = head_kinds.HEAD_KINDS[info.kind]
+    if not row_of_kind.has_classes or row_of_kind.positions == "pixels":
         return []
     known = {*info.classes, ""}
     rows: dict[str, int] = {}

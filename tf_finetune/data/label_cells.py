@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from tf_finetune import findings, head_kinds, specs
-from tf_finetune.data import examples
+from tf_finetune.data import examples, mask_paths, word_tags
 
 # Joins the names of columns in --head=label=A+B.
 COLUMN_JOINT = "+"
@@ -63,7 +63,12 @@ def is_multiple(cells: np.ndarray) -> bool:
 
 
 def convert(
-    part: examples.Examples, columns: tuple[str, ...], *, head: specs.HeadSpec, kind: str
+    part: examples.Examples,
+    columns: tuple[str, ...],
+    *,
+    head: specs.HeadSpec,
+    kind: str,
+    follow_links: bool = False,
 ) -> tuple[np.ndarray, list[findings.Problem]]:
     """The labels of a head.
 
@@ -72,19 +77,26 @@ def convert(
       columns: its label columns, of `split_columns`; they exist.
       head: its name, for messages, and `empty`.
       kind: a key of `head_kinds.HEAD_KINDS`.
+      follow_links: whether links of masks may lead out of the table's folder.
 
     Returns:
-      (object [n]: str, for multilabel tuples of str; "" is a missing label. An error for each
-      cell that the kind does not take).
+      (object [n]: str, for multilabel tuples of str; "" is a missing label; of masks their
+      paths; of words tuples of their tags.
+      An error for each cell that the kind does not take).
     """
     cells = part.labels[columns[0]]
     if len(columns) > 1:
         return _join_columns(part, columns)
     if not head_kinds.HEAD_KINDS[kind].exclusive:
         return _take_sets(cells, empty_is_missing=head.empty == "missing"), []
+    if head_kinds.HEAD_KINDS[kind].positions == "words":
+        return word_tags.read(part, cells, head=head.name)
     problems: list[findings.Problem] = []
     if is_multiple(cells):
         cells, problems = _take_single(part, cells, head=head.name, kind=kind)
+    if head_kinds.HEAD_KINDS[kind].positions == "pixels":
+        cells, more = mask_paths.resolve(part, cells, head=head.name, follow_links=follow_links)
+        return cells, problems + more
     if not head_kinds.HEAD_KINDS[kind].has_classes:
         problems += _find_bad_numbers(part, cells, column=columns[0])
     return cells, problems

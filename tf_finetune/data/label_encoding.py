@@ -76,6 +76,7 @@ def read_heads(
                 wanted=wanted,
                 odd_names=odd_names,
                 may_miss=len(heads) > 1,
+                follow_links=spec.follow_links,
             )
             problems += head_problems
             found += [] if labels is None else [labels]
@@ -183,6 +184,7 @@ def _read_head(
     wanted: tuple[str, ...] | None,
     odd_names: str,
     may_miss: bool,
+    follow_links: bool,
 ) -> tuple[HeadLabels | None, list[findings.Problem]]:
     kind = head.kind or label_cells.find_kind(parts[0], columns[0])
     row = head_kinds.HEAD_KINDS[kind]
@@ -191,7 +193,9 @@ def _read_head(
         return None, problems
     labels = []
     for part, names in zip(parts, columns, strict=True):
-        converted, cell_problems = label_cells.convert(part, names, head=head, kind=kind)
+        converted, cell_problems = label_cells.convert(
+            part, names, head=head, kind=kind, follow_links=follow_links
+        )
         labels.append(converted)
         problems += cell_problems
         shown = label_cells.COLUMN_JOINT.join(names)
@@ -199,23 +203,16 @@ def _read_head(
         problems += missing or label_cells.describe_missing(
             part, converted, head=head.name, column=shown
         )
-    classes: tuple[str, ...] = ()
-    if row.has_classes:
-        named = columns[0] if len(columns[0]) > 1 else None
-        classes = wanted or named or tuple(sorted(count_classes(labels[0])))
-        problems += class_checks.find_problems(
-            parts,
-            labels,
-            counts=count_classes(labels[0]),
-            classes=classes,
-            wanted=wanted,
-            odd_names=odd_names,
-        )
-        if classes != wanted and named is None:
-            problems += class_names.find_twins(parts[0], classes, single=not may_miss)
-        problems += class_checks.find_number_problems(head, kind, classes)
-    else:
-        problems += _find_constant(parts[0], labels[0], head.name)
+    classes, class_problems = _settle_classes(
+        parts,
+        labels,
+        head=dataclasses.replace(head, kind=kind),
+        named=columns[0] if len(columns[0]) > 1 else None,
+        wanted=wanted,
+        odd_names=odd_names,
+        single=not may_miss,
+    )
+    problems += class_problems
     if any(problem.severity == findings.ERROR for problem in problems):
         return None, problems
     threshold = _THRESHOLD if head.threshold == "auto" else float(head.threshold)
@@ -223,6 +220,31 @@ def _read_head(
     info = head_kinds.HeadInfo(head.name, kind, classes, thresholds=thresholds)
     column = label_cells.COLUMN_JOINT.join(columns[0])
     return HeadLabels(info, column, tuple(labels)), problems
+
+
+def _settle_classes(
+    parts: list[examples.Examples],
+    labels: list[np.ndarray],
+    *,
+    head: specs.HeadSpec,
+    named: tuple[str, ...] | None,
+    wanted: tuple[str, ...] | None,
+    odd_names: str,
+    single: bool,
+) -> tuple[tuple[str, ...], list[findings.Problem]]:
+    kind = head.kind or ""
+    row = head_kinds.HEAD_KINDS[kind]
+    if row.positions == "pixels":
+        return class_checks.name_positions(parts[0], head, wanted=wanted, odd_names=odd_names)
+    if not row.has_classes:
+        return (), _find_constant(parts[0], labels[0], head.name)
+    classes = wanted or named or tuple(sorted(count_classes(labels[0])))
+    problems = class_checks.find_problems(
+        parts, labels, classes=classes, wanted=wanted, odd_names=odd_names
+    )
+    if classes != wanted and named is None:
+        problems += class_names.find_twins(parts[0], classes, single=single)
+    return classes, problems + class_checks.find_number_problems(head, kind, classes)
 
 
 def _find_option_problems(
@@ -273,9 +295,15 @@ def _find_constant(
 
 
 def _find_nothing_to_limit(info: head_kinds.HeadInfo) -> list[findings.Problem]:
-    if head_kinds.HEAD_KINDS[info.kind].has_classes:
+    row = head_kinds.HEAD_KINDS[info.kind]
+    if row.names_examples:
         return []
     message = f"--examples_per_class needs classes. Head '{info.name}' has none: leave it out."
+    if row.positions:
+        message = (
+            "--examples_per_class counts examples of a class, and classes of head "
+            f"'{info.name}' are those of {row.positions}. Leave it out."
+        )
     return [findings.Problem(message, flag="--examples_per_class")]
 
 

@@ -138,6 +138,7 @@ def _find_contradictions(
             if (other is not split or other_row != row) and any(
                 _differ(values[row], other.labels[head][other_row])
                 for head, values in split.labels.items()
+                if head not in split.positions
             ):
                 pairs.append(f"{_show(other, other_row)} = {_show(split, row)}")
     if not pairs:

@@ -22,6 +22,7 @@ from tf_finetune.data import (
     input_stores,
     label_encoding,
     memory_source,
+    position_labels,
     sources,
     split_columns,
     split_files,
@@ -58,9 +59,11 @@ class Split:
       keys: object [n] of str, sorted.
       inputs: the store that the split's images or texts are in.
       indices: int64 [n], each example's place in `inputs`.
-      labels: {head name: encoded labels, see `head_kinds.encode_labels`}.
+      labels: {head name: encoded labels, see `head_kinds.encode_labels`}; of a head of positions
+        int32 [n], places in its store, -1 where missing.
       features: feature columns beside the images or texts, row i of example i; None: there are
         none, or the inputs themselves are columns.
+      positions: {head name: the store of its labels}, of heads of positions.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Split:
     indices: np.ndarray
     labels: dict[str, np.ndarray]
     features: columns.Columns | None = None
+    positions: dict[str, position_labels.PositionLabels] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,6 +87,14 @@ class Split:
           A split of at most as many.
         """
         return self.take(np.arange(min(count, len(self))))
+
+    def count_positions(self) -> dict[str, np.ndarray]:
+        """How many pixels or words have which class, see `position_labels.count_classes`.
+
+        Returns:
+          {HEAD: int64 [classes]} of the heads of positions.
+        """
+        return position_labels.count_classes(self.labels, self.positions)
 
     def take(self, rows: np.ndarray) -> "Split":
         """Some of the examples.
@@ -130,6 +142,11 @@ class Splits:
     heads: tuple[head_kinds.HeadInfo, ...]
     info: DatasetInfo
     problems: tuple[findings.Problem, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Split, Split, Split]:
+        """Training, validation and test."""
+        return self.train, self.validation, self.test
 
     @property
     def input_kind(self) -> str:
@@ -321,15 +338,15 @@ def _join(
         flag = flags.get(split, "data")
         number = list(parts).index(flag)
         rows = np.flatnonzero(codes[flag] == split)
-        labels = {
-            head.info.name: head_kinds.encode_labels(
-                head.labels[number][rows], kind=head.info.kind, classes=head.info.classes
-            )
+        encoded = {
+            head.info.name: position_labels.encode(head.labels[number][rows], head.info)
             for head in heads
         }
+        labels = {name: values for name, (values, _) in encoded.items()}
+        positions = {name: store for name, (_, store) in encoded.items() if store is not None}
         keys = assignment.prefix_keys(parts, flag)[rows]
         features = store_selection.select_columns(parts[flag].features, rows)
-        made.append(Split(name, keys, parts[flag].inputs, rows, labels, features))
+        made.append(Split(name, keys, parts[flag].inputs, rows, labels, features, positions))
         is_given = flag != "data" or split in assignment.find_own_splits(parts["data"])
         for head in heads:
             problems += _find_absent_classes(
@@ -361,6 +378,8 @@ def _find_absent_classes(
     is_first: bool,
 ) -> list[findings.Problem]:
     """Classes that a split lacks: an error for training, a warning for a split that is given."""
+    if head_kinds.HEAD_KINDS[head.info.kind].positions:
+        return []  # The reading of masks knows.
     counts = label_encoding.count_classes(labels)
     absent = [name for name in head.info.classes if name not in counts]
     if not absent or (split != "train" and not is_given):

@@ -26,6 +26,7 @@ from tf_finetune.data import (
     loading,
     mixed_spec,
     mixing,
+    position_batches,
     preprocessing,
     reading,
     resampling,
@@ -80,7 +81,9 @@ def make_dataset(
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
       1 / b}. In place of the labels are `mixing.MixedLabels` where images are mixed. The inputs
       are {"image": float32 [b, height, width, channels], values 0 to 255}, or {"text": string
-      [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both.
+      [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both. Labels of pixels are int32 [b,
+      height, width], of words [b, most words], -1 without a class; those of pixels are moved by
+      `views` as their image is.
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
@@ -97,28 +100,53 @@ def make_dataset(
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
     if mix is not None and seeds is not None:
         batches = _mix_batches(batches, mix, seeds)
-    labels = {head: tf.constant(values) for head, values in split.labels.items()}
+    make_targets = position_batches.make_targets(split, pre, views=views, seed=shuffle_seed)
+    assemble = _make_assembler(
+        split, pre, beside=beside, make_targets=make_targets, with_weights=with_weights
+    )
+    if split.positions:
+        batches = position_batches.number_epochs(batches, seeds)
+    dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
+    return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
+
+
+def _make_assembler(
+    split: loading.Split,
+    pre: preprocessing.InputSpec,
+    *,
+    beside: Callable[[tf.Tensor], dict[str, tf.Tensor]] | None,
+    make_targets: position_batches.MakeTargets,
+    with_weights: bool,
+) -> Callable[..., tuple[Any, ...]]:
+    """Function of (inputs of a batch, positions of a batch, ...) to a batch of the data set."""
+    labels = {
+        head: tf.constant(values)
+        for head, values in split.labels.items()
+        if head not in split.positions
+    }
     name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
     if isinstance(pre, preprocessing.PreprocessingSpec):
         name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
-    def assemble(values: Any, positions: tf.Tensor, *shares: tf.Tensor) -> tuple[Any, ...]:
+    # Behind the positions: the epoch where positions have labels, shares where images are mixed.
+    def assemble(values: Any, positions: tf.Tensor, *more: tf.Tensor) -> tuple[Any, ...]:
         # Columns have their names already.
         inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
         if beside is not None:
             inputs = inputs | beside(positions)
         targets: Any = {head: tf.gather(values, positions) for head, values in labels.items()}
-        if shares:
+        if split.positions:
+            targets |= make_targets(positions, *more)
+        elif more:
             partners = {head: mixing.choose_partners(own) for head, own in targets.items()}
-            targets = mixing.MixedLabels(targets, partners, *shares)
+            targets = mixing.MixedLabels(targets, partners, *more)
         if not with_weights:
             return inputs, targets
         weights = tf.fill(tf.shape(positions), 1.0 / tf.cast(tf.size(positions), tf.float32))
-        return inputs, targets, dict.fromkeys(labels, weights)
+        return inputs, targets, dict.fromkeys(split.labels, weights)
 
-    dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
-    return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
+    return assemble
 
 
 def _make_beside(
@@ -342,7 +370,8 @@ def _make_batches(
         positions,
         seeds,
         view=view,
-        repeats=_count_repeats(strata, seeds),
+        # Labels of positions are moved as their image is, and know nothing of repeats.
+        repeats=None if split.positions else _count_repeats(strata, seeds),
     )
     return examples.batch(batch_size)
 

@@ -21,6 +21,7 @@ from tf_finetune.data import (
     image_stores,
     loaders,
     loading,
+    mask_reading,
     memory,
     mixed_spec,
     preprocessing,
@@ -49,7 +50,7 @@ def read_images(
     memory_bytes: int | None = None,
     max_image_pixels: int | None = image_sizes.MAX_PIXELS,
 ) -> tuple[loading.Splits, preprocessing.InputSpec, tuple[findings.Problem, ...]]:
-    """Checks every image, settles `pixel_max`, and keeps decoded pixels if they fit.
+    """Checks every image and mask, settles `pixel_max`, and keeps decoded pixels if they fit.
 
     Texts and columns were checked when they were listed: nothing is done to them.
 
@@ -71,7 +72,8 @@ def read_images(
 
     Raises:
       findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
-        named), or skipping them leaves a split or a class of the training split empty.
+        named), or skipping them leaves a split or a class of the training split empty; see also
+        `mask_reading.read_masks`.
     """
     if isinstance(pre, mixed_spec.MixedSpec):
         splits, main, problems = read_images(
@@ -84,6 +86,9 @@ def read_images(
         return splits, mixed_spec.replace_main(pre, main), problems
     if not isinstance(pre, preprocessing.PreprocessingSpec):
         return splits, pre, ()
+    splits, mask_problems = mask_reading.read_masks(
+        splits, pre, on_bad_example=on_bad_example, max_pixels=max_image_pixels
+    )
     parts = (splits.train, splits.validation, splits.test)
     groups = image_heads.group_by_store(parts)
     heads = image_heads.check_heads(groups, max_pixels=max_image_pixels)
@@ -101,7 +106,7 @@ def read_images(
     _check_not_emptied(splits, kept, bad=out)
     train, validation, test = kept
     splits = dataclasses.replace(splits, train=train, validation=validation, test=test)
-    return splits, pre, _warn_skipped(parts, heads)
+    return splits, pre, (*mask_problems, *_warn_skipped(parts, heads))
 
 
 def find_bad_images(

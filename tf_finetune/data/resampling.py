@@ -33,7 +33,7 @@ def find_head(
     Raises:
       SpecError: no head has classes, or that head has class_weight=balanced.
     """
-    able = [info for info in infos if head_kinds.HEAD_KINDS[info.kind].has_classes]
+    able = [info for info in infos if head_kinds.HEAD_KINDS[info.kind].names_examples]
     if not able:
         raise specs.SpecError(
             "--resample=balanced draws classes evenly, and no head has classes. Leave it out."

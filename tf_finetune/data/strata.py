@@ -44,7 +44,7 @@ def find_class_tags(heads: Sequence[label_encoding.HeadLabels], source: int) -> 
     columns = [
         _tag_head(head, head.labels[source])
         for head in heads
-        if head_kinds.HEAD_KINDS[head.info.kind].has_classes
+        if head_kinds.HEAD_KINDS[head.info.kind].names_examples
     ]
     named: dict[tuple[str, ...], tuple[str, ...]] = {}
     tags = _join_tags(columns)
@@ -65,7 +65,8 @@ def find_required_tags(heads: Sequence[label_encoding.HeadLabels]) -> frozenset[
       The classes of the first head, if each example has one of them; else nothing.
     """
     first = heads[0].info
-    if not head_kinds.HEAD_KINDS[first.kind].exclusive:
+    row = head_kinds.HEAD_KINDS[first.kind]
+    if not row.exclusive or row.positions:
         return frozenset()
     return frozenset(_name_tag(first.name, name) for name in first.classes)
 
@@ -108,6 +109,8 @@ def _tag_head(head: label_encoding.HeadLabels, labels: np.ndarray) -> np.ndarray
     name = head.info.name
     if not head_kinds.HEAD_KINDS[head.info.kind].has_classes:
         labels = _name_bins(labels)
+    if head_kinds.HEAD_KINDS[head.info.kind].positions:
+        labels = np.array(["labelled" if label else "" for label in labels], object)
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     alone: dict[str, tuple[str, ...]] = {}
     tags = np.empty(len(labels), object)

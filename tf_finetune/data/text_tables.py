@@ -21,6 +21,7 @@ from tf_finetune.data import (
     table_rows,
     text_store,
 )
+from tf_finetune.text import spaces
 
 # Names by which a header tells that a table holds texts, or paths of images; in lower case.
 TEXT_COLUMNS = ("text", "sentence", "review")
@@ -141,9 +142,10 @@ class _Rows:
             if len(row) != len(self._columns):
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
                 problems.append(_problem(path, message, line=line))
-            elif isinstance(row[self._place], tuple):
-                problems.append(_problem(path, "expected a text. Received a list.", line=line))
-            elif not row[self._place].strip():
+            elif any(spaces.split_words(word) != [word] for word in _read_words(row[self._place])):
+                message = "expected a text, or a list of words without spaces in them."
+                problems.append(_problem(path, message, line=line))
+            elif not _join_words(row[self._place]).strip():
                 empty.append(line)
             else:
                 self._add(line, row)
@@ -157,13 +159,25 @@ class _Rows:
         return problems
 
     def _add(self, line: int, row: list[Any]) -> None:
-        self.texts.append(row.pop(self._place))
+        self.texts.append(_join_words(row.pop(self._place)))
         self.lines.extend(np.array([line]))
         for cell, kept in zip(row, self.cells.values(), strict=True):
             # Labels repeat: one text for all of them, but where each row has its own.
             if cell not in self._shared and len(self._shared) < _MAX_SHARED:
                 self._shared[cell] = cell
             kept.append(self._shared.get(cell, cell))
+
+
+def _join_words(cell: str | tuple[str, ...]) -> str:
+    """A text that a JSONL gives as its words."""
+    return cell if isinstance(cell, str) else " ".join(_read_words(cell))
+
+
+def _read_words(cell: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a list; none of a text."""
+    if isinstance(cell, json_rows.ListCell):
+        return cell.elements
+    return () if isinstance(cell, str) else cell
 
 
 def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:

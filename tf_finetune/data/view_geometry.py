@@ -11,41 +11,44 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 _MAX_CROP_ASPECT = 4 / 3
-_STEPS = ("flip", "crop", "rotate", "translate", "zoom")
+STEPS = ("flip", "crop", "rotate", "translate", "zoom")
+BILINEAR, NEAREST = "bilinear", "nearest"
 _UPRIGHT = ("flip", "crop")
 
 Values = Mapping[str, tuple[float | str, ...]]
 Draws = Mapping[str, list[tf.Tensor]]
 
 
-def move(image: tf.Tensor, values: Values, draws: Draws) -> tf.Tensor:
+def move(image: tf.Tensor, values: Values, draws: Draws, *, method: str = BILINEAR) -> tf.Tensor:
     """Applies the steps that move pixels.
 
     Args:
       image: float32 [height, width, channels], static shape.
       values: {step: its numbers}; other steps are left aside.
       draws: {step: float32 scalars from 0 to 1}.
+      method: BILINEAR, or NEAREST for a mask, uint8.
 
     Returns:
       An image of the same shape. Edges are reflected (dcba|abcd|dcba), as by Keras's layers.
     """
-    steps = [name for name in _STEPS if name in values]
+    steps = [name for name in STEPS if name in values]
     if all(name in _UPRIGHT for name in steps):
-        return _flip_and_crop(image, values, draws)
+        return _flip_and_crop(image, values, draws, method=method)
     height, width = image.shape[0], image.shape[1]
     matrix = tf.eye(3)
     for name in steps:
         matrix @= _MATRICES[name](values[name], draws[name], height, width)
-    return resample(image, matrix)
+    return resample(image, matrix, method=method)
 
 
-def resample(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """Fetches each pixel from where a matrix says, bilinear.
+def resample(image: tf.Tensor, matrix: tf.Tensor, *, method: str = BILINEAR) -> tf.Tensor:
+    """Fetches each pixel from where a matrix says.
 
     Args:
       image: float32 [height, width, channels].
       matrix: float32 [3, 3]; (x, y, 1) from the centre of the result to the centre of the image,
         pixels; the last row is (0, 0, 1).
+      method: BILINEAR or NEAREST.
 
     Returns:
       An image of the same shape; edges are reflected.
@@ -59,7 +62,7 @@ def resample(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
         images=image[tf.newaxis],
         transforms=tf.concat([tf.reshape(rows, [1, 6]), tf.zeros([1, 2])], axis=1),
         output_shape=[height, width],
-        interpolation="BILINEAR",
+        interpolation=method.upper(),
         fill_mode="REFLECT",
         fill_value=0.0,
     )[0]
@@ -145,7 +148,7 @@ def _box(
     return (*places, *sides)
 
 
-def _flip_and_crop(image: tf.Tensor, values: Values, draws: Draws) -> tf.Tensor:
+def _flip_and_crop(image: tf.Tensor, values: Values, draws: Draws, *, method: str) -> tf.Tensor:
     height, width = image.shape[0], image.shape[1]
     if "crop" in values:
         top, left, part_height, part_width = _box(values["crop"], draws["crop"], height, width)
@@ -154,9 +157,10 @@ def _flip_and_crop(image: tf.Tensor, values: Values, draws: Draws) -> tf.Tensor:
         rows, columns = _flips(values["flip"], draws["flip"])
         image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([rows, columns, False]))
     if "crop" in values:
-        image = tf.raw_ops.ResizeBilinear(
-            images=image[tf.newaxis], size=[height, width], half_pixel_centers=True
-        )[0]
+        resize = tf.raw_ops.ResizeBilinear
+        if method == NEAREST:
+            resize = tf.raw_ops.ResizeNearestNeighbor
+        image = resize(images=image[tf.newaxis], size=[height, width], half_pixel_centers=True)[0]
     return image
 
 

@@ -165,9 +165,8 @@ class FeatureCache:
     def make_dataset(self, split: loading.Split) -> Any:
         """Batches of inputs with each example's row in the split as its label."""
         rows = np.arange(len(split), dtype=np.int64)
-        return pipeline.make_dataset(
-            dataclasses.replace(split, labels={"row": rows}), self._pre, batch_size=_PASS_BATCH
-        )
+        numbered = dataclasses.replace(split, labels={"row": rows}, positions={})
+        return pipeline.make_dataset(numbered, self._pre, batch_size=_PASS_BATCH)
 
     def _first_batch(self, train: loading.Split, count: int) -> Any:
         ((inputs, _),) = self.make_dataset(train.head(count)).take(1)

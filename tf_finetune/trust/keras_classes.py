@@ -73,10 +73,10 @@ LEGACY_LAYERS = _names(
 # What this package registers; nothing else of it is for stored models.
 OWN = _names(
     """Add Average Bidirectional BytePairTokenizer CausalSeparableConv1D Concatenate CosineMerge
-    CurrentBatchNormalization Embedding Highway Identity LayerScale LocallyConnected1D
+    CurrentBatchNormalization Embedding FirstPieces Highway Identity LayerScale LocallyConnected1D
     LocallyConnected2D MaskOf Masking Maximum MaxoutDense Minimum ModuleModel
     MultiHeadAttention Multiply Normalization OneHotColumns ParametricSoftplus Rescaling SReLU
-    SampleNormalization SavedModelLayer ScaledAdd Softmax StochasticDepth Subtract
+    SampleNormalization SavedModelLayer ScaledAdd Softmax SplitAtSpace StochasticDepth Subtract
     TensorOperation ThresholdedReLU TimeDistributed TimeMajor TokenEmbeddings TokenMask TokenPooling
     TransformerBlock WordPieceTokenizer WordTokenizer hard_sigmoid"""
 )

@@ -1,0 +1,65 @@
+import numpy as np
+
+from tests import tag_data
+from tf_finetune import specs
+from tf_finetune.data import loading, pipeline, text_store
+
+HEAD = specs.HeadSpec(name="tags", kind="token_classification", label="tags")
+
+
+def load(path, **options):
+    return loading.load_data(specs.DataSpec(data=str(path), **options), heads=(HEAD,))
+
+
+def collect(split):
+    dataset = pipeline.make_dataset(split, text_store.TextSpec(), batch_size=4)
+    found = {}
+    for inputs, labels in dataset.as_numpy_iterator():
+        widths = [len(text.split()) for text in inputs["text"]]
+        assert labels["tags"].shape == (len(widths), max(widths))
+        for text, tags, width in zip(inputs["text"], labels["tags"], widths, strict=True):
+            assert (tags[width:] == -1).all()
+            found[text.decode()] = tags[:width].tolist()
+    return found
+
+
+def test_batches_have_a_tag_for_each_word(tmp_path):
+    sentences = tag_data.make_sentences(30)
+    splits = load(tag_data.write_csv(tmp_path / "tags.csv", sentences))
+    classes = splits.heads[0].classes
+    assert classes == ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
+    true = {" ".join(words): [classes.index(tag) for tag in tags] for words, tags in sentences}
+    for split in splits.parts:
+        for text, tags in collect(split).items():
+            assert tags == true[text]
+    counts = splits.train.positions["tags"].counts.sum(axis=0)
+    assert counts.sum() == sum(len(text.split()) for text in splits.train.texts)
+    again = load(tag_data.write_jsonl(tmp_path / "t.jsonl", sentences), text_column="tokens")
+    assert collect(again.train) == collect(splits.train)
+
+
+def test_mistakes_are_told_with_their_lines(tmp_path):
+    path = tmp_path / "tags.jsonl"
+    rows = ('["a", "b"], "tags": ["O"]', '["a", "c"], "tags": ["O", "X Y"]', '["a b"], "tags": "O"')
+    path.write_text("".join(f'{{"tokens": {row}}}\n' for row in rows))
+    spec = specs.DataSpec(data=str(path), text_column="tokens")
+    parts, problems = loading.load_parts(spec)
+    assert [problem.message for problem in problems] == [
+        f"{path}, line 3: expected a text, or a list of words without spaces in them."
+    ]
+    _, problems = loading.examine_parts(parts, spec, heads=(HEAD,))
+    messages = sorted(problem.message for problem in problems)
+    assert messages[:2] == [
+        f"{path}, line 1: expected a tag for each of 2 words. Received 1 tags.",
+        f"{path}, line 2: tag 'X Y': expected one word.",
+    ]
+
+
+def test_an_empty_cell_has_no_tags_beside_another_head(tmp_path):
+    path = tmp_path / "tags.csv"
+    rows = [f"{' '.join(words)},{' '.join(tags)}" for words, tags in tag_data.make_sentences(20)]
+    path.write_text("text,tags\n" + "\n".join(rows) + "\nthe film,\n")
+    heads = (HEAD, specs.HeadSpec(name="other", kind="token_classification", label="tags"))
+    splits = loading.load_data(specs.DataSpec(data=str(path)), heads=heads)
+    labels = np.concatenate([part.labels["tags"] for part in splits.parts])
+    assert (labels < 0).sum() == 1

@@ -299,10 +299,11 @@ def _make_balanced_positions(strata: np.ndarray, seeds: tf.data.Dataset | None) 
 
 
 def _count_repeats(
-    strata: np.ndarray | None, seeds: tf.data.Dataset | None
+    split: loading.Split, strata: np.ndarray | None, seeds: tf.data.Dataset | None
 ) -> tf.data.Dataset | None:
     """Dataset of int64 scalars: how often each position came in the epoch before; None: never."""
-    if strata is None or seeds is None:
+    # Labels of positions are moved as their image is, and know nothing of repeats.
+    if strata is None or seeds is None or split.positions:
         return None
     return _draw_epochs(strata, seeds, then=resampling.count_repeats)
 
@@ -370,8 +371,7 @@ def _make_batches(
         positions,
         seeds,
         view=view,
-        # Labels of positions are moved as their image is, and know nothing of repeats.
-        repeats=None if split.positions else _count_repeats(strata, seeds),
+        repeats=_count_repeats(split, strata, seeds),
     )
     return examples.batch(batch_size)
 

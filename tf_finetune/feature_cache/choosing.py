@@ -24,7 +24,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 _MIN_SAVED_SECS = 5.0
 # So much faster than the uncompiled prefix that compiling a second one would cost more than it
 # could gain.
-_CLEARLY_FASTER = 1.5
+_CLEARLY_FASTER = 2.2
 _TIMED_CALLS = 2
 # How far bfloat16 may move features, as a part of what tells examples apart: the root mean square
 # of the change by the mean standard deviation over examples.

@@ -1,0 +1,1 @@
+"""Measurements: `python benchmarks/NAME.py`, `python -m benchmarks.compare`."""

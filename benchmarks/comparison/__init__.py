@@ -1,0 +1,1 @@
+"""What `benchmarks.compare` runs and measures, a contender per module."""

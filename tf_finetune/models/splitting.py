@@ -52,6 +52,7 @@ class ModelSplit:
     _inputs: dict[str, int]
     _cut: tuple[int, ...]
     _outputs: dict[str, int]
+    _tensors: tuple[keras.KerasTensor, ...]
 
     @property
     def inputs(self) -> dict[str, keras.KerasTensor]:
@@ -63,6 +64,18 @@ class ModelSplit:
         """How many numbers the weights of the prefix are."""
         weights = {id(weight): weight for layer in self.prefix_layers for weight in layer.weights}
         return sum(int(weight.value.shape.num_elements()) for weight in weights.values())
+
+    def list_calls(self) -> list[tuple[typing.Any, list[tuple[int | None, ...]]]]:
+        """The prefix's calls of layers, in order.
+
+        Returns:
+          (layer, shapes of its outputs) for each call.
+        """
+        return [
+            (call.operation, [tuple(self._tensors[number].shape) for number in call.gives])
+            for call in self._prefix
+            if isinstance(call.operation, keras.layers.Layer)
+        ]
 
     def describe_prefix(self) -> list[typing.Any]:
         """What the prefix computes, but for the values of its weights and the names of its layers.
@@ -207,6 +220,7 @@ def split_model(
         _inputs=inputs,
         _cut=cut,
         _outputs=outputs,
+        _tensors=tuple(numbers.tensors),
     )
 
 

@@ -142,14 +142,22 @@ def is_fixed(operation: typing.Any) -> bool:
     """
     if not hasattr(operation, "_flatten_layers"):
         return True
-    if operation.trainable_variables or getattr(operation, "stateful", False):
+    # What a layer holds counts too: `training` reaches it through the layers around it.
+    return not operation.trainable_variables and all(
+        map(_is_deterministic, operation._flatten_layers())
+    )
+
+
+def _is_deterministic(layer: typing.Any) -> bool:
+    if getattr(layer, "stateful", False):
         return False
     return (
-        not operation._call_has_training_arg
-        or isinstance(vars(operation).get("call"), _InferenceCall)
-        or (layer_table.is_batch_norm(operation) and not operation.trainable)
+        not layer._call_has_training_arg
+        or isinstance(vars(layer).get("call"), _InferenceCall)
+        or not getattr(layer, "has_training_mode", True)
+        or (layer_table.is_batch_norm(layer) and not layer.trainable)
         # Its `training` only matters to quantization.
-        or type(operation).__name__ == "Dense"
+        or type(layer).__name__ == "Dense"
     )
 
 

@@ -32,7 +32,7 @@ from tf_finetune import (
 )
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import pipeline, preprocessing, resampling
-from tf_finetune.feature_cache import caching, choosing
+from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
 
 
@@ -138,28 +138,38 @@ def fit(
       The result.
 
     Raises:
-      SpecError: the monitor or a freeze rule does not fit.
+      SpecError, RefusedError: the monitor, a freeze rule or the size of features does not fit.
       DivergedError: the loss became NaN or infinite; the model holds the best weights.
     """
     features = features or plan_features(model, backbone, task, announce=announce)
     fitter = _Fitter(
-        model, backbone, task, strategy=strategy, workdir_path=workdir_path, features=features
+        model,
+        backbone,
+        task,
+        strategy=strategy,
+        workdir_path=workdir_path,
+        deadline=math.inf if deadline is None else deadline,
+        features=features,
     )
     results: list[PhaseResult] = []
     cost = None
     try:
         for phase in task.phases:
-            trainer = fitter.prepare(phase, announce, dry_run=dry_run)
+            try:
+                trainer = fitter.prepare(phase, announce, dry_run=dry_run)
+            except caching.OutOfTimeError as error:
+                announce(f"Phase {phase.name}: not started, --max_minutes is over: {error}.")
+                break
             start_value, validation_secs = fitter.evaluate_start(trainer)
             if cost is None:
                 cost = fitter.estimate_cost(trainer, validation_secs)
                 announce(_describe_cost(cost, task, model))
                 if dry_run:
                     break
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= fitter.deadline:
                 announce(f"Phase {phase.name}: not started, --max_minutes is over.")
                 break
-            results.append(fitter.run_phase(trainer, phase, deadline=deadline))
+            results.append(fitter.run_phase(trainer, phase))
             announce(_describe_phase(results[-1], fitter.run, start_value))
     finally:
         num_trainable = _count(model.trainable_weights)
@@ -203,18 +213,12 @@ def plan_features(
         fingerprint=task.splits.info.fingerprint,
         announce=announce,
     )
-    reason = ""
-    if any(info.kind == "token_classification" for info in task.splits.heads):
-        reason = "a head of words counts their pieces in the texts themselves"
-    elif task.augment.steps:
-        reason = "--augment gives each epoch its own images"
-    if task.train.feature_cache == choosing.OFF:
-        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
-    elif reason:
-        features.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
-        announce(f"Feature cache: off, {reason}.")
-    else:
-        features.choose(task.phases, task.splits.train, batch_norm=task.batch_norm)
+    features.choose(
+        task.phases,
+        task.splits,
+        batch_norm=task.batch_norm,
+        has_views=bool(task.augment.steps),
+    )
     return features
 
 
@@ -229,14 +233,17 @@ class _Fitter:
         *,
         strategy: Any,
         workdir_path: str | None,
+        deadline: float,
         features: caching.FeatureCache,
     ):
         self._features = features
+        self.deadline = deadline
         self._model = model
         self._backbone = backbone
         self._task = task
         self._strategy = strategy or tf.distribute.get_strategy()
         self._workdir = workdir_path
+        self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._train_data = self._make_dataset(task.splits.train, shuffle=True)
         self._validation = task.splits.validation
@@ -297,7 +304,7 @@ class _Fitter:
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
-                jit_compile=False if _takes_strings(self._model) else "auto",
+                jit_compile=False if self._takes_strings else "auto",
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
@@ -308,7 +315,9 @@ class _Fitter:
         if dry_run:  # as many as are timed
             train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
             validation = validation.head(self._task.train.batch_size)
-        cached = self._features.start_phase(train, validation, is_first=is_first)
+        cached = self._features.start_phase(
+            train, validation, is_first=is_first, dry_run=dry_run, deadline=self.deadline
+        )
         if cached is not None:
             train, validation = cached.train, cached.validation
         self._train_data = self._make_dataset(train, shuffle=True)
@@ -356,9 +365,7 @@ class _Fitter:
         epoch_secs = step_secs * self._steps + validation_secs
         return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
 
-    def run_phase(
-        self, trainer: keras.Model, phase: specs.PhaseSpec, *, deadline: float | None
-    ) -> PhaseResult:
+    def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
         """Fits one phase."""
         first_epoch = len(self.run.rows)
         writers = self._make_writers()
@@ -372,7 +379,7 @@ class _Fitter:
             history_path=self._path(workdir.HISTORY),
             writers=writers,
         )
-        stopper = callbacks.StopAtDeadline(math.inf if deadline is None else deadline)
+        stopper = callbacks.StopAtDeadline(self.deadline)
         lines = callbacks.EpochLines(
             self.run,
             label=phase.name,
@@ -468,10 +475,6 @@ def _describe_phase(result: PhaseResult, run: callbacks.Progress, start_value: f
             "discarded."
         )
     return text + f"val_{run.monitor} {start_value:.4f} -> {result.best_value:.4f}."
-
-
-def _takes_strings(model: keras.Model) -> bool:
-    return any(tensor.dtype == "string" for tensor in model.inputs)
 
 
 def _count(weights: Sequence[Any]) -> int:

@@ -6,6 +6,7 @@ optimizer, the metrics and early stopping see is the same, and so is the order o
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,14 @@ _PASS_BATCH = 32
 # Enough to tell times apart, and features.
 _TRIAL_BATCH = 16
 _GB = 10**9
+
+
+class OutOfTimeError(Exception):
+    """The run's time was over before every feature was computed; says how many were."""
+
+
+class _NoRoomError(Exception):
+    """Features fit neither on the disk nor in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +94,37 @@ class FeatureCache:
         self.secs = 0.0
 
     def choose(
-        self, phases: tuple[specs.PhaseSpec, ...], train: loading.Split, *, batch_norm: str
+        self,
+        phases: tuple[specs.PhaseSpec, ...],
+        splits: loading.Splits,
+        *,
+        batch_norm: str,
+        has_views: bool,
     ) -> choosing.Choice:
         """Decides, by a trial on the first phase's model where the options leave it open.
 
         Args:
           phases: of the run.
-          train: the training examples.
+          splits: the data.
           batch_norm: "frozen" or "train".
+          has_views: whether each epoch has inputs of its own.
 
         Returns:
           The choice; the model is as it was.
+
+        Raises:
+          findings.RefusedError: the features do not fit where the options want them, or
+            --cache_dir cannot be written.
         """
-        first = phases[0]
+        reason = _find_reason_against(splits, has_views=has_views)
+        if self._train.feature_cache == choosing.OFF:
+            self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
+            return self.choice
+        if reason:
+            self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
+            self._announce(_describe(self.choice, None))
+            return self.choice
+        first, train = phases[0], splits.train
         plan = freezing.plan_freeze(
             first.freeze or "all", self._backbone.table, batch_norm=batch_norm
         )
@@ -119,11 +146,22 @@ class FeatureCache:
             )
         finally:
             freezing.release_plan(self._backbone.model)
+        if self.choice.mode == choosing.DISK:
+            spaces.check_root(self._train.cache_dir)
+        if split is not None and self._train.feature_cache not in (choosing.AUTO, choosing.OFF):
+            layout = _make_layout(split, precision=self.choice.precision)
+            self._check_fits(layout, len(train) + len(splits.validation))
         self._announce(_describe(self.choice, split))
         return self.choice
 
     def start_phase(
-        self, train: loading.Split, validation: loading.Split, *, is_first: bool
+        self,
+        train: loading.Split,
+        validation: loading.Split,
+        *,
+        is_first: bool,
+        dry_run: bool = False,
+        deadline: float = math.inf,
     ) -> CachedPhase | None:
         """Makes the features of a phase whose freeze plan is applied.
 
@@ -131,12 +169,14 @@ class FeatureCache:
           train: the training examples.
           validation: those of validation, may be empty.
           is_first: whether it is the phase that the choice was made on.
+          dry_run: nothing is read from the disk or kept on it.
+          deadline: `time.monotonic()` seconds after which no more is computed.
 
         Returns:
           The phase; None where it trains on the inputs themselves, which is said.
 
         Raises:
-          findings.RefusedError: the features do not fit where the options want them.
+          OutOfTimeError: the deadline is over; what was computed is kept.
         """
         choice = self.choice
         if choice is None or choice.mode == choosing.OFF:
@@ -145,17 +185,28 @@ class FeatureCache:
         if split is None:
             return None
         layout = _make_layout(split, precision=choice.precision)
-        if not self._fits(layout, len(train) + len(validation), is_first=is_first):
+        parts = (train, validation)
+        needed = layout.row_bytes * sum(map(len, parts))
+        if not self._is_worth_keeping(layout, needed):
+            self._announce_without(layout, needed)
             return None
         start = time.monotonic()
-        features = self._open_store(split, layout, choice)
-        maker = _Maker(
-            self, split, features, choice, compiled=choice.compiled if is_first else None
-        )
-        own_train, own_validation = maker.run((train, validation), fingerprint=self._fingerprint)
-        secs = time.monotonic() - start
-        self.secs += secs
-        self._announce(maker.describe(secs))
+        digests = [
+            keys.digest_examples(part, self._pre, fingerprint=self._fingerprint) for part in parts
+        ]
+        features = self._open_store(split, layout, np.concatenate(digests), dry_run=dry_run)
+        compiled = choice.compiled if is_first else None
+        maker = _Maker(self, split, features, precision=choice.precision, compiled=compiled)
+        try:
+            maker.compute(parts, digests, deadline=deadline)
+        except _NoRoomError:
+            self._announce_without(layout, needed)
+            return None
+        finally:
+            secs = time.monotonic() - start
+            self.secs += secs
+        own_train, own_validation = maker.replace(parts, digests)
+        self._announce(maker.describe(time.monotonic() - start))
         return CachedPhase(split, own_train, own_validation)
 
     def close(self) -> None:
@@ -175,52 +226,69 @@ class FeatureCache:
     def _split(self) -> splitting.ModelSplit | None:
         return splitting.split_model(self._model, freezing.is_fixed, opened=[self._backbone.model])
 
-    def _fits(self, layout: shards.Layout, num_examples: int, *, is_first: bool) -> bool:
-        choice, needed = self.choice, layout.row_bytes * num_examples
-        if choice is None:
-            return False
-        if choice.mode == choosing.MEMORY:
-            limit, flag = memory.find_available_bytes() // 2, "--feature_cache=memory"
-        else:
-            limit, flag = int(self._train.cache_max_gb * _GB), "--cache_max_gb"
+    def _limit(self) -> int:
+        """Bytes that features may take where the choice puts them."""
+        if self.choice is not None and self.choice.mode == choosing.MEMORY:
+            return memory.find_available_bytes() // 2
+        return int(self._train.cache_max_gb * _GB)
+
+    def _is_worth_keeping(self, layout: shards.Layout, needed: int) -> bool:
         is_small = layout.row_bytes <= _MAX_ROW_BYTES or self._train.feature_cache != choosing.AUTO
-        if needed <= limit and is_small:
-            return True
-        size = f"{needed / _GB:.1f} GB of features ({layout.row_bytes:,} bytes per example)"
-        if self._train.feature_cache == choosing.AUTO or not is_first:
-            self._announce(
-                f"Feature cache: off in this phase, which would have {size}; it computes its "
-                "frozen part in each epoch."
-            )
-            return False
+        return is_small and needed <= self._limit()
+
+    def _announce_without(self, layout: shards.Layout, needed: int) -> None:
+        self._announce(
+            f"Feature cache: off in this phase, which would have {_describe_size(layout, needed)}; "
+            "it computes its frozen part in each epoch."
+        )
+
+    def _check_fits(self, layout: shards.Layout, num_examples: int) -> None:
+        needed, limit = layout.row_bytes * num_examples, self._limit()
+        if needed <= limit:
+            return
+        mode = self._train.feature_cache
+        more = "--feature_cache=disk" if mode == choosing.MEMORY else "a larger --cache_max_gb"
         message = (
-            f"--feature_cache={choice.mode} would keep {size}, and {limit / _GB:.1f} GB are there. "
-            f"Expected less: freeze more layers, give a larger {flag}, or --feature_cache=off."
+            f"--feature_cache={mode} would keep {_describe_size(layout, needed)}, and there is "
+            f"room for {limit / _GB:.2g} GB. Expected less: freeze more layers, give {more}, or "
+            "--feature_cache=off."
         )
         raise findings.RefusedError(findings.Problem(message, flag="--feature_cache"))
 
     def _open_store(
-        self, split: splitting.ModelSplit, layout: shards.Layout, choice: choosing.Choice
+        self,
+        split: splitting.ModelSplit,
+        layout: shards.Layout,
+        digests: np.ndarray,
+        *,
+        dry_run: bool,
     ) -> store.FeatureStore:
-        folder = None
-        if choice.mode == choosing.DISK:
-            name = keys.name_space(
-                split,
-                self._pre,
-                precision=choice.precision,
-                identity=f"{self._backbone.source} {self._backbone.sha256}",
-            )
-            about = {"model": self._backbone.source, "precision": choice.precision}
-            try:
-                root = spaces.find_root(self._train.cache_dir)
-                folder = self._open.enter_context(spaces.open_space(root, name, about=about))
-                spaces.make_room(root, max_bytes=int(self._train.cache_max_gb * _GB))
-            except OSError as error:
-                self._announce(
-                    f"Warning: features cannot be kept on the disk ({error.strerror}); they stay "
-                    "in memory."
-                )
-        return store.FeatureStore(layout, folder=folder, announce=self._announce)
+        in_memory = store.FeatureStore(layout, folder=None, announce=self._announce)
+        choice = self.choice
+        if choice is None or choice.mode != choosing.DISK or dry_run:
+            return in_memory
+        name = keys.name_space(split, self._pre, precision=choice.precision)
+        about = {"model": self._backbone.source, "precision": choice.precision}
+        try:
+            root = spaces.find_root(self._train.cache_dir)
+            for _ in range(2):
+                lease = contextlib.ExitStack()
+                folder = lease.enter_context(spaces.open_space(root, name, about=about))
+                kept = store.FeatureStore(layout, folder=folder, announce=self._announce)
+                new = len(kept.find_missing(digests)) * (layout.row_bytes + keys.DIGEST_BYTES)
+                if spaces.make_room(root, max_bytes=self._limit() - new) + new <= self._limit():
+                    self._open.push(lease)
+                    return kept
+                # Then what is in the way are features of former data in this very space.
+                lease.close()
+                spaces.make_room(root, max_bytes=self._limit() - new)
+            reason = "--cache_max_gb is taken up by what other runs are using"
+        except OSError as error:
+            reason = str(error.strerror)
+        self._announce(
+            f"Warning: features cannot be kept on the disk ({reason}); they stay in memory."
+        )
+        return in_memory
 
 
 class _Maker:
@@ -231,36 +299,54 @@ class _Maker:
         cache: FeatureCache,
         split: splitting.ModelSplit,
         features: store.FeatureStore,
-        choice: choosing.Choice,
         *,
+        precision: str,
         compiled: prefix.Prefix | None,
     ):
         self._cache = cache
         self._split = split
         self._store = features
-        self._choice = choice
+        self._precision = precision
         self._compiled = compiled
         self.num_computed = self.num_found = 0
+        self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
 
-    def run(self, parts: tuple[loading.Split, ...], *, fingerprint: str) -> list[loading.Split]:
-        """The splits as features."""
-        digests = [
-            keys.digest_examples(part, self._cache._pre, fingerprint=fingerprint) for part in parts
-        ]
-        missing = [self._store.find_missing(part) for part in digests]
-        total = sum(map(len, missing))
-        if total:
-            start = time.monotonic()
-            with progress.ProgressBar("Computing features", total) as bar:
-                for part, own, rows in zip(parts, digests, missing, strict=True):
-                    self._compute(part, own, rows, bar)
-                self._store.flush()
+    def compute(
+        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray], *, deadline: float
+    ) -> None:
+        """Puts all that is missing into the store."""
+        num_examples = sum(map(len, parts))
+        self._num_bytes = num_examples * self._store.layout.row_bytes
+        self._memory_limit = max(memory.find_available_bytes() // 2, MEMORY_BYTES)
+        # Together: an example of both parts is computed once.
+        missing = self._store.find_missing(np.concatenate(digests))
+        self.num_found = num_examples - len(missing)
+        self._check_memory()
+        if not len(missing):
+            return
+        start, first = time.monotonic(), 0
+        try:
+            with progress.ProgressBar("Computing features", len(missing)) as bar:
+                for part, own in zip(parts, digests, strict=True):
+                    rows = missing[(missing >= first) & (missing < first + len(part))] - first
+                    first += len(part)
+                    self._compute_part(part, own, rows, bar, deadline=deadline)
+                    if time.monotonic() >= deadline and self.num_computed < len(missing):
+                        where = "are kept" if self._store.is_kept else "are lost"
+                        raise OutOfTimeError(
+                            f"{self.num_computed:,} of {len(missing):,} features were computed and "
+                            f"{where}"
+                        )
+        finally:  # interrupted too: what is computed need not be computed again
+            self._store.flush()
             self._pass_secs = time.monotonic() - start
-        self.num_computed = total
-        self.num_found = sum(map(len, parts)) - total
-        size = sum(map(len, parts)) * self._store.layout.row_bytes
-        in_memory = not self._store.is_kept or size <= MEMORY_BYTES
+
+    def replace(
+        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray]
+    ) -> list[loading.Split]:
+        """The splits as features."""
+        in_memory = not self._store.is_kept or self._num_bytes <= MEMORY_BYTES
         return [
             self._replace(part, own, in_memory=in_memory)
             for part, own in zip(parts, digests, strict=True)
@@ -275,25 +361,37 @@ class _Maker:
         found = f", {self.num_found:,} were there already" if self.num_found else ""
         return (
             f"Features: {self.num_computed:,} computed{found}, {row:,} bytes each "
-            f"({self._choice.precision}), {secs:.1f} s{rate}."
+            f"({self._precision}), {secs:.1f} s{rate}."
         )
 
-    def _compute(
-        self, part: loading.Split, digests: np.ndarray, rows: np.ndarray, bar: progress.ProgressBar
+    def _compute_part(
+        self,
+        part: loading.Split,
+        digests: np.ndarray,
+        rows: np.ndarray,
+        bar: progress.ProgressBar,
+        *,
+        deadline: float,
     ) -> None:
         if not len(rows):
             return
         if self._compiled is None:
-            self._compiled = prefix.compile_prefix(self._split, precision=self._choice.precision)
+            self._compiled = prefix.compile_prefix(self._split, precision=self._precision)
         chosen = part.take(rows)
         for inputs, labels in self._cache.make_dataset(chosen):
+            if time.monotonic() >= deadline:
+                return
             own = rows[labels["row"].numpy()]
             features = self._compiled(inputs)
-            self._store.add(
-                digests[own], prefix.as_numbers(features, precision=self._choice.precision)
-            )
+            self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
             self.num_computed += len(own)
             bar.update(self.num_computed)
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        """The disk may turn out to be full or read-only at any time."""
+        if not self._store.is_kept and self._num_bytes > self._memory_limit:
+            raise _NoRoomError
 
     def _replace(
         self, part: loading.Split, digests: np.ndarray, *, in_memory: bool
@@ -322,6 +420,16 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
         is_float = "float" in tensor.dtype
         dtypes[name] = precision if is_float else tensor.dtype
     return shards.Layout(shapes, dtypes)
+
+
+def _find_reason_against(splits: loading.Splits, *, has_views: bool) -> str:
+    if any(info.kind == "token_classification" for info in splits.heads):
+        return "a head of words counts their pieces in the texts themselves"
+    return "--augment gives each epoch its own images" if has_views else ""
+
+
+def _describe_size(layout: shards.Layout, num_bytes: int) -> str:
+    return f"{num_bytes / _GB:.2g} GB of features ({layout.row_bytes:,} bytes per example)"
 
 
 def _describe(choice: choosing.Choice, split: splitting.ModelSplit | None) -> str:

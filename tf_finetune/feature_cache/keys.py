@@ -8,7 +8,11 @@ one is found in whatever data set it comes again, and nothing has to be told to 
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
+import os
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -28,7 +32,9 @@ from tf_finetune.models import splitting
 DIGEST_BYTES = 16
 # Changes when features of the same inputs would be others, or are kept in another form.
 _FORMAT = 1
-_CHUNK_ROWS = 1024
+# Code that a version stands for (ours: _FORMAT); of all other code the files are read.
+_LIBRARIES = ("tensorflow", "keras")
+_VERSIONED = ("tf_finetune", *_LIBRARIES)
 
 
 def name_space(
@@ -36,7 +42,6 @@ def name_space(
     pre: preprocessing.InputSpec,
     *,
     precision: str,
-    identity: str,
 ) -> str:
     """Names the features that a prefix makes.
 
@@ -44,7 +49,6 @@ def name_space(
       split: the cut model, its prefix's weights at their final values.
       pre: how inputs are prepared.
       precision: of the compiled prefix.
-      identity: of the pretrained model, for what its layers' configurations leave out.
 
     Returns:
       64 hex digits.
@@ -52,10 +56,8 @@ def name_space(
     digest = hashlib.sha256()
     parts = {
         "format": _FORMAT,
-        "tensorflow": importlib.metadata.version("tensorflow"),
-        "keras": importlib.metadata.version("keras"),
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "precision": precision,
-        "identity": identity,
         "preprocessing": [type(pre).__name__, dataclasses.asdict(pre)],
         "graph": split.describe_prefix(),
     }
@@ -64,8 +66,39 @@ def name_space(
         for weight in layer.weights:
             value = keras.ops.convert_to_numpy(weight)
             digest.update(f"{value.dtype} {value.shape}\n".encode())
-            digest.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data)
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        for content in _list_hidden(layer):
+            digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def _list_hidden(layer: Any) -> Iterator[bytes]:
+    """What a layer computes with that is neither configuration nor weights."""
+    for inner in layer._flatten_layers():
+        # Vocabularies that were learnt from data, the graph and the tables of a SavedModel.
+        if hasattr(inner, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                inner.save_assets(folder)
+                yield from _read_folder(folder)
+        made_of: list[Any] = [type(inner)]
+        made_of += [value for value in vars(inner).values() if inspect.isfunction(value)]
+        for code in made_of:
+            if code.__module__.partition(".")[0] in _VERSIONED:
+                continue
+            try:
+                with open(inspect.getfile(code), "rb") as file:
+                    yield file.read()
+            except (OSError, TypeError):  # of a notebook, or a Lambda: the configuration has it
+                continue
+
+
+def _read_folder(folder: str) -> Iterator[bytes]:
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            yield os.path.relpath(os.path.join(path, name), folder).encode()
+            with open(os.path.join(path, name), "rb") as file:
+                yield file.read()
 
 
 def digest_examples(
@@ -88,7 +121,8 @@ def digest_examples(
     beside = mixed_spec.find_mixed(pre)
     for row, index in enumerate(split.indices):
         if isinstance(store, image_stores.DecodedImages | image_stores.ArrayImages):
-            content: Any = store.pixels[index].tobytes()
+            pixels = store.pixels[index]
+            content: Any = f"{pixels.dtype} {pixels.shape}\n".encode() + pixels.tobytes()
         elif isinstance(store, image_stores.EncodedImages):
             with image_heads.read_image(store, index) as file:
                 content = file.read()

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
+from tf_finetune import regular_files
 from tf_finetune.feature_cache import keys
 
 _MAGIC = b"tfftfeat"
@@ -149,11 +150,13 @@ def find_shards(folder: str, layout: Layout) -> tuple[list[Shard], list[str]]:
         elif _NAME.fullmatch(name):
             try:
                 shard = _read_shard(path, layout)
-            except FileNotFoundError:
+            except FileNotFoundError:  # another run has noticed the damage first
                 continue
+            except OSError:  # the disk cannot read it
+                shard = None
             if shard is None:
                 damaged.append(name)
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     os.remove(path)
             else:
                 shards.append(shard)
@@ -168,7 +171,7 @@ def _remove_unfinished(path: str) -> None:
 
 def _read_shard(path: str, layout: Layout) -> Shard | None:
     """The shard, or None where anything in it is not as it was written."""
-    with open(path, "rb") as file:
+    with regular_files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(len(_MAGIC) + 8)
         if len(start) < len(_MAGIC) + 8 or not start.startswith(_MAGIC):
@@ -180,7 +183,7 @@ def _read_shard(path: str, layout: Layout) -> Shard | None:
             header = json.loads(file.read(length))
             count, wanted = int(header["count"]), dict(header["arrays"])
             digest_sum = header["digests"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
         offsets = _offsets(length, count, layout)
         whole = len(start) + length + count * (keys.DIGEST_BYTES + layout.row_bytes)

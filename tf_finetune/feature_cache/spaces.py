@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +17,37 @@ from tf_finetune import findings, workdir
 from tf_finetune.models.origins import model_cache
 
 _SPACE = re.compile(r"[0-9a-f]{64}")
+# A space on its way out: nobody opens it any more.
+_REMOVED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.removed")
 _LOCK, _ABOUT = "lock", "about.json"
+
+
+def check_root(cache_dir: str | None) -> None:
+    """Refuses a folder that the user named and that features cannot be kept in; makes nothing.
+
+    Args:
+      cache_dir: of --cache_dir; None: the private cache, about which nothing is asked.
+
+    Raises:
+      findings.RefusedError: something else has its name, or it cannot be written.
+    """
+    if cache_dir is None:
+        return
+    path = os.path.abspath(cache_dir)
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        reason = f"{findings.one_line(existing)} is no folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{findings.one_line(existing)} cannot be written"
+    else:
+        return
+    message = (
+        f"--cache_dir={findings.one_line(path)}: {reason}. Expected a folder for features: choose "
+        "another, or --feature_cache=memory."
+    )
+    raise findings.RefusedError(findings.Problem(message, path=path, flag="--cache_dir"))
 
 
 def find_root(cache_dir: str | None) -> str:
@@ -29,19 +60,13 @@ def find_root(cache_dir: str | None) -> str:
       An existing folder's absolute path.
 
     Raises:
-      findings.RefusedError: it cannot be made.
+      OSError: it cannot be made.
     """
-    path = os.path.abspath(cache_dir or os.path.join(model_cache.cache_dir(), "features"))
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-    except OSError as error:
-        message = (
-            f"--cache_dir={findings.one_line(path)} cannot be made: {error.strerror}. Choose "
-            "another folder, or --feature_cache=memory."
-        )
-        raise findings.RefusedError(
-            findings.Problem(message, path=path, flag="--cache_dir")
-        ) from error
+        path = os.path.abspath(cache_dir or os.path.join(model_cache.cache_dir(), "features"))
+    except findings.RefusedError as error:
+        raise OSError(0, str(error)) from error
+    os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
 
@@ -61,15 +86,21 @@ def open_space(root: str, name: str, *, about: Mapping[str, object]) -> Iterator
       OSError: it cannot be made or written.
     """
     folder = os.path.join(root, name)
+    path = os.path.join(folder, _LOCK)
     with contextlib.ExitStack() as stack:
         while True:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            lock = stack.enter_context(open(os.path.join(folder, _LOCK), "a", encoding="utf-8"))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, mode=0o700)
+            try:
+                lock = stack.enter_context(open(path, "a", encoding="utf-8"))
+            except FileNotFoundError:  # another run has removed the folder between the two calls
+                continue
             fcntl.flock(lock, fcntl.LOCK_SH)
-            # Another run may have removed the folder between the two calls.
-            if os.path.exists(os.path.join(folder, _LOCK)):
+            if _is_same_file(lock.fileno(), path):
                 break
-        os.utime(os.path.join(folder, _LOCK))
+            # That run had the lock: this one is of a folder that is gone.
+            lock.close()
+        os.utime(path)
         if not os.path.exists(os.path.join(folder, _ABOUT)):
             workdir.write_atomic(
                 os.path.join(folder, _ABOUT), json.dumps(dict(about), indent=2) + "\n"
@@ -90,19 +121,40 @@ def make_room(root: str, *, max_bytes: int) -> int:
     found = []
     for name in os.listdir(root):
         folder = os.path.join(root, name)
-        if _SPACE.fullmatch(name) and os.path.isdir(folder):
-            with contextlib.suppress(FileNotFoundError):
+        if _REMOVED.fullmatch(name):  # by a run that was killed meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+        elif _SPACE.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 used = os.stat(os.path.join(folder, _LOCK)).st_mtime
                 found.append((used, _size(folder), folder))
     total = sum(size for _, size, _ in found)
     for _, size, folder in sorted(found):
         if total <= max_bytes:
             break
-        with contextlib.suppress(OSError), open(os.path.join(folder, _LOCK), "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
+        if _remove(folder):
             total -= size
     return total
+
+
+def _remove(folder: str) -> bool:
+    """Removes a space, unless a run is using it."""
+    removed = f"{folder}.{secrets.token_hex(4)}.removed"
+    try:
+        with open(os.path.join(folder, _LOCK), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # At once: a run that comes now finds all of the space or nothing.
+            os.rename(folder, removed)
+    except OSError:
+        return False
+    shutil.rmtree(removed, ignore_errors=True)
+    return True
+
+
+def _is_same_file(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _size(folder: str) -> int:

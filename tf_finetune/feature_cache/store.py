@@ -52,10 +52,8 @@ class FeatureStore:
             found, damaged = shards.find_shards(folder, layout)
             self._blocks += found
             if damaged:
-                announce(
-                    f"Feature cache: {len(damaged)} damaged files were removed, their features are "
-                    "computed again."
-                )
+                count = "1 damaged file" if len(damaged) == 1 else f"{len(damaged)} damaged files"
+                announce(f"Feature cache: {count} removed, those features are computed again.")
 
     @property
     def is_kept(self) -> bool:

@@ -166,7 +166,8 @@ class SuffixModel(keras.Model):
         split = self._split
         values: dict[int, typing.Any] = {}
         for name, number in zip(split.names, split._cut, strict=True):
-            feature = inputs[name]
+            # Kept in float32 or bfloat16, whatever the prefix's own arithmetic was.
+            feature = tf.cast(inputs[name], split.features[name].dtype)
             if name + _MASK in inputs:
                 feature._keras_mask = inputs[name + _MASK]
             values[number] = feature

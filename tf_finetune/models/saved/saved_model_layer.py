@@ -86,16 +86,19 @@ class SavedModelLayer(keras.layers.Layer):
             )
         return self._module
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Runs the module; see `RestoredModule.call`."""
-        module = self.module
-        train = (
-            bool(training)
-            and self.trainable
+    @property
+    def has_training_mode(self) -> bool:
+        """Whether the module runs in training mode when asked to."""
+        return (
+            self.trainable
             and self.batch_norm == "train"
             and all(group.trainable for group in self.weight_groups)
         )
-        outputs = module.call(inputs, training=train)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Runs the module; see `RestoredModule.call`."""
+        module = self.module
+        outputs = module.call(inputs, training=bool(training) and self.has_training_mode)
         for loss in module.regularization_losses():
             self.add_loss(loss)
         outputs = keras.tree.map_structure(

@@ -1,5 +1,8 @@
 import multiprocessing
 import os
+import random
+import signal
+import time
 
 import ml_dtypes
 import numpy as np
@@ -116,7 +119,7 @@ def write_many(folder, seed):
 
 
 def test_two_processes_at_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # no TensorFlow there
     workers = [context.Process(target=write_many, args=(str(tmp_path), seed)) for seed in (1, 2)]
     for worker in workers:
         worker.start()
@@ -128,6 +131,48 @@ def test_two_processes_at_once(tmp_path):
     assert len(features.find_missing(digests)) == 0
     for name, values in features.read(digests).items():
         np.testing.assert_array_equal(values, arrays[name])
+
+
+def make_slowly(folder, counter):
+    """A pass of 200 batches of three, whose features a few flushes keep."""
+    store._FLUSH_SECS = 0.05
+    features = open_store(folder)
+    digests, arrays = make_rows(600)
+    missing = features.find_missing(digests)
+    for start in range(0, len(missing), 3):
+        rows = missing[start : start + 3]
+        time.sleep(0.003)
+        features.add(digests[rows], {name: array[rows] for name, array in arrays.items()})
+        counter.value += len(rows)
+    features.flush()
+
+
+def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path):
+    """Five times at random moments; what is repeated was in flight."""
+    context = multiprocessing.get_context("fork")  # no TensorFlow there
+    generator, digests, arrays = random.Random(0), *make_rows(600)
+    lost = []
+    for _ in range(5):
+        counter = context.Value("i", 0)
+        before = len(open_store(tmp_path).find_missing(digests))
+        worker = context.Process(target=make_slowly, args=(tmp_path, counter))
+        worker.start()
+        time.sleep(generator.uniform(0.05, 0.3))
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        left = len(open_store(tmp_path).find_missing(digests))
+        lost.append(counter.value - (before - left))
+    counter = context.Value("i", 0)
+    before = len(open_store(tmp_path).find_missing(digests))
+    worker = context.Process(target=make_slowly, args=(tmp_path, counter))
+    worker.start()
+    worker.join()
+    assert counter.value == before < 600
+    # At most what 0.05 s and the writing of a file bring, at 3 ms a batch.
+    assert min(lost) >= 0 and max(lost) <= 3 * (0.05 / 0.003 + 2)
+    for name, values in open_store(tmp_path).read(digests).items():
+        np.testing.assert_array_equal(values, arrays[name])
+    assert all(path.suffix == ".shard" for path in tmp_path.iterdir())
 
 
 def test_what_waits_is_written_after_some_time_and_size(tmp_path, monkeypatch):

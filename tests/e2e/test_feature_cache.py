@@ -56,7 +56,7 @@ def test_a_second_run_with_another_rate_finds_the_features(train, tmp_path):
     code, lines = train("first", *EXACT, head(20))
     assert code == 0
     assert starting_with(lines, "Feature cache: ").startswith(
-        "Feature cache: 692 frozen weights are run once per example, the features (8, float32) are "
+        "Feature cache: 658 frozen weights are run once per example, the features (8, float32) are "
         "kept on the disk: "
     )
     assert re.fullmatch(
@@ -110,7 +110,8 @@ def test_bfloat16_features(train, tmp_path):
         ),
         (
             "--feature_precision=float16",
-            "error: --feature_precision must be one of auto, float32, bfloat16. Received 'float16'.",
+            "error: --feature_precision must be one of auto, float32, bfloat16. "
+            "Received 'float16'.",
         ),
         ("--cache_max_gb=-1", "error: --cache_max_gb must be at least 0.0. Received -1.0."),
         (
@@ -244,7 +245,7 @@ def test_killed_five_times(photographs, tmp_path):
         "--feature_precision=float32",
         "--freeze=all",
         "--epochs=1",
-        "--pixel_range=imagenet_caffe",
+        "--pixel_range=caffe",
     )
     cache = tmp_path / "killed"
     generator, kept = random.Random(0), [0]

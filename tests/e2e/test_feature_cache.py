@@ -239,7 +239,7 @@ def read_features(folder):
 def test_killed_five_times(photographs, tmp_path):
     """Nothing that was on the disk is computed again, and the features are those of one pass."""
     common = (
-        "--model=keras:ResNet50,weights=none,input_shape=96x96x3",
+        "--model=keras:ResNet50,weights=none,input_shape=224x224x3",
         f"--data={photographs}",
         "--feature_cache=disk",
         "--feature_precision=float32",
@@ -260,7 +260,7 @@ def test_killed_five_times(photographs, tmp_path):
         for line in process.stdout:
             if line.startswith("Phase head"):
                 break
-        time.sleep(generator.uniform(4, 14))
+        time.sleep(generator.uniform(3, 10))
         os.kill(process.pid, signal.SIGKILL)
         end = time.time()
         process.communicate()

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny
+from tests.feature_cache import test_prefix
+from tf_finetune import specs
+from tf_finetune.feature_cache import choosing, prefix
+
+
+@pytest.fixture(scope="module")
+def split():
+    return test_prefix.cut(tiny.make_classifier(), count=6)
+
+
+def choose(split, *, passes=1e6, may_round=False, **options):
+    return choosing.choose(
+        split, specs.TrainSpec(**options), test_prefix.pixels(), passes=passes, may_round=may_round
+    )
+
+
+def test_nothing_in_front_is_frozen():
+    choice = choose(None, feature_cache="disk")
+    assert (choice.mode, choice.precision, choice.compiled) == ("off", "float32", None)
+    assert choice.reason == "no layer in front of all that trains is frozen"
+
+
+def test_auto_is_off_where_little_is_saved(split):
+    choice = choose(split, passes=2)
+    assert choice.mode == "off"
+    assert choice.reason.startswith("the frozen part takes about 0.")
+    assert choose(split, passes=-0.5).reason == "the frozen part takes about 0.0 s in all epochs"
+
+
+def test_auto_is_the_disk_where_much_is_saved(split):
+    choice = choose(split)
+    assert (choice.mode, choice.precision) == ("disk", "float32")
+    assert choice.reason.startswith("the frozen part would take about ")
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_done(split, mode, precision):
+    choice = choose(
+        split, passes=1, may_round=True, feature_cache=mode, feature_precision=precision
+    )
+    assert (choice.mode, choice.precision) == (mode, precision)
+
+
+@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+def test_a_trial_decides_about_bfloat16(split):
+    choice = choose(split, may_round=True)
+    assert "bfloat16" in choice.reason
+    assert choice.compiled is None or choice.compiled.precision == choice.precision
+    assert choose(split, may_round=False).precision == "float32"
+
+
+def change(exact, rounded):
+    return choosing._measure_change({"a": tf.constant(exact)}, {"a": tf.constant(rounded)})
+
+
+def test_changes_count_by_what_tells_examples_apart():
+    generator = np.random.default_rng(0)
+    exact = generator.normal(5.0, 2.0, (1000, 3)).astype(np.float32)
+    noise = generator.normal(0.0, 0.1, (1000, 3)).astype(np.float32)
+    assert change(exact, exact) == 0.0
+    assert change(exact, exact + noise) == pytest.approx(0.05, rel=0.1)
+    # Equal examples tell nothing about how much a change matters.
+    assert change(np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)) == float("inf")
+    # Tensors that are no numbers do not count.
+    assert choosing._measure_change({"m": tf.constant([True])}, {"m": tf.constant([False])}) == 0.0

@@ -213,12 +213,8 @@ def plan_features(
         fingerprint=task.splits.info.fingerprint,
         announce=announce,
     )
-    features.choose(
-        task.phases,
-        task.splits,
-        batch_norm=task.batch_norm,
-        has_views=bool(task.augment.steps),
-    )
+    has_views = bool(task.augment.steps)
+    features.choose(task.phases, task.splits, batch_norm=task.batch_norm, has_views=has_views)
     return features
 
 

@@ -42,6 +42,4 @@ def _count_places(shape: tuple[int | None, ...]) -> int:
 
 def _count_kernel_weights(layer: Any) -> int:
     # Biases and statistics have one axis and cost an addition.
-    return sum(
-        math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1
-    )
+    return sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)

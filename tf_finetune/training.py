@@ -143,22 +143,15 @@ def fit(
     """
     features = features or plan_features(model, backbone, task, announce=announce)
     fitter = _Fitter(
-        model,
-        backbone,
-        task,
-        strategy=strategy,
-        workdir_path=workdir_path,
-        deadline=math.inf if deadline is None else deadline,
-        features=features,
+        model, backbone, task, strategy=strategy, workdir_path=workdir_path, features=features
     )
+    fitter.deadline = math.inf if deadline is None else deadline
     results: list[PhaseResult] = []
     cost = None
     try:
         for phase in task.phases:
-            try:
-                trainer = fitter.prepare(phase, announce, dry_run=dry_run)
-            except caching.OutOfTimeError as error:
-                announce(f"Phase {phase.name}: not started, --max_minutes is over: {error}.")
+            trainer = _prepare_in_time(fitter, phase, announce, dry_run=dry_run)
+            if trainer is None:
                 break
             start_value, validation_secs = fitter.evaluate_start(trainer)
             if cost is None:
@@ -229,11 +222,10 @@ class _Fitter:
         *,
         strategy: Any,
         workdir_path: str | None,
-        deadline: float,
         features: caching.FeatureCache,
     ):
         self._features = features
-        self.deadline = deadline
+        self.deadline = math.inf
         self._model = model
         self._backbone = backbone
         self._task = task
@@ -449,6 +441,16 @@ class _Fitter:
 
     def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
         return monitors.read_logs(logs, self._task.heads, self._task.splits.heads)
+
+
+def _prepare_in_time(
+    fitter: _Fitter, phase: specs.PhaseSpec, announce: Callable[[str], None], *, dry_run: bool
+) -> keras.Model | None:
+    try:
+        return fitter.prepare(phase, announce, dry_run=dry_run)
+    except caching.OutOfTimeError as error:
+        announce(f"Phase {phase.name}: not started, --max_minutes is over: {error}.")
+        return None
 
 
 def _describe_cost(cost: training_cost.CostEstimate, task: Task, model: keras.Model) -> str:

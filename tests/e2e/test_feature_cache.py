@@ -258,7 +258,7 @@ def test_killed_five_times(photographs, tmp_path):
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         for line in process.stdout:
-            if line.startswith("Phase head"):
+            if line.startswith("Phase "):
                 break
         time.sleep(generator.uniform(3, 10))
         os.kill(process.pid, signal.SIGKILL)

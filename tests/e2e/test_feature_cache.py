@@ -80,7 +80,8 @@ def test_what_was_chosen_is_written_and_obeyed(train, tmp_path, capsys):
     code, lines = train("auto", head(20))
     assert code == 0
     assert re.fullmatch(
-        r"Feature cache: off, the frozen part takes about \d\.\d s in all epochs\.",
+        r"Feature cache: off, the frozen part is [\d.]+ billion products in the later epochs, "
+        r"which are soon done\.",
         starting_with(lines, "Feature cache: "),
     )
     flags = (tmp_path / "auto" / "run.flags").read_text()

@@ -13,9 +13,14 @@ def split():
     return test_prefix.cut(tiny.make_classifier(), count=6)
 
 
-def choose(split, *, passes=1e6, may_round=False, **options):
+def choose(split, *, num_saved=10**9, may_round=False, tried=None, **options):
     return choosing.choose(
-        split, specs.TrainSpec(**options), test_prefix.pixels(), passes=passes, may_round=may_round
+        split,
+        specs.TrainSpec(**options),
+        test_prefix.pixels(),
+        num_saved=num_saved,
+        may_round=may_round,
+        tried=tried,
     )
 
 
@@ -26,23 +31,32 @@ def test_nothing_in_front_is_frozen():
 
 
 def test_auto_is_off_where_little_is_saved(split):
-    choice = choose(split, passes=2)
+    choice = choose(split, num_saved=200)
     assert choice.mode == "off"
-    assert choice.reason.startswith("the frozen part takes about 0.")
-    assert choose(split, passes=-0.5).reason == "the frozen part takes about 0.0 s in all epochs"
+    assert choice.reason == (
+        "the frozen part is 0.0 billion products in the later epochs, which are soon done"
+    )
+    assert choose(split, num_saved=-5).mode == "off"
 
 
 def test_auto_is_the_disk_where_much_is_saved(split):
     choice = choose(split)
     assert (choice.mode, choice.precision) == ("disk", "float32")
-    assert choice.reason.startswith("the frozen part would take about ")
+    assert choice.reason.startswith("the frozen part is ")
+
+
+@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+def test_a_trial_is_made_once(split):
+    choice = choose(split, may_round=True, tried="float32")
+    assert (choice.precision, choice.compiled) == ("float32", None)
+    assert choice.reason.endswith(", float32 was chosen by an earlier run's trial")
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_is_asked_for_is_done(split, mode, precision):
     choice = choose(
-        split, passes=1, may_round=True, feature_cache=mode, feature_precision=precision
+        split, num_saved=1, may_round=True, feature_cache=mode, feature_precision=precision
     )
     assert (choice.mode, choice.precision) == (mode, precision)
 

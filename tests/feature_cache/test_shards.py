@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pathlib
+import random
 import subprocess
 import sys
 
@@ -91,7 +92,7 @@ def header_of(text):
     [
         b"",
         b"tfftfeat",
-        os.urandom(4096),
+        random.Random(0).randbytes(4096),
         bytes(4096),
         header_of(b""),
         header_of(b"null"),

@@ -35,6 +35,7 @@ _PASS_BATCH = 32
 # Enough to tell times apart, and features.
 _TRIAL_BATCH = 16
 _GB = 10**9
+_TRIAL = "trial"
 
 
 class OutOfTimeError(Exception):
@@ -138,11 +139,12 @@ class FeatureCache:
                 split,
                 self._train,
                 inputs,
-                passes=(epochs - 1) * len(train) / count,
+                num_saved=(epochs - 1) * len(train),
                 # Columns beside an image are not rounded: a number may count by its last digits.
                 may_round=self._backbone.input_kind == "image"
                 and self._train.precision == "auto"
                 and mixed_spec.find_mixed(self._pre) is None,
+                tried=self._find_tried(split),
             )
         finally:
             freezing.release_plan(self._backbone.model)
@@ -226,6 +228,16 @@ class FeatureCache:
     def _split(self) -> splitting.ModelSplit | None:
         return splitting.split_model(self._model, freezing.is_fixed, opened=[self._backbone.model])
 
+    def _find_tried(self, split: splitting.ModelSplit | None) -> str | None:
+        """The precision that an earlier run's trial on this prefix chose."""
+        if split is None or self._train.feature_cache == choosing.MEMORY:
+            return None
+        for precision in (choosing.BFLOAT16, choosing.FLOAT32):
+            name = keys.name_space(split, self._pre, precision=precision)
+            if spaces.read_about(self._train.cache_dir, name).get("chosen_by") == _TRIAL:
+                return precision
+        return None
+
     def _limit(self) -> int:
         """Bytes that features may take where the choice puts them."""
         if self.choice is not None and self.choice.mode == choosing.MEMORY:
@@ -268,7 +280,12 @@ class FeatureCache:
         if choice is None or choice.mode != choosing.DISK or dry_run:
             return in_memory
         name = keys.name_space(split, self._pre, precision=choice.precision)
-        about = {"model": self._backbone.source, "precision": choice.precision}
+        chosen_by = _TRIAL if self._train.feature_precision == choosing.AUTO else "flag"
+        about = {
+            "model": self._backbone.source,
+            "precision": choice.precision,
+            "chosen_by": chosen_by,
+        }
         try:
             root = spaces.find_root(self._train.cache_dir)
             for _ in range(2):

@@ -1,8 +1,9 @@
-"""Whether the frozen part is worth computing ahead, and in which arithmetic: measured, once.
+"""Whether the frozen part is worth computing ahead, and in which arithmetic.
 
-One idea: what is faster depends on the processor, the model and the number of epochs, so a batch
-or two is timed on the device at hand. The answer is written to run.flags before the first step and
-obeyed from then on.
+One idea: whether it is worth it is counted, so that two runs of the same flags do the same; which
+arithmetic is faster depends on the processor and the model, so a batch or two is timed on the
+device at hand, once. The answer is written to run.flags before the first step and obeyed from then
+on.
 """
 
 import dataclasses
@@ -15,13 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune import specs
-from tf_finetune.feature_cache import prefix
+from tf_finetune.feature_cache import costs, prefix
 from tf_finetune.models import splitting
 
 OFF, AUTO, MEMORY, DISK = "off", "auto", "memory", "disk"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
-# Compiling the prefix, reading and writing take this long in all; less saved is nothing saved.
-_MIN_SAVED_SECS = 5.0
+# Compiling the prefix, reading and writing take as long as some processors need for so many; less
+# saved is nothing saved.
+_MIN_SAVED_PRODUCTS = 10**11
 # So much faster than the uncompiled prefix that compiling a second one would cost more than it
 # could gain.
 _CLEARLY_FASTER = 2.2
@@ -53,8 +55,9 @@ def choose(
     train: specs.TrainSpec,
     batch: Mapping[str, tf.Tensor],
     *,
-    passes: float,
+    num_saved: int,
     may_round: bool,
+    tried: str | None = None,
 ) -> Choice:
     """Decides what --feature_cache and --feature_precision leave to be decided.
 
@@ -62,8 +65,9 @@ def choose(
       split: the model of the first phase, cut; None: nothing in front is frozen.
       train: the options; --feature_cache is not off.
       batch: inputs of some examples.
-      passes: how many such batches all epochs of the run have, less those of one epoch.
+      num_saved: how many examples all epochs of the run have, less those of one epoch.
       may_round: whether "auto" may compute in bfloat16.
+      tried: what an earlier run's trial on this prefix chose, whose features are kept.
 
     Returns:
       The choice.
@@ -72,14 +76,16 @@ def choose(
     precision = FLOAT32 if wanted == AUTO else wanted
     if split is None:
         return Choice(OFF, precision, "no layer in front of all that trains is frozen")
-    secs = _time(split.run_prefix, batch)
-    if train.feature_cache == AUTO and secs * passes < _MIN_SAVED_SECS:
-        saved = max(secs * passes, 0.0)
-        return Choice(OFF, precision, f"the frozen part takes about {saved:.1f} s in all epochs")
+    billions = costs.count_products(split) * max(num_saved, 0) / 1e9
+    reason = f"the frozen part is {billions:,.1f} billion products in the later epochs"
+    if train.feature_cache == AUTO and billions * 1e9 < _MIN_SAVED_PRODUCTS:
+        return Choice(OFF, precision, f"{reason}, which are soon done")
     mode = DISK if train.feature_cache == AUTO else train.feature_cache
-    reason = f"the frozen part would take about {secs * passes:.0f} s in the later epochs"
     if wanted != AUTO or not may_round or not prefix.has_bfloat16():
         return Choice(mode, precision, reason)
+    if tried is not None:
+        return Choice(mode, tried, f"{reason}, {tried} was chosen by an earlier run's trial")
+    secs = _time(split.run_prefix, batch)
     half = prefix.compile_prefix(split, precision=BFLOAT16)
     change = _measure_change(split.run_prefix(batch), half(batch))
     if change > _MAX_CHANGE:

@@ -20,6 +20,7 @@ _SPACE = re.compile(r"[0-9a-f]{64}")
 # A space on its way out: nobody opens it any more.
 _REMOVED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.removed")
 _LOCK, _ABOUT = "lock", "about.json"
+_MAX_ABOUT_BYTES = 2**16
 
 
 def check_root(cache_dir: str | None) -> None:
@@ -68,6 +69,25 @@ def find_root(cache_dir: str | None) -> str:
         raise OSError(0, str(error)) from error
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
+
+
+def read_about(cache_dir: str | None, name: str) -> dict[str, object]:
+    """What a space says about itself; makes nothing.
+
+    Args:
+      cache_dir: of --cache_dir; None: the private cache.
+      name: of the space.
+
+    Returns:
+      What `open_space` was told when the space was made; {} where there is none, or it is damaged.
+    """
+    root = cache_dir or os.path.join(model_cache.locate(), "features")
+    try:
+        with open(os.path.join(root, name, _ABOUT), encoding="utf-8") as file:
+            about = json.loads(file.read(_MAX_ABOUT_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 @contextlib.contextmanager

@@ -31,6 +31,16 @@ _CONTENT = "content"
 _KEY = re.compile("(folder-)?[0-9a-f]{64}")
 
 
+def locate() -> str:
+    """Where the cache folder is, or would be.
+
+    Returns:
+      An absolute path; nothing is made.
+    """
+    base = os.path.expanduser(os.environ.get(ENVIRONMENT_VARIABLE) or "~/.cache")
+    return os.path.join(os.path.abspath(base), "tf_finetune")
+
+
 def cache_dir() -> str:
     """The cache folder, made if it is missing, with mode 0700.
 
@@ -40,9 +50,8 @@ def cache_dir() -> str:
     Raises:
       findings.RefusedError: it cannot be made, is no folder, or belongs to another user.
     """
-    shared = os.environ.get(ENVIRONMENT_VARIABLE)
-    base = os.path.expanduser(shared or "~/.cache")
-    path = os.path.join(os.path.abspath(base), "tf_finetune")
+    path = locate()
+    base = os.path.dirname(path)
     try:
         if not os.path.isdir(base):
             os.makedirs(base, mode=0o700, exist_ok=True)

@@ -110,6 +110,18 @@ def test_columns_that_do_not_exist():
     ]
 
 
+def test_a_label_column_that_no_head_reads():
+    part = make_part(breed=["a", "b"] * 3, colour=["x", "y"] * 3)
+    head = specs.HeadSpec("h", kind="multiclass", label="colour")
+    _, problems = read(part, spec=specs.DataSpec(label_column="breed"), heads=(head,))
+    assert problems == [
+        "--label_column=breed is read by no head: --head names 'colour'. Leave one of them out."
+    ]
+    for column, label in (("colour", "colour"), ("breed", None)):
+        head = specs.HeadSpec("h", kind="multiclass", label=label)
+        assert not read(part, spec=specs.DataSpec(label_column=column), heads=(head,))[1]
+
+
 def test_other_sources_must_fit():
     first = make_part(breed=["cat", "dog"] * 3)
     folder = make_part(source="more.csv", label=["dog", "cow", "cow"])

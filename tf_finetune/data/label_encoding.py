@@ -64,6 +64,7 @@ def read_heads(
         )
         problems.append(findings.Problem(message, flag="--classes"))
         wanted = None
+    problems += _find_unused_option(spec, heads)
     found = []
     for head in heads:
         columns, column_problems = _find_columns(parts, spec, head=head, single=len(heads) == 1)
@@ -127,6 +128,22 @@ def read_classes(text: str | None) -> tuple[str, ...] | None:
 
 def _refusal(message: str) -> findings.RefusedError:
     return findings.RefusedError(findings.Problem(message, flag="--classes"))
+
+
+def _find_unused_option(
+    spec: specs.DataSpec, heads: tuple[specs.HeadSpec, ...]
+) -> list[findings.Problem]:
+    """A --label_column that no head reads, because each names another column itself."""
+    named = {head.label for head in heads}
+    if spec.label_column is None or None in named:
+        return []
+    if any(spec.label_column in (name, *str(name).split("+")) for name in named):
+        return []
+    message = (
+        f"--label_column={findings.one_line(spec.label_column)} is read by no head: --head names "
+        f"{findings.list_first(sorted(str(name) for name in named))}. Leave one of them out."
+    )
+    return [findings.Problem(message, flag="--label_column")]
 
 
 def _find_columns(

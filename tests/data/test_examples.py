@@ -69,6 +69,20 @@ def test_cut_problems_counts_for_each_file():
     assert examples.cut_problems(problems[:11]) == problems[:11]
 
 
+def test_cut_problems_shows_the_first_lines_of_a_file():
+    def line(path, number):
+        return findings.Problem(f"{path} {number}", path=path, line=number)
+
+    other = findings.Problem("no class", path="a.csv")
+    problems = [line("a.csv", 9), line("b.csv", 3), other, line("b.csv", 2), line("a.csv", 8)]
+    problems += [line("a.csv", number) for number in (7, 2, 10, 3)]
+    cut = [problem.message for problem in examples.cut_problems(problems)]
+    assert cut == [
+        *("a.csv 2", "b.csv 2", "no class", "b.csv 3"),
+        *("a.csv 3", "a.csv 7", "a.csv 8", "a.csv 9", "a.csv: and 1 more."),
+    ]
+
+
 def test_fingerprint_covers_everything_that_matters():
     part = make_part(stamps=np.array([[1, 2], [3, 4]]))
     others = [

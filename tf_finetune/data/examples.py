@@ -175,8 +175,9 @@ def cut_problems(problems: list[findings.Problem]) -> list[findings.Problem]:
       problems: any number, in the order found.
 
     Returns:
-      The same, with the lines of a file past the fifth replaced by one problem.
+      The same, each file's lines in their order, those past the fifth replaced by one problem.
     """
+    problems = _order_lines(problems)
     counts: dict[str, int] = {}
     kept = []
     for problem in problems:
@@ -191,6 +192,20 @@ def cut_problems(problems: list[findings.Problem]) -> list[findings.Problem]:
             last = max(i for i, kept_one in enumerate(kept) if _is_line_of(kept_one, path))
             kept.insert(last + 1, findings.Problem(more, path=path))
     return kept
+
+
+def _order_lines(problems: list[findings.Problem]) -> list[findings.Problem]:
+    """Each file's lines from the first to the last, in the places that they have together."""
+    places: dict[str, list[int]] = {}
+    for place, problem in enumerate(problems):
+        if problem.line is not None:
+            places.setdefault(problem.path, []).append(place)
+    ordered = list(problems)
+    for found in places.values():
+        by_line = sorted((problems[place] for place in found), key=lambda one: one.line or 0)
+        for place, problem in zip(found, by_line, strict=True):
+            ordered[place] = problem
+    return ordered
 
 
 def _is_line_of(problem: findings.Problem, path: str) -> bool:

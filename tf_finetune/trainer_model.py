@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_finetune import pointwise_strides
 from tf_finetune.data import mixing
 from tf_finetune.models import splitting
 
@@ -38,7 +39,24 @@ class _PlainBatch:
         )
 
 
-class TrainerModel(_PlainBatch, keras.Model):
+class _SlicedStep:
+    """A model whose steps of training keep away from a kernel of oneDNN that corrupts memory."""
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One step of training.
+
+        Args:
+          *args: as Keras gives them.
+          **kwargs: as Keras gives them.
+
+        Returns:
+          {metric: value so far}.
+        """
+        with pointwise_strides.slice_first(self):  # type: ignore[arg-type]
+            return super().train_step(*args, **kwargs)  # type: ignore[misc]
+
+
+class TrainerModel(_PlainBatch, _SlicedStep, keras.Model):
     """The twin of a whole functional model; labels may be those of mixed images."""
 
     def compute_loss(
@@ -89,7 +107,7 @@ class TrainerModel(_PlainBatch, keras.Model):
         return super().compute_metrics(x, own, y_pred, sample_weight=sample_weight)
 
 
-class SuffixTrainer(_PlainBatch, splitting.SuffixModel):
+class SuffixTrainer(_PlainBatch, _SlicedStep, splitting.SuffixModel):
     """The twin of what is behind the cut: it takes features."""
 
 

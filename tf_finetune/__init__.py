@@ -67,11 +67,12 @@ layer_registration.register_layers()
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _LOADERS:
+        # A program that calls these lives on, and waits for the examination of the file. The
+        # process for it starts while the module is imported.
+        importlib.import_module(f"{__name__}.trust.examiner_process").keep_ready()
     module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
     value = module if _PUBLIC[name] == name else getattr(module, name)
-    if name in _LOADERS:
-        # A program that calls these lives on, and waits for the examination of the file.
-        importlib.import_module(f"{__name__}.trust.examiner_process").keep_ready()
     globals()[name] = value
     return value
 

@@ -130,8 +130,10 @@ def _walk(file: h5py.File, arrays: list[StoredArray]) -> Iterator[findings.Findi
     waiting: list[tuple[h5py.Group, str, int]] = [(file["/"], "", 0)]
     while waiting:
         group, path, depth = waiting.pop()
-        attributes += len(group.attrs)
-        yield from _check_attributes(group, path)
+        own = h5py.h5a.get_num_attrs(group.id)
+        attributes += own
+        if own:
+            yield from _check_attributes(group, path)
         for name in group:
             objects += 1
             if objects > _MAX_OBJECTS or depth > _MAX_DEPTH or attributes > _MAX_ATTRIBUTES:
@@ -149,8 +151,10 @@ def _walk(file: h5py.File, arrays: list[StoredArray]) -> Iterator[findings.Findi
             if isinstance(inner, h5py.Group):
                 waiting.append((inner, inner_path, depth + 1))
             elif isinstance(inner, h5py.Dataset):
-                attributes += len(inner.attrs)
-                yield from _check_attributes(inner, inner_path)
+                own = h5py.h5a.get_num_attrs(inner.id)
+                attributes += own
+                if own:
+                    yield from _check_attributes(inner, inner_path)
                 refusal = _check_dataset(inner, inner_path)
                 if refusal is None:
                     arrays.append(StoredArray(inner_path, inner.shape, inner))

@@ -32,6 +32,7 @@ _ENVIRONMENT = {
     "HDF5_USE_FILE_LOCKING": "FALSE",
 }
 _KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+_REPLENISH_SECS = 2.0
 # What a process that waits imports meanwhile.
 _MODULES = ("sandbox", "hdf5_file", "zip_file", "saved_model_file")
 
@@ -74,18 +75,20 @@ def keep_ready() -> None:
         if _ready.wanted_by != os.getpid():
             _ready.wanted_by, _ready.process = os.getpid(), None
             atexit.register(_end)
-    replenish()
+            # A thread of the parent may hold the lock at that moment, and nobody would free it.
+            os.register_at_fork(after_in_child=_forget)
+    _fill()
 
 
 def replenish() -> None:
-    """Starts the next process where one is kept ready and the last was taken."""
+    """Starts the next process, where one is kept ready and the last was taken, a little later."""
     with _ready.lock:
         if _ready.wanted_by != os.getpid() or _ready.process is not None:
             return
-        try:
-            _ready.process = _start_new(ahead=_MODULES)
-        except OSError:
-            return
+    # Whoever examined a file is about to load it, and needs the processor.
+    timer = threading.Timer(_REPLENISH_SECS, _fill)
+    timer.daemon = True
+    timer.start()
 
 
 def wait(ahead: typing.Sequence[str]) -> None:
@@ -104,6 +107,16 @@ def wait(ahead: typing.Sequence[str]) -> None:
     if request:
         sandbox = importlib.import_module(f"{__package__}.sandbox")
         sandbox.answer(json.loads(request))
+
+
+def _fill() -> None:
+    with _ready.lock:
+        if _ready.wanted_by != os.getpid() or _ready.process is not None:
+            return
+        try:
+            _ready.process = _start_new(ahead=_MODULES)
+        except OSError:
+            return
 
 
 def _start_new(*, ahead: typing.Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -127,6 +140,10 @@ def _start_new(*, ahead: typing.Sequence[str]) -> "subprocess.Popen[bytes]":
     except BrokenPipeError:
         pass  # it has ended already: reading its answer tells how
     return process
+
+
+def _forget() -> None:
+    _ready.lock, _ready.process = threading.Lock(), None
 
 
 def _end() -> None:

@@ -54,6 +54,24 @@ def locate(model: str) -> tuple[str, str]:
     return model, MODEL
 
 
+def begin(
+    path: str,
+    *,
+    trust_model: bool = False,
+    custom_objects: bool | Sequence[str] = False,
+    role: str = MODEL,
+) -> None:
+    """Begins to examine a file; `check` with the same arguments will wait for it.
+
+    Args:
+      path: an existing file or folder.
+      trust_model: see `check`.
+      custom_objects: see `check`.
+      role: see `check`.
+    """
+    _begin(path, trust_model, custom_objects, role)
+
+
 def check(
     path: str,
     *,

@@ -6,6 +6,7 @@ Reference: HDF5 File Format Specification 3.0, section II.A (signature and where
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -131,6 +132,14 @@ def file_sha256(path: str) -> str:
     Raises:
       OSError: the file cannot be read.
     """
+    status = os.stat(path)
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _file_sha256(os.path.abspath(path), state)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_sha256(path: str, state: tuple[int, ...]) -> str:
+    # Asked for while the file is examined, and again when it is loaded.
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

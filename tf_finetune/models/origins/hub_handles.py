@@ -15,6 +15,7 @@ format); kagglehub, "Authenticate", https://github.com/Kaggle/kagglehub (credent
 """
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import json
@@ -90,6 +91,11 @@ def fetch(
     path, role = admission.locate(local.path)
     if not os.path.exists(path):
         return local  # keras:NAME or a preset's name: examined where its files are known
+    if os.path.isfile(path):
+        # The loader will want it: while another process examines the file it costs no time.
+        admission.begin(path, trust_model=trust_model, custom_objects=custom_objects, role=role)
+        with contextlib.suppress(OSError):  # what cannot be read is refused by the examination
+            formats.file_sha256(path)
     return dataclasses.replace(local, found=trusted(path, role=role))
 
 

@@ -176,6 +176,12 @@ def test_a_damaged_run_flags_is_one_line(place, capsys, content, reason):
     assert reason in line and line.endswith(". Copy the run's folder again.")
 
 
+OF_KINDS = (
+    "kind must be one of multiclass, binary, multilabel, regression, segmentation, "
+    "token_classification."
+)
+
+
 def of_head(**values):
     return lambda info: info["heads"][0].update(values)
 
@@ -211,9 +217,12 @@ MODEL_INFOS = {
     "fewer": (of_head(classes=["a", "b"]), "the model gives (3,) numbers, and its classes need"),
     "kind": (
         of_head(kind="zzz"),
-        "kind must be one of multiclass, binary, multilabel, regression.",
+        OF_KINDS,
     ),
-    "kind2": (of_head(kind=[]), "kind must be one of multiclass, binary, multilabel, regression."),
+    "kind2": (
+        of_head(kind=[]),
+        OF_KINDS,
+    ),
     "thr": (of_head(kind="multilabel", thresholds=["x"] * 3), "expected 3 thresholds, numbers"),
     "thr2": (of_head(thresholds=[0.5]), "expected 0 thresholds"),
     "thr3": (of_head(kind="multilabel", thresholds=[float("nan")] * 3), "numbers from 0 to 1"),

@@ -62,6 +62,7 @@ FLOORS = (
         "trained",
         "training_cost",
     ),
+    ("phase_fitting",),
     ("diagnosis_page", "inspection", "report", "training"),
     ("input_checks", "outcomes", "run_messages", "same_run", "validation"),
     ("diagnosis", "run_start"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from tests.models import hugging_face_folders
 from tf_finetune import distribution, findings, heads, recipe, specs, token_lengths, training
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import pipeline, preprocessing, text_store
-from tf_finetune.feature_cache import caching, store
+from tf_finetune.feature_cache import feature_pass, spaces, store
 from tf_finetune.models import loading as model_loading
 
 EPOCHS = 3
@@ -163,7 +164,7 @@ TWO_PHASES = (
 def test_two_phases(folder, tmp_path, mode, monkeypatch):
     """Dropout in the head draws the same numbers too."""
     if mode == "read":  # as features that are larger than what is kept in memory
-        monkeypatch.setattr(caching, "MEMORY_BYTES", 0)
+        monkeypatch.setattr(feature_pass, "MEMORY_BYTES", 0)
     off = train(folder, COUNT, feature_cache="off", phases=TWO_PHASES)
     cached = train(
         folder,
@@ -294,7 +295,7 @@ def test_a_dry_run_keeps_nothing(folder, tmp_path):
 def test_the_deadline_ends_the_pass_and_keeps_what_was_computed(folder, tmp_path, monkeypatch):
     import time
 
-    monkeypatch.setattr(caching, "_PASS_BATCH", 4)
+    monkeypatch.setattr(feature_pass, "_PASS_BATCH", 4)
     monkeypatch.setattr(store, "_FLUSH_SECS", 1e9)
     options = {"feature_cache": "disk", "cache_dir": str(tmp_path)}
     heads_of_count = (specs.HeadSpec(name="count"),)
@@ -302,16 +303,16 @@ def test_the_deadline_ends_the_pass_and_keeps_what_was_computed(folder, tmp_path
         folder / "labels.csv", folder / "tiny.h5", heads_of_count, **options
     )
     features = training.plan_features(built, backbone, task, announce=lambda text: None)
-    make, calls = features.make_dataset, []
+    make, calls = feature_pass._make_dataset, []
 
-    def make_slowly(split):
-        for batch in make(split):
+    def make_slowly(split, pre):
+        for batch in make(split, pre):
             calls.append(batch)
             if len(calls) == 3:  # the time is over when the third batch is read
                 time.sleep(max(0.0, deadline - time.monotonic()))
             yield batch
 
-    features.make_dataset = make_slowly
+    monkeypatch.setattr(feature_pass, "_make_dataset", make_slowly)
     deadline = time.monotonic() + 5
     outcome = fit(built, backbone, task, deadline=deadline, features=features)
     total = len(task.splits.train) + len(task.splits.validation)
@@ -371,3 +372,29 @@ def test_a_cache_that_cannot_be_written_is_memory(folder, tmp_path, monkeypatch)
     assert line.startswith("Warning: features cannot be kept on the disk (")
     assert line.endswith("); they stay in memory.")
     assert features_line(outcome) == "Features: 82 computed"
+
+
+def test_what_nobody_tried_is_no_trials_choice(folder, tmp_path):
+    """A later run that may round makes its own trial."""
+    options = {"feature_cache": "disk", "feature_precision": "auto", "precision": "float32"}
+    train(folder, (specs.HeadSpec(name="count"),), cache_dir=str(tmp_path), **options)
+    (space,) = tmp_path.iterdir()
+    assert spaces.read_about(str(tmp_path), space.name)["is_tried"] is False
+
+
+def test_a_file_that_is_gone_is_named(folder, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("features"))
+    built, backbone, task = make_task(
+        own / "labels.csv", own / "tiny.h5", (specs.HeadSpec(name="count"),), feature_cache="memory"
+    )
+    listed = data_loading.load_data(specs.DataSpec(data=str(own / "labels.csv")), heads=task.heads)
+    task = dataclasses.replace(task, splits=listed)
+    path = os.fsdecode(listed.train.inputs.paths[listed.train.indices[0]])
+    os.remove(path)
+    with pytest.raises(findings.RefusedError) as caught:
+        fit(built, backbone, task)
+    assert caught.value.problems[0].message == (
+        f"{path}: was there when the data were listed and cannot be read now: No such file or "
+        "directory. Put it back and run the same command again."
+    )

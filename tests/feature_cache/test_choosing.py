@@ -13,15 +13,21 @@ def split():
     return test_prefix.cut(tiny.make_classifier(), count=6)
 
 
-def choose(split, *, num_saved=10**9, may_round=False, tried=None, **options):
+def choose(
+    split, *, num_saved=10**9, may_round=False, tried=None, read_batch=test_prefix.pixels, **options
+):
     return choosing.choose(
         split,
         specs.TrainSpec(**options),
-        test_prefix.pixels(),
         num_saved=num_saved,
         may_round=may_round,
-        tried=tried,
+        read_batch=read_batch,
+        find_tried=lambda: tried,
     )
+
+
+def read_nothing():
+    raise AssertionError("no trial is needed, and examples are read")
 
 
 def test_nothing_in_front_is_frozen():
@@ -31,7 +37,7 @@ def test_nothing_in_front_is_frozen():
 
 
 def test_auto_is_off_where_little_is_saved(split):
-    choice = choose(split, num_saved=200)
+    choice = choose(split, num_saved=200, read_batch=read_nothing)
     assert choice.mode == "off"
     assert choice.reason == (
         "the frozen part is 0.0 billion products in the later epochs, which are soon done"
@@ -40,15 +46,15 @@ def test_auto_is_off_where_little_is_saved(split):
 
 
 def test_auto_is_the_disk_where_much_is_saved(split):
-    choice = choose(split)
-    assert (choice.mode, choice.precision) == ("disk", "float32")
+    choice = choose(split, read_batch=read_nothing)
+    assert (choice.mode, choice.precision, choice.is_tried) == ("disk", "float32", False)
     assert choice.reason.startswith("the frozen part is ")
 
 
 @pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_trial_is_made_once(split):
-    choice = choose(split, may_round=True, tried="float32")
-    assert (choice.precision, choice.compiled) == ("float32", None)
+    choice = choose(split, may_round=True, tried="float32", read_batch=read_nothing)
+    assert (choice.precision, choice.compiled, choice.is_tried) == ("float32", None, True)
     assert choice.reason.endswith(", float32 was chosen by an earlier run's trial")
 
 
@@ -65,6 +71,7 @@ def test_what_is_asked_for_is_done(split, mode, precision):
 def test_a_trial_decides_about_bfloat16(split):
     choice = choose(split, may_round=True)
     assert "bfloat16" in choice.reason
+    assert choice.is_tried
     assert choice.compiled is None or choice.compiled.precision == choice.precision
     assert choose(split, may_round=False).precision == "float32"
 

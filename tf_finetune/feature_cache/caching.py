@@ -1,4 +1,4 @@
-"""The feature pass of a phase: every example once through the compiled prefix, then only the rest.
+"""What a run does about its frozen part: decides once, and gives each phase its features.
 
 One idea: a phase that trains on features is a phase on other data with a smaller model. What the
 optimizer, the metrics and early stopping see is the same, and so is the order of the examples.
@@ -7,43 +7,29 @@ optimizer, the metrics and early stopping see is the same, and so is the order o
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, freezing, progress, specs
+from tf_finetune import findings, freezing, specs
 from tf_finetune.data import (
-    feature_inputs,
     loading,
     memory,
     mixed_spec,
-    pipeline,
     preprocessing,
-    text_store,
 )
-from tf_finetune.feature_cache import choosing, keys, prefix, shards, spaces, store
+from tf_finetune.feature_cache import choosing, feature_pass, keys, shards, spaces, store
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import splitting
 
-# Features in memory while a phase trains; more are read from the disk.
-MEMORY_BYTES = 256 * 2**20
 # An example whose features are larger is as fast to compute as to read.
 _MAX_ROW_BYTES = 2 * 2**20
-_PASS_BATCH = 32
-# Enough to tell times apart, and features.
-_TRIAL_BATCH = 16
 _GB = 10**9
-_TRIAL = "trial"
-
-
-class OutOfTimeError(Exception):
-    """The run's time was over before every feature was computed; says how many were."""
-
-
-class _NoRoomError(Exception):
-    """Features fit neither on the disk nor in memory."""
+# In about.json: whether a trial chose the precision.
+_IS_TRIED = "is_tried"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +76,7 @@ class FeatureCache:
         self._fingerprint = fingerprint
         self._announce = announce
         self._open = contextlib.ExitStack()
-        self._compiled: prefix.Prefix | None = None
+        self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
         self.choice: choosing.Choice | None = None
         self.secs = 0.0
 
@@ -132,19 +118,17 @@ class FeatureCache:
         freezing.apply_plan(plan, self._backbone.model)
         try:
             split = self._split()
-            count = min(_TRIAL_BATCH, len(train))
-            inputs = self._first_batch(train, count)
             epochs = sum(phase.epochs or 1 for phase in phases)
             self.choice = choosing.choose(
                 split,
                 self._train,
-                inputs,
                 num_saved=(epochs - 1) * len(train),
                 # Columns beside an image are not rounded: a number may count by its last digits.
                 may_round=self._backbone.input_kind == "image"
                 and self._train.precision == "auto"
                 and mixed_spec.find_mixed(self._pre) is None,
-                tried=self._find_tried(split),
+                read_batch=lambda: feature_pass.read_batch(train, self._pre),
+                find_tried=lambda: self._find_tried(split),
             )
         finally:
             freezing.release_plan(self._backbone.model)
@@ -178,7 +162,8 @@ class FeatureCache:
           The phase; None where it trains on the inputs themselves, which is said.
 
         Raises:
-          OutOfTimeError: the deadline is over; what was computed is kept.
+          feature_pass.OutOfTimeError: the deadline is over; what was computed is kept.
+          findings.RefusedError: a file is gone.
         """
         choice = self.choice
         if choice is None or choice.mode == choosing.OFF:
@@ -193,37 +178,43 @@ class FeatureCache:
             self._announce_without(layout, needed)
             return None
         start = time.monotonic()
-        digests = [
-            keys.digest_examples(part, self._pre, fingerprint=self._fingerprint) for part in parts
-        ]
+        digests = [self._digest(part) for part in parts]
         features = self._open_store(split, layout, np.concatenate(digests), dry_run=dry_run)
         compiled = choice.compiled if is_first else None
-        maker = _Maker(self, split, features, precision=choice.precision, compiled=compiled)
+        own = feature_pass.FeaturePass(
+            split, features, self._pre, precision=choice.precision, compiled=compiled
+        )
         try:
-            maker.compute(parts, digests, deadline=deadline)
-        except _NoRoomError:
+            own.compute(parts, digests, deadline=deadline)
+            own_train, own_validation = own.replace(parts, digests)
+        except feature_pass.NoRoomError:
             self._announce_without(layout, needed)
             return None
         finally:
             secs = time.monotonic() - start
             self.secs += secs
-        own_train, own_validation = maker.replace(parts, digests)
-        self._announce(maker.describe(time.monotonic() - start))
+        self._announce(own.describe(secs))
         return CachedPhase(split, own_train, own_validation)
 
     def close(self) -> None:
         """Lets other runs make room."""
         self._open.close()
 
-    def make_dataset(self, split: loading.Split) -> Any:
-        """Batches of inputs with each example's row in the split as its label."""
-        rows = np.arange(len(split), dtype=np.int64)
-        numbered = dataclasses.replace(split, labels={"row": rows}, positions={})
-        return pipeline.make_dataset(numbered, self._pre, batch_size=_PASS_BATCH)
-
-    def _first_batch(self, train: loading.Split, count: int) -> Any:
-        ((inputs, _),) = self.make_dataset(train.head(count)).take(1)
-        return inputs
+    def _digest(self, part: loading.Split) -> np.ndarray:
+        """Reads what the examples hold, once for all phases."""
+        if id(part) not in self._digests:
+            try:
+                found = keys.digest_examples(part, self._pre, fingerprint=self._fingerprint)
+            except OSError as error:
+                path = findings.one_line(os.fsdecode(error.filename or ""))
+                message = (
+                    f"{path}: was there when the data were listed and cannot be read now: "
+                    f"{error.strerror}. Put it back and run the same command again."
+                )
+                raise findings.RefusedError(findings.Problem(message, path=path)) from error
+            # With the split: the number of one that is gone may become another's.
+            self._digests[id(part)] = part, found
+        return self._digests[id(part)][1]
 
     def _split(self) -> splitting.ModelSplit | None:
         return splitting.split_model(self._model, freezing.is_fixed, opened=[self._backbone.model])
@@ -234,7 +225,7 @@ class FeatureCache:
             return None
         for precision in (choosing.BFLOAT16, choosing.FLOAT32):
             name = keys.name_space(split, self._pre, precision=precision)
-            if spaces.read_about(self._train.cache_dir, name).get("chosen_by") == _TRIAL:
+            if spaces.read_about(self._train.cache_dir, name).get(_IS_TRIED) is True:
                 return precision
         return None
 
@@ -280,11 +271,10 @@ class FeatureCache:
         if choice is None or choice.mode != choosing.DISK or dry_run:
             return in_memory
         name = keys.name_space(split, self._pre, precision=choice.precision)
-        chosen_by = _TRIAL if self._train.feature_precision == choosing.AUTO else "flag"
         about = {
             "model": self._backbone.source,
             "precision": choice.precision,
-            "chosen_by": chosen_by,
+            _IS_TRIED: choice.is_tried,
         }
         try:
             root = spaces.find_root(self._train.cache_dir)
@@ -306,128 +296,6 @@ class FeatureCache:
             f"Warning: features cannot be kept on the disk ({reason}); they stay in memory."
         )
         return in_memory
-
-
-class _Maker:
-    """One feature pass."""
-
-    def __init__(
-        self,
-        cache: FeatureCache,
-        split: splitting.ModelSplit,
-        features: store.FeatureStore,
-        *,
-        precision: str,
-        compiled: prefix.Prefix | None,
-    ):
-        self._cache = cache
-        self._split = split
-        self._store = features
-        self._precision = precision
-        self._compiled = compiled
-        self.num_computed = self.num_found = 0
-        self._num_bytes = self._memory_limit = 0
-        self._pass_secs = 0.0
-
-    def compute(
-        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray], *, deadline: float
-    ) -> None:
-        """Puts all that is missing into the store."""
-        num_examples = sum(map(len, parts))
-        self._num_bytes = num_examples * self._store.layout.row_bytes
-        self._memory_limit = max(memory.find_available_bytes() // 2, MEMORY_BYTES)
-        # Together: an example of both parts is computed once.
-        missing = self._store.find_missing(np.concatenate(digests))
-        self.num_found = num_examples - len(missing)
-        self._check_memory()
-        if not len(missing):
-            return
-        start, first = time.monotonic(), 0
-        try:
-            with progress.ProgressBar("Computing features", len(missing)) as bar:
-                for part, own in zip(parts, digests, strict=True):
-                    rows = missing[(missing >= first) & (missing < first + len(part))] - first
-                    first += len(part)
-                    self._compute_part(part, own, rows, bar, deadline=deadline)
-                    if time.monotonic() >= deadline and self.num_computed < len(missing):
-                        where = "are kept" if self._store.is_kept else "are lost"
-                        raise OutOfTimeError(
-                            f"{self.num_computed:,} of {len(missing):,} features were computed and "
-                            f"{where}"
-                        )
-        finally:  # interrupted too: what is computed need not be computed again
-            self._store.flush()
-            self._pass_secs = time.monotonic() - start
-
-    def replace(
-        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray]
-    ) -> list[loading.Split]:
-        """The splits as features."""
-        in_memory = not self._store.is_kept or self._num_bytes <= MEMORY_BYTES
-        return [
-            self._replace(part, own, in_memory=in_memory)
-            for part, own in zip(parts, digests, strict=True)
-        ]
-
-    def describe(self, secs: float) -> str:
-        """The line at the pass's end."""
-        row = self._store.layout.row_bytes
-        rate = ""
-        if self.num_computed and self._pass_secs:
-            rate = f", {self.num_computed / self._pass_secs:.0f} examples/s"
-        found = f", {self.num_found:,} were there already" if self.num_found else ""
-        return (
-            f"Features: {self.num_computed:,} computed{found}, {row:,} bytes each "
-            f"({self._precision}), {secs:.1f} s{rate}."
-        )
-
-    def _compute_part(
-        self,
-        part: loading.Split,
-        digests: np.ndarray,
-        rows: np.ndarray,
-        bar: progress.ProgressBar,
-        *,
-        deadline: float,
-    ) -> None:
-        if not len(rows):
-            return
-        if self._compiled is None:
-            self._compiled = prefix.compile_prefix(self._split, precision=self._precision)
-        chosen = part.take(rows)
-        for inputs, labels in self._cache.make_dataset(chosen):
-            if time.monotonic() >= deadline:
-                return
-            own = rows[labels["row"].numpy()]
-            features = self._compiled(inputs)
-            self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
-            self.num_computed += len(own)
-            bar.update(self.num_computed)
-            self._check_memory()
-
-    def _check_memory(self) -> None:
-        """The disk may turn out to be full or read-only at any time."""
-        if not self._store.is_kept and self._num_bytes > self._memory_limit:
-            raise _NoRoomError
-
-    def _replace(
-        self, part: loading.Split, digests: np.ndarray, *, in_memory: bool
-    ) -> loading.Split:
-        layout, old = self._store.layout, part.inputs
-        lengths = None
-        if isinstance(old, text_store.Texts) and old.lengths is not None:
-            lengths = old.lengths[part.indices]
-        inputs = feature_inputs.Features(
-            names=tuple(layout.shapes),
-            shapes=tuple(layout.shapes.values()),
-            dtypes=tuple(layout.dtypes.values()),
-            size=len(part),
-            arrays=self._store.read(digests) if in_memory else None,
-            read=None if in_memory else self._store.make_reader(digests),
-            lengths=lengths,
-        )
-        # What stands beside images or texts went into the prefix with them.
-        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)), features=None)
 
 
 def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layout:

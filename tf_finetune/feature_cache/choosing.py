@@ -8,8 +8,7 @@ on.
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -18,6 +17,8 @@ import tensorflow as tf
 from tf_finetune import specs
 from tf_finetune.feature_cache import costs, prefix
 from tf_finetune.models import splitting
+
+Batch = Mapping[str, tf.Tensor]
 
 OFF, AUTO, MEMORY, DISK = "off", "auto", "memory", "disk"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
@@ -42,32 +43,35 @@ class Choice:
       precision: of the features, "float32" or "bfloat16".
       reason: why, as a sentence without its full stop.
       compiled: the prefix, where the trial has made it.
+      is_tried: whether the precision comes from a trial, this run's or an earlier one's.
     """
 
     mode: str
     precision: str
     reason: str
     compiled: prefix.Prefix | None = None
+    is_tried: bool = False
 
 
 def choose(
     split: splitting.ModelSplit | None,
     train: specs.TrainSpec,
-    batch: Mapping[str, tf.Tensor],
     *,
     num_saved: int,
     may_round: bool,
-    tried: str | None = None,
+    read_batch: Callable[[], Batch],
+    find_tried: Callable[[], str | None],
 ) -> Choice:
     """Decides what --feature_cache and --feature_precision leave to be decided.
 
     Args:
       split: the model of the first phase, cut; None: nothing in front is frozen.
       train: the options; --feature_cache is not off.
-      batch: inputs of some examples.
       num_saved: how many examples all epochs of the run have, less those of one epoch.
       may_round: whether "auto" may compute in bfloat16.
-      tried: what an earlier run's trial on this prefix chose, whose features are kept.
+      read_batch: gives the inputs of some examples; called for a trial.
+      find_tried: gives what an earlier run's trial on this prefix chose, whose features are kept,
+        or None; called before a trial.
 
     Returns:
       The choice.
@@ -83,28 +87,37 @@ def choose(
     mode = DISK if train.feature_cache == AUTO else train.feature_cache
     if wanted != AUTO or not may_round or not prefix.has_bfloat16():
         return Choice(mode, precision, reason)
+    tried = find_tried()
     if tried is not None:
-        return Choice(mode, tried, f"{reason}, {tried} was chosen by an earlier run's trial")
-    secs = _time(split.run_prefix, batch)
+        reason += f", {tried} was chosen by an earlier run's trial"
+        return Choice(mode, tried, reason, is_tried=True)
+    found = _try_precisions(split, read_batch())
+    return dataclasses.replace(found, mode=mode, reason=f"{reason}, {found.reason}")
+
+
+def _try_precisions(split: splitting.ModelSplit, batch: Batch) -> Choice:
+    secs, exact = _time(split.run_prefix, batch)
     half = prefix.compile_prefix(split, precision=BFLOAT16)
-    change = _measure_change(split.run_prefix(batch), half(batch))
+    half_secs, rounded = _time(half, batch)
+    change = _measure_change(exact, rounded)
     if change > _MAX_CHANGE:
-        reason += f", in float32 because bfloat16 would change the features by {change:.0%} of "
-        reason += "what tells examples apart"
-        return Choice(mode, FLOAT32, reason)
-    half_secs = _time(half, batch)
+        reason = (
+            f"in float32 because bfloat16 would change the features by {change:.0%} of their "
+            "deviation over examples"
+        )
+        return Choice(DISK, FLOAT32, reason, is_tried=True)
     if half_secs * _CLEARLY_FASTER < secs:
-        reason += f", bfloat16 is {secs / half_secs:.1f} times as fast as the layers one by one"
-        return Choice(mode, BFLOAT16, reason, half)
+        reason = f"bfloat16 is {secs / half_secs:.1f} times as fast as the layers one by one"
+        return Choice(DISK, BFLOAT16, reason, half, is_tried=True)
     full = prefix.compile_prefix(split, precision=FLOAT32)
-    full_secs = _time(full, batch)
-    ratio = full_secs / half_secs
-    if ratio > 1.0:
-        return Choice(mode, BFLOAT16, f"{reason}, bfloat16 is {ratio:.1f} times as fast", half)
-    return Choice(mode, FLOAT32, f"{reason}, bfloat16 is no faster", full)
+    full_secs, _ = _time(full, batch)
+    if half_secs < full_secs:
+        reason = f"bfloat16 is {full_secs / half_secs:.1f} times as fast"
+        return Choice(DISK, BFLOAT16, reason, half, is_tried=True)
+    return Choice(DISK, FLOAT32, "bfloat16 is no faster", full, is_tried=True)
 
 
-def _measure_change(exact: Mapping[str, tf.Tensor], rounded: Mapping[str, tf.Tensor]) -> float:
+def _measure_change(exact: Batch, rounded: Batch) -> float:
     """The largest change of any feature tensor, relative to its variation over examples."""
     changes = [0.0]
     for name, tensor in exact.items():
@@ -119,18 +132,19 @@ def _measure_change(exact: Mapping[str, tf.Tensor], rounded: Mapping[str, tf.Ten
     return max(changes)
 
 
-def _time(function: Any, batch: Mapping[str, tf.Tensor]) -> float:
-    """Seconds of a call, the first one aside."""
+def _time(function: Callable[[Batch], Batch], batch: Batch) -> tuple[float, Batch]:
+    """(seconds of a call, the first one aside; what it gives)."""
     _wait(function(batch))
     best = float("inf")
     for _ in range(_TIMED_CALLS):
         start = time.perf_counter()
-        _wait(function(batch))
+        outputs = function(batch)
+        _wait(outputs)
         best = min(best, time.perf_counter() - start)
-    return best
+    return best, outputs
 
 
-def _wait(outputs: Any) -> None:
+def _wait(outputs: Batch) -> None:
     # A GPU answers before it has computed.
     for value in keras.tree.flatten(outputs):
         keras.ops.convert_to_numpy(value)

@@ -1,0 +1,215 @@
+"""The feature pass of a phase: every example that is not known once through the compiled prefix.
+
+One idea: what is computed goes to the store batch by batch, so that a pass that ends early, for
+whatever reason, has not been in vain.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import progress
+from tf_finetune.data import feature_inputs, loading, memory, pipeline, preprocessing, text_store
+from tf_finetune.feature_cache import prefix, store
+from tf_finetune.models import splitting
+
+# Features in memory while a phase trains; more are read from the disk.
+MEMORY_BYTES = 256 * 2**20
+_PASS_BATCH = 32
+# Enough to tell times apart, and features.
+_TRIAL_BATCH = 16
+
+
+class OutOfTimeError(Exception):
+    """The run's time was over before every feature was computed; says how many were."""
+
+
+class NoRoomError(Exception):
+    """Features fit neither on the disk nor in memory."""
+
+
+def read_batch(split: loading.Split, pre: preprocessing.InputSpec) -> dict[str, tf.Tensor]:
+    """The inputs of the first few examples, for a trial.
+
+    Args:
+      split: the examples, at least one.
+      pre: how inputs are prepared.
+
+    Returns:
+      {input: [b, ...]}.
+    """
+    ((inputs, _),) = _make_dataset(split.head(_TRIAL_BATCH), pre).take(1)
+    return inputs
+
+
+class FeaturePass:
+    """One pass.
+
+    Args:
+      split: the cut model.
+      features: where features are looked for and put.
+      pre: how inputs are prepared.
+      precision: of the features, "float32" or "bfloat16".
+      compiled: the prefix, if a trial has made it.
+
+    Attributes:
+      num_computed: examples whose features were computed.
+      num_found: examples whose features were there.
+    """
+
+    def __init__(
+        self,
+        split: splitting.ModelSplit,
+        features: store.FeatureStore,
+        pre: preprocessing.InputSpec,
+        *,
+        precision: str,
+        compiled: prefix.Prefix | None,
+    ):
+        self._split = split
+        self._store = features
+        self._pre = pre
+        self._precision = precision
+        self._compiled = compiled
+        self.num_computed = self.num_found = 0
+        self._num_bytes = self._memory_limit = 0
+        self._pass_secs = 0.0
+
+    def compute(
+        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray], *, deadline: float
+    ) -> None:
+        """Puts all that is missing into the store.
+
+        Args:
+          parts: splits.
+          digests: uint8 [n, 16] of each split's examples.
+          deadline: `time.monotonic()` seconds after which no more is computed.
+
+        Raises:
+          OutOfTimeError: the deadline is over; what was computed is in the store.
+          NoRoomError: the store is in memory, or became so, and the features do not fit.
+        """
+        num_examples = sum(map(len, parts))
+        self._num_bytes = num_examples * self._store.layout.row_bytes
+        self._memory_limit = max(memory.find_available_bytes() // 2, MEMORY_BYTES)
+        # Together: an example of both parts is computed once.
+        missing = self._store.find_missing(np.concatenate(digests))
+        self.num_found = num_examples - len(missing)
+        self._check_memory()
+        if not len(missing):
+            return
+        start, first = time.monotonic(), 0
+        try:
+            with progress.ProgressBar("Computing features", len(missing)) as bar:
+                for part, own in zip(parts, digests, strict=True):
+                    rows = missing[(missing >= first) & (missing < first + len(part))] - first
+                    first += len(part)
+                    self._compute_part(part, own, rows, bar, deadline=deadline)
+                    if time.monotonic() >= deadline and self.num_computed < len(missing):
+                        where = "are kept" if self._store.is_kept else "are lost"
+                        raise OutOfTimeError(
+                            f"{self.num_computed:,} of {len(missing):,} features were computed and "
+                            f"{where}"
+                        )
+        finally:  # interrupted too: what is computed need not be computed again
+            self._store.flush()
+            self._pass_secs = time.monotonic() - start
+
+    def replace(
+        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray]
+    ) -> list[loading.Split]:
+        """The splits as features.
+
+        Args:
+          parts: splits, all of whose features are in the store.
+          digests: uint8 [n, 16] of each split's examples.
+
+        Returns:
+          The same examples, with features in the place of inputs.
+        """
+        in_memory = not self._store.is_kept or self._num_bytes <= MEMORY_BYTES
+        return [
+            self._replace(part, own, in_memory=in_memory)
+            for part, own in zip(parts, digests, strict=True)
+        ]
+
+    def describe(self, secs: float) -> str:
+        """The line at the pass's end.
+
+        Args:
+          secs: what it took in all.
+
+        Returns:
+          One line.
+        """
+        row = self._store.layout.row_bytes
+        rate = ""
+        if self.num_computed and self._pass_secs:
+            rate = f", {self.num_computed / self._pass_secs:.0f} examples/s"
+        found = f", {self.num_found:,} were there already" if self.num_found else ""
+        return (
+            f"Features: {self.num_computed:,} computed{found}, {row:,} bytes each "
+            f"({self._precision}), {secs:.1f} s{rate}{self._describe_graph()}."
+        )
+
+    def _describe_graph(self) -> str:
+        if self._compiled is None or self._compiled.is_constant:
+            return ""
+        return "; the graph has tables or is too large, so its weights are no constants"
+
+    def _compute_part(
+        self,
+        part: loading.Split,
+        digests: np.ndarray,
+        rows: np.ndarray,
+        bar: progress.ProgressBar,
+        *,
+        deadline: float,
+    ) -> None:
+        if not len(rows):
+            return
+        if self._compiled is None:
+            self._compiled = prefix.compile_prefix(self._split, precision=self._precision)
+        chosen = part.take(rows)
+        for inputs, labels in _make_dataset(chosen, self._pre):
+            if time.monotonic() >= deadline:
+                return
+            own = rows[labels["row"].numpy()]
+            features = self._compiled(inputs)
+            self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
+            self.num_computed += len(own)
+            bar.update(self.num_computed)
+            self._check_memory()
+
+    def _check_memory(self) -> None:
+        """The disk may turn out to be full or read-only at any time."""
+        if not self._store.is_kept and self._num_bytes > self._memory_limit:
+            raise NoRoomError
+
+    def _replace(
+        self, part: loading.Split, digests: np.ndarray, *, in_memory: bool
+    ) -> loading.Split:
+        layout, old = self._store.layout, part.inputs
+        lengths = None
+        if isinstance(old, text_store.Texts) and old.lengths is not None:
+            lengths = old.lengths[part.indices]
+        inputs = feature_inputs.Features(
+            names=tuple(layout.shapes),
+            shapes=tuple(layout.shapes.values()),
+            dtypes=tuple(layout.dtypes.values()),
+            size=len(part),
+            arrays=self._store.read(digests) if in_memory else None,
+            read=None if in_memory else self._store.make_reader(digests),
+            lengths=lengths,
+        )
+        # What stands beside images or texts went into the prefix with them.
+        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)), features=None)
+
+
+def _make_dataset(split: loading.Split, pre: preprocessing.InputSpec) -> tf.data.Dataset:
+    """Batches of inputs with each example's row in the split as its label."""
+    rows = np.arange(len(split), dtype=np.int64)
+    numbered = dataclasses.replace(split, labels={"row": rows}, positions={})
+    return pipeline.make_dataset(numbered, pre, batch_size=_PASS_BATCH)

@@ -1,0 +1,385 @@
+"""One phase of training: apply the freeze plan, compile, fit.
+
+One idea: `trainable` has no effect after `compile`, so only this module applies a plan, right
+before its own compile, and on what: the whole model, or what is behind the cut, on features.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_finetune import (
+    callbacks,
+    freezing,
+    monitors,
+    objectives,
+    optimizers,
+    recipe,
+    specs,
+    token_lengths,
+    trainer_model,
+    training_cost,
+    workdir,
+)
+from tf_finetune.data import batching, pipeline, preprocessing, resampling
+from tf_finetune.data import loading as data_loading
+from tf_finetune.feature_cache import caching
+from tf_finetune.models import loading as model_loading
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseResult:
+    """How a phase went.
+
+    Attributes:
+      name: the phase's name.
+      epochs_run: finished epochs.
+      improved: its best weights are better than those it started from.
+      stopped_by: "schedule", "patience" or "time".
+      best_value: the run's best monitor after the phase, None without validation data.
+    """
+
+    name: str
+    epochs_run: int
+    improved: bool
+    stopped_by: str
+    best_value: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything `fit` needs beside the model: data, heads and options.
+
+    Attributes:
+      splits: the data.
+      preprocessing: how images become pixels; a TextSpec for texts.
+      heads: one spec per head, named as in `splits.heads`.
+      train: the options, as `recipe.settle_options` leaves them.
+      phases: the phases, from `recipe.plan_phases`.
+      batch_norm: "frozen" or "train".
+      seed: feeds the order of examples.
+      precision: "float32", "bfloat16" or "float16".
+      augment: how the images of training vary; none for texts.
+    """
+
+    splits: data_loading.Splits
+    preprocessing: preprocessing.InputSpec
+    heads: tuple[specs.HeadSpec, ...]
+    train: specs.TrainSpec
+    phases: tuple[specs.PhaseSpec, ...]
+    batch_norm: str = "frozen"
+    seed: int = 0
+    precision: str = "float32"
+    augment: specs.AugmentSpec = dataclasses.field(default_factory=specs.AugmentSpec)
+
+
+class Fitter:
+    """The state that the phases of one run share.
+
+    Args:
+      model: from `heads.attach_heads`, made in the strategy's scope.
+      backbone: the model's backbone.
+      task: data, heads and options.
+      strategy: a tf.distribute strategy; None: one device.
+      workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
+      features: of the run, after `choose`.
+
+    Attributes:
+      run: what is known so far: history and best weights.
+      deadline: `time.monotonic()` seconds after which training ends.
+      num_frozen_layers: frozen layers of the backbone in the last phase.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        backbone: model_loading.Backbone,
+        task: Task,
+        *,
+        strategy: Any,
+        workdir_path: str | None,
+        features: caching.FeatureCache,
+    ):
+        self._features = features
+        self.deadline = math.inf
+        self._model = model
+        self._backbone = backbone
+        self._task = task
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._workdir = workdir_path
+        self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._train_data: tf.data.Dataset
+        self._validation = task.splits.validation
+        if len(self._validation):
+            self._validation = token_lengths.sort_split(self._validation, backbone.model)
+        self._validation_data: tf.data.Dataset | None = None
+        sizes = batching.plan_batches(
+            len(task.splits.train),
+            batch_size=task.train.batch_size,
+            num_replicas=self._strategy.num_replicas_in_sync,
+        )
+        self._steps = len(sizes)
+        monitor = task.train.monitor or monitors.name_total(task.splits.heads)
+        monitors.check_monitor(monitor, task.splits.heads)
+        metric = monitor.rpartition("/")[2]
+        self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
+        self.run.start(model)
+        self.num_frozen_layers = 0
+
+    def prepare(
+        self, phase: specs.PhaseSpec, announce: Callable[[str], None], *, dry_run: bool
+    ) -> keras.Model:
+        """Applies the phase's plan to the best weights so far and compiles.
+
+        Args:
+          phase: resolved.
+          announce: takes the line that says what will train.
+          dry_run: only as many examples are read as are timed.
+
+        Returns:
+          The compiled model, on features where they are computed ahead.
+
+        Raises:
+          RefusedError: a freeze rule does not fit, or a file of the data is gone.
+          feature_pass.OutOfTimeError: the deadline was over before the features were computed.
+        """
+        task = self._task
+        self._model.set_weights(self.run.best_weights)
+        plan = freezing.plan_freeze(
+            phase.freeze or "all", self._backbone.table, batch_norm=task.batch_norm
+        )
+        freezing.apply_plan(plan, self._backbone.model)
+        self.num_frozen_layers = plan.num_frozen
+        decay = f", weight decay {task.train.weight_decay:g}" if task.train.weight_decay else ""
+        announce(
+            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
+            f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
+            f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
+            f"{self._steps} steps, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
+            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
+        )
+        if self._workdir is not None:
+            path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
+            workdir.write_atomic(path, freezing.format_plan(plan))
+        cached = self._read_data(is_first=phase is task.phases[0], dry_run=dry_run)
+        with self._strategy.scope():
+            trainer = (
+                trainer_model.TrainerModel(self._model.input, self._model.output)
+                if cached is None
+                else cached.split.make_suffix(trainer_model.SuffixTrainer)
+            )
+            trainer.use_plain_batch(self._train_data)
+            infos, labelled = task.splits.heads, task.splits.train
+            trainer.compile(
+                optimizer=optimizers.make_optimizer(
+                    phase,
+                    num_steps=self._steps * (phase.epochs or 1),
+                    weight_decay=task.train.weight_decay or 0.0,
+                    variables=trainer.trainable_variables,
+                    precision=task.precision,
+                ),
+                loss=objectives.make_losses(
+                    task.heads, infos, labelled.labels, counts=labelled.count_positions()
+                ),
+                loss_weights={head.name: head.loss_weight for head in task.heads},
+                metrics=objectives.make_metrics(infos),
+                auto_scale_loss=False,
+                # XLA has no strings, and Keras only asks the layers whether it may compile them.
+                jit_compile=False if self._takes_strings else "auto",
+            )
+            trainer.optimizer.build(trainer.trainable_variables)
+        return trainer
+
+    def _read_data(self, *, is_first: bool, dry_run: bool) -> caching.CachedPhase | None:
+        """Makes the phase's data sets, of features where they are computed ahead."""
+        train, validation = self._task.splits.train, self._validation
+        if dry_run:  # as many as are timed
+            train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
+            validation = validation.head(self._task.train.batch_size)
+        cached = self._features.start_phase(
+            train, validation, is_first=is_first, dry_run=dry_run, deadline=self.deadline
+        )
+        if cached is not None:
+            train, validation = cached.train, cached.validation
+        self._train_data = self._make_dataset(train, shuffle=True)
+        self._validation_data = (
+            self._make_dataset(validation, shuffle=False) if len(validation) else None
+        )
+        return cached
+
+    def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:
+        """Measures where a phase starts.
+
+        Args:
+          trainer: from `prepare`.
+
+        Returns:
+          (the monitor before the first step, how long a validation pass takes in seconds).
+
+        Raises:
+          callbacks.DivergedError: the monitor is no finite number.
+        """
+        if self._validation_data is None:
+            return None, 0.0
+        logs = trainer.evaluate(self._validation_data, return_dict=True, verbose=0)
+        start = time.monotonic()
+        trainer.evaluate(self._validation_data.take(1), return_dict=True, verbose=0)
+        batch_secs = time.monotonic() - start
+        value = self._read_logs({f"val_{name}": number for name, number in logs.items()})
+        monitored = value[f"val_{self.run.monitor}"]
+        if not math.isfinite(monitored):
+            raise callbacks.DivergedError(
+                f"val_{self.run.monitor} is {monitored} before the first step. Expected a finite "
+                "number: the pretrained weights or --pixel_range do not fit the data."
+            )
+        self.run.offer(monitored, epoch=len(self.run.rows), model=self._model)
+        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_size)
+        return monitored, batch_secs * batches
+
+    def estimate_cost(
+        self, trainer: keras.Model, validation_secs: float
+    ) -> training_cost.CostEstimate:
+        """Times a few real steps, then puts every variable back as it was.
+
+        Args:
+          trainer: from `prepare`.
+          validation_secs: from `evaluate_start`.
+
+        Returns:
+          The estimate for all phases.
+        """
+        variables = [*trainer.variables, *trainer.optimizer.variables]
+        saved = [np.array(variable) for variable in variables]
+        timer = training_cost.StepTimer()
+        # The first steps trace the graph; the last ones tell the cost.
+        trainer.fit(
+            self._train_data.take(training_cost.TIMED_STEPS),
+            verbose=0,
+            shuffle=False,
+            callbacks=[timer],
+        )
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
+        step_secs = timer.secs_per_step()
+        epoch_secs = step_secs * self._steps + validation_secs
+        return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
+
+    def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
+        """Fits one phase.
+
+        Args:
+          trainer: from `prepare`.
+          phase: the same as there.
+
+        Returns:
+          How it went.
+
+        Raises:
+          callbacks.DivergedError: the loss became NaN or infinite.
+        """
+        first_epoch = len(self.run.rows)
+        writers = self._make_writers()
+        keeper = callbacks.Keeper(
+            self.run,
+            phase=phase.name,
+            read_logs=self._read_logs,
+            patience=recipe.patience_epochs(
+                self._task.train, num_validation_examples=len(self._task.splits.validation)
+            ),
+            history_path=self._path(workdir.HISTORY),
+            writers=writers,
+        )
+        stopper = callbacks.StopAtDeadline(self.deadline)
+        lines = callbacks.EpochLines(
+            self.run,
+            label=phase.name,
+            first_epoch=first_epoch,
+            num_epochs=phase.epochs or 1,
+            steps=self._steps,
+        )
+        trainer.fit(
+            self._train_data,
+            validation_data=self._validation_data,
+            initial_epoch=first_epoch,
+            epochs=first_epoch + (phase.epochs or 1),
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                callbacks.ExampleOrder(self._epoch),
+                callbacks.StopOnNonFinite(phase.name),
+                stopper,
+                keeper,
+                lines,
+            ],
+        )
+        for writer in writers.values():
+            writer.close()
+        stopped_by = "patience" if keeper.out_of_patience else "schedule"
+        return PhaseResult(
+            name=phase.name,
+            epochs_run=len(self.run.rows) - first_epoch,
+            improved=keeper.improved,
+            stopped_by="time" if stopper.reached else stopped_by,
+            best_value=self.run.best_value,
+        )
+
+    def finish(self) -> None:
+        """Leaves the best weights in the model and undoes what a plan did to its layers."""
+        self._model.set_weights(self.run.best_weights)
+        freezing.release_plan(self._backbone.model)
+        self._features.close()
+
+    def _make_dataset(self, split: data_loading.Split, *, shuffle: bool) -> tf.data.Dataset:
+        return pipeline.make_dataset(
+            split,
+            self._task.preprocessing,
+            batch_size=self._task.train.batch_size,
+            shuffle_seed=self._task.seed if shuffle else None,
+            epoch=self._epoch if shuffle else None,
+            with_weights=True,
+            num_replicas=self._strategy.num_replicas_in_sync,
+            views=(self._task.augment.steps or None) if shuffle else None,
+            strata=self._find_strata(split) if shuffle else None,
+        )
+
+    def _find_strata(self, split: data_loading.Split) -> np.ndarray | None:
+        task = self._task
+        if task.train.resample == "none":
+            return None
+        head = resampling.find_head(task.heads, task.splits.heads)
+        return resampling.find_strata(head, split.labels)
+
+    def _make_writers(self) -> dict[str, Any]:
+        if self._workdir is None:
+            return {}
+        logs = os.path.join(self._workdir, workdir.LOGS_DIR)
+        return {
+            name: tf.summary.create_file_writer(os.path.join(logs, name))
+            for name in ("train", "validation")
+        }
+
+    def _path(self, name: str) -> str | None:
+        return None if self._workdir is None else os.path.join(self._workdir, name)
+
+    def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
+        return monitors.read_logs(logs, self._task.heads, self._task.splits.heads)
+
+
+def count_numbers(weights: Sequence[Any]) -> int:
+    """How many numbers weights hold.
+
+    Args:
+      weights: of a model.
+
+    Returns:
+      The sum of their sizes.
+    """
+    return sum(int(np.prod(weight.shape)) for weight in weights)

@@ -25,12 +25,13 @@ def two_logical_devices():
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Keeps models and features that tests fetch or compute out of the user's cache."""
-    if "TFHUB_CACHE_DIR" in os.environ:
-        yield
-        return
+    before = os.environ.get("TFHUB_CACHE_DIR")
     os.environ["TFHUB_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     yield
-    del os.environ["TFHUB_CACHE_DIR"]
+    if before is None:
+        del os.environ["TFHUB_CACHE_DIR"]
+    else:
+        os.environ["TFHUB_CACHE_DIR"] = before
 
 
 @pytest.fixture(scope="session")

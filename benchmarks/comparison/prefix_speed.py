@@ -98,9 +98,10 @@ def make_own_loops(options: argparse.Namespace) -> tuple[dict[str, _Loop], dict[
     choice = choosing.choose(
         split,
         specs.TrainSpec(feature_cache="memory"),
-        batch,
-        passes=1e6,
+        num_saved=10**12,
         may_round=True,
+        read_batch=lambda: batch,
+        find_tried=lambda: None,
     )
     compiled = {
         FLOAT32: prefix.compile_prefix(split, precision=FLOAT32),

@@ -101,13 +101,11 @@ def test_wrong_options_are_refused(flag, text, capsys):
 
 def test_the_memory_of_a_process_is_its_own(tmp_path):
     log = tmp_path / "log"
-    code = (
-        "import time; x = bytearray(300 * 2**20); x[::4096] = bytes([1]) * 76800; time.sleep(0.3)"
-    )
+    code = "import time; x = bytearray(300 * 2**20); x[::4096] = bytes([1]) * 76800; time.sleep(1)"
     large = processes.run([sys.executable, "-c", code], log=log)
     small = processes.run([sys.executable, "-c", "import time; time.sleep(0.3)"], log=log)
     assert large.code == small.code == 0
-    assert large.seconds > 0.3 and small.seconds > 0.3
+    assert large.seconds > 1 and small.seconds > 0.3
     if sys.platform == "linux":
         assert 300 < large.peak_mb < 350 and small.peak_mb < 50
 
@@ -185,6 +183,19 @@ def test_an_interpreter_that_is_not_there_is_said(tmp_path, capsys):
     assert capsys.readouterr().err == text
 
 
+@pytest.mark.slow
+def test_the_compiled_prefix_beside_plain_keras(repository, tmp_path):
+    output = tmp_path / "report.json"
+    command = [
+        *(sys.executable, "-m", "benchmarks.compare", "--backbone=mobilenetv2", "--size=64"),
+        *("--num_images=40", "--prefix_only", f"--folder={tmp_path}", f"--output={output}"),
+    ]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "float32" in done.stdout
+
+
+@pytest.mark.slow
 def test_forty_images_through_both_keras_contenders(repository, tmp_path):
     output = tmp_path / "report.json"
     command = [
@@ -204,7 +215,6 @@ def test_forty_images_through_both_keras_contenders(repository, tmp_path):
         assert values["seconds"] > sum(values["parts"].values()) > 0
         assert sys.platform != "linux" or values["peak_mb"] > 100
     ours = report["contenders"]["tf_finetune"]
-    assert ours["parts"]["export"] < 0.5
     ratio = report["contenders"]["keras"]["seconds"] / ours["seconds"]
     assert report["ratios"]["keras_by_tf_finetune"] == pytest.approx(ratio, abs=2e-3)
     assert (report["not_run"], report["failed"]) == ({}, {})

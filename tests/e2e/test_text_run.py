@@ -236,7 +236,10 @@ def test_validate_names_what_is_wrong(run, tmp_path, capsys):
     empty = "the text is empty. --on_bad_example=skip leaves such rows out."
     assert f"error: {path}, line 62: {empty}" in lines
     assert f"error: {path}, line 63: {empty}" in lines
-    assert sum("'same'" in line and line.startswith("warning: ") for line in lines) == 1
+    assert [line for line in lines if "'same'" in line] == [
+        f"warning: {path}, line 64: 'same' is identical to {path}, line 65, with different labels: "
+        "'pos', 'neg'. One is wrong."
+    ]
     assert main.main((*flags, "--on_bad_example=skip")) == 0
     output = capsys.readouterr().out
     assert f"warning: {path}: 2 rows without a text are left out, lines 62, 63." in output

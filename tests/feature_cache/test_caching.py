@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import types
 
 import keras
 import numpy as np
@@ -293,8 +294,6 @@ def test_a_dry_run_keeps_nothing(folder, tmp_path):
 
 
 def test_the_deadline_ends_the_pass_and_keeps_what_was_computed(folder, tmp_path, monkeypatch):
-    import time
-
     monkeypatch.setattr(feature_pass, "_PASS_BATCH", 4)
     monkeypatch.setattr(store, "_FLUSH_SECS", 1e9)
     options = {"feature_cache": "disk", "cache_dir": str(tmp_path)}
@@ -305,16 +304,17 @@ def test_the_deadline_ends_the_pass_and_keeps_what_was_computed(folder, tmp_path
     features = training.plan_features(built, backbone, task, announce=lambda text: None)
     make, calls = feature_pass._make_dataset, []
 
-    def make_slowly(split, pre):
+    def make_counting(split, pre):
         for batch in make(split, pre):
             calls.append(batch)
-            if len(calls) == 3:  # the time is over when the third batch is read
-                time.sleep(max(0.0, deadline - time.monotonic()))
             yield batch
 
-    monkeypatch.setattr(feature_pass, "_make_dataset", make_slowly)
-    deadline = time.monotonic() + 5
-    outcome = fit(built, backbone, task, deadline=deadline, features=features)
+    monkeypatch.setattr(feature_pass, "_make_dataset", make_counting)
+    # A clock on which the time is over when the third batch is read, however slow this machine is.
+    clock = types.SimpleNamespace(monotonic=lambda: 2e9 if len(calls) >= 3 else 0.0)
+    monkeypatch.setattr(feature_pass, "time", clock)
+    outcome = fit(built, backbone, task, deadline=1e9, features=features)
+    monkeypatch.undo()
     total = len(task.splits.train) + len(task.splits.validation)
     assert outcome.lines[-1] == (
         f"Phase head: not started, --max_minutes is over: 8 of {total} features were computed "

@@ -76,6 +76,14 @@ def test_a_trial_decides_about_bfloat16(split):
     assert choose(split, may_round=False).precision == "float32"
 
 
+@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+def test_features_that_bfloat16_changes_stay_float32(split, monkeypatch):
+    monkeypatch.setattr(choosing, "_MAX_CHANGE", -1.0)
+    choice = choose(split, may_round=True)
+    assert (choice.precision, choice.compiled, choice.is_tried) == ("float32", None, True)
+    assert "in float32 because bfloat16 would change the features by " in choice.reason
+
+
 def change(exact, rounded):
     return choosing._measure_change({"a": tf.constant(exact)}, {"a": tf.constant(rounded)})
 

@@ -157,7 +157,10 @@ def test_a_pass_that_is_killed_goes_on_where_it_was(tmp_path):
         before = len(open_store(tmp_path).find_missing(digests))
         worker = context.Process(target=make_slowly, args=(tmp_path, counter))
         worker.start()
-        time.sleep(generator.uniform(0.05, 0.3))
+        # After some work, however long that takes on this machine.
+        goal = generator.randint(60, 110)
+        while counter.value < goal and worker.is_alive():
+            time.sleep(0.001)
         os.kill(worker.pid, signal.SIGKILL)
         worker.join()
         left = len(open_store(tmp_path).find_missing(digests))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import zipfile
 
 import h5py
@@ -156,6 +157,17 @@ def test_the_two_descriptions_of_a_member_must_agree(tmp_path):
     message = f"member 'config.json' is described in two ways, {TWO}"
     found = examine(patched(path, b"config.json", b"confi1.json", last=False))
     assert found == [("file", message)]
+
+
+def test_a_stored_member_is_as_long_as_it_is_packed(tmp_path):
+    path = tmp_path / "m.keras"
+    write(path, members())
+    size = len(members()["model.weights.h5"])
+    # Packed and unpacked size, as both descriptions have them: the window behind the member grows.
+    sizes, longer = struct.pack("<2I", size, size), struct.pack("<2I", size, size + 8)
+    patched(path, sizes, longer, last=False)
+    found = examine(patched(path, sizes, longer, last=True))
+    assert found == [("file", f"member 'model.weights.h5' is described in two ways, {TWO}")]
 
 
 def test_nothing_hides_around_the_members(tmp_path):

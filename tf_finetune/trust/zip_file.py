@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import h5py
+import numpy as np
 
 from tf_finetune import findings
 from tf_finetune.trust import (
@@ -27,6 +28,7 @@ from tf_finetune.trust import (
     member_rules,
     refusals,
     saved_model_file,
+    weight_values,
 )
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -110,6 +112,8 @@ def _check_kind(info: zipfile.ZipInfo) -> findings.Finding | None:
     if info.compress_type not in _METHODS:
         message = f"{shown} is packed by method {info.compress_type}. Expected stored or deflated."
         return refusals.outside(info.filename, message)
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+        return _told_twice(info)
     small = member_rules.RATIO_FROM_BYTES // 4
     if info.file_size > max(small, member_rules.MAX_RATIO * info.compress_size):
         return refusals.outside(
@@ -136,6 +140,10 @@ def _check_header(info: zipfile.ZipInfo, file: typing.BinaryIO) -> findings.Find
     agree = all(here in (there, 0xFFFFFFFF) for here, there in zip(known, expected, strict=True))
     if same and (agree or (flags & _SIZES_FOLLOW and not any(known))):
         return None
+    return _told_twice(info)
+
+
+def _told_twice(info: zipfile.ZipInfo) -> findings.Finding:
     return refusals.outside(
         info.filename,
         f"member '{findings.one_line(info.filename)}' is described in two ways, so two readers "
@@ -201,8 +209,9 @@ def _examine_weights(
     info = archive.getinfo(WEIGHTS)
     raw: typing.Any
     if info.compress_type == zipfile.ZIP_STORED:
-        _read_through(archive, info)  # the checksum
-        raw = _Window(file, _data_start(info, file), info.file_size)
+        start = _data_start(info, file)
+        _compare_checksum(file, start, info)
+        raw = _Window(file, start, info.file_size)
     else:
         if info.file_size > _MAX_IN_MEMORY_BYTES:
             raise refusals.BrokenFileError(_too_large(info))
@@ -234,6 +243,15 @@ def _read_through(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     with archive.open(info) as stream:
         while stream.read(_PIECE_BYTES):
             pass
+
+
+def _compare_checksum(file: typing.BinaryIO, start: int, info: zipfile.ZipInfo) -> None:
+    """As reading a stored member with zipfile does, without fresh memory for every piece."""
+    checksum = 0
+    for piece in weight_values.read_pieces(file, start, info.file_size, np.dtype(np.uint8)):
+        checksum = zlib.crc32(piece.data, checksum)
+    if checksum != info.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
 
 
 def _too_large(info: zipfile.ZipInfo) -> findings.Finding:

@@ -66,6 +66,7 @@ def fetch(
     sha256: str | None = None,
     trust_model: bool = False,
     custom_objects: bool | Sequence[str] = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> LocalModel:
     """Brings a handle or an archive to this machine, once, and examines what any model holds.
 
@@ -74,6 +75,7 @@ def fetch(
       sha256: the expected SHA-256 of the file, archive or download, 64 hex digits.
       trust_model: the user vouches for the code in it.
       custom_objects: see `trust.examine`.
+      meanwhile: what this process can do while another one examines a file.
 
     Returns:
       Where the model is. What was fetched before comes from the cache; nobody is asked for it.
@@ -96,6 +98,8 @@ def fetch(
         admission.begin(path, trust_model=trust_model, custom_objects=custom_objects, role=role)
         with contextlib.suppress(OSError):  # what cannot be read is refused by the examination
             formats.file_sha256(path)
+        if meanwhile is not None:
+            meanwhile()
     return dataclasses.replace(local, found=trusted(path, role=role))
 
 

@@ -1,6 +1,7 @@
 """What every check returns: plain data that can be printed, counted or written as a row."""
 
 import dataclasses
+from collections.abc import Sequence
 
 ERROR = "error"
 WARNING = "warning"
@@ -89,3 +90,19 @@ def list_first(names: list[str], *, limit: int = 5) -> str:
     """
     text = ", ".join(f"'{one_line(name)}'" for name in names[:limit])
     return text + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def list_numbers(numbers: Sequence[int], *, total: int | None = None, limit: int = 5) -> str:
+    """Places or lines for an error text: the first few, then how many more.
+
+    Args:
+      numbers: at least one.
+      total: how many there are, where `numbers` are the first of them only.
+      limit: how many to write out.
+
+    Returns:
+      For example "3, 8, 9, 10, 14 and 12 more".
+    """
+    shown = numbers[:limit]
+    more = (len(numbers) if total is None else total) - len(shown)
+    return ", ".join(map(str, shown)) + (f" and {more:,} more" if more else "")

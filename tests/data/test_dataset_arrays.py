@@ -103,6 +103,42 @@ def test_many_images_are_read_again(monkeypatch):
     assert len(collect(same)) == 30
 
 
+@pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: {"features": x, "label": y}])
+def test_vectors_with_one_hot_labels_may_be_a_batch(wrap):
+    data = tf.data.Dataset.from_tensor_slices((np.eye(6, 3, dtype=np.float32), np.eye(6, 3)))
+    assert data_files.refusal(collect, data.map(wrap)) == [
+        "data: each element holds 'features' [3], 'label' [3], and nothing tells whether these are "
+        "3 numbers of one example or a batch of 3 examples. Single examples: batch(n) the data "
+        "set. A batch: batch(n) without drop_remainder, or unbatch()."
+    ]
+    assert collect(data.map(wrap).batch(4)).values["features"].shape == (6, 3)
+
+
+def test_what_is_one_of_each_or_of_texts_is_no_guess():
+    numbers = np.arange(6, dtype=np.float32)
+    data = tf.data.Dataset.from_tensor_slices((numbers, LABELS[:6]))
+    for size in (1, 3):
+        batched = data.batch(size, drop_remainder=size == 1)
+        assert collect(batched).values["features"].shape == (6,)
+    texts = tf.data.Dataset.from_tensor_slices((list("abcdef"), LABELS[:6]))
+    assert collect(texts.batch(3, drop_remainder=True)).values["text"].tolist() == [
+        letter.encode() for letter in "abcdef"
+    ]
+
+
+def test_channels_that_only_the_images_tell():
+    def generate():
+        for number in range(4):
+            yield np.zeros((3, 3, 2)), number
+
+    form = (tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.int32))
+    (line,) = data_files.refusal(
+        collect, tf.data.Dataset.from_generator(generate, output_signature=form)
+    )
+    assert line.startswith("data: 'image': images of two channels. Expected 1 (grey), 3 (RGB)")
+    assert line.endswith("Received uint8 [3, 3, 2] each.")
+
+
 def endless():
     return tf.data.Dataset.from_generator(
         lambda: itertools.repeat((1.0, 2)),

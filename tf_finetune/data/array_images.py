@@ -82,9 +82,15 @@ def check_shape(shape: tuple[int | None, ...], name: str) -> None:
       name: of the array and its dtype, for messages.
 
     Raises:
-      array_labels.BadArrayError: another rank than [height, width] or [height, width, channels], or
-        more than four channels.
+      array_labels.BadArrayError: another rank than [height, width] or [height, width, channels],
+        two channels, or more than four.
     """
+    if len(shape) == 3 and shape[2] == 2:
+        raise array_labels.BadArrayError(
+            "images of two channels. Expected 1 (grey), 3 (RGB) or 4 (RGB and alpha). "
+            "images[..., :1] is the first channel alone; numpy.take(images, [0, 0, 0, 1], -1) "
+            f"makes RGB and alpha of grey and alpha. Received {name}."
+        )
     if len(shape) == 2 or (len(shape) == 3 and (shape[2] or 1) <= _MAX_CHANNELS):
         return
     hint = ""

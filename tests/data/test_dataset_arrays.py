@@ -104,14 +104,16 @@ def test_many_images_are_read_again(monkeypatch):
 
 
 @pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: {"features": x, "label": y}])
-def test_vectors_with_one_hot_labels_may_be_a_batch(wrap):
-    data = tf.data.Dataset.from_tensor_slices((np.eye(6, 3, dtype=np.float32), np.eye(6, 3)))
-    assert data_files.refusal(collect, data.map(wrap)) == [
-        "data: each element holds 'features' [3], 'label' [3], and nothing tells whether these are "
-        "3 numbers of one example or a batch of 3 examples. Single examples: batch(n) the data "
-        "set. A batch: batch(n) without drop_remainder, or unbatch()."
+@pytest.mark.parametrize("shape", [(3,), (3, 5)])
+def test_what_may_be_a_batch_is_refused(wrap, shape):
+    values = np.zeros((6, *shape), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((values, np.eye(6, 3))).map(wrap)
+    assert data_files.refusal(collect, data) == [
+        f"data: each element holds 'features' {list(shape)}, 'label' [3], and nothing tells "
+        "whether that is one example or a batch of 3. Single examples: batch(n) the data set. "
+        "A batch: batch(n) without drop_remainder, or unbatch()."
     ]
-    assert collect(data.map(wrap).batch(4)).values["features"].shape == (6, 3)
+    assert len(collect(data.batch(4))) == 6 and len(collect(data.unbatch())) == 18
 
 
 def test_what_is_one_of_each_or_of_texts_is_no_guess():
@@ -120,6 +122,16 @@ def test_what_is_one_of_each_or_of_texts_is_no_guess():
     for size in (1, 3):
         batched = data.batch(size, drop_remainder=size == 1)
         assert collect(batched).values["features"].shape == (6,)
+    # A matrix is no label, and an image has not 28 channels.
+    for shape, labels in (((5,), np.eye(6)), ((5, 28), LABELS[:6])):
+        values = np.zeros((6, *shape), np.float32)
+        data = tf.data.Dataset.from_tensor_slices((values, labels)).batch(3, drop_remainder=True)
+        (name,) = collect(data).inputs
+        assert collect(data).values[name].shape == values.shape
+    images = np.zeros((6, 3, 4, 3), np.uint8)
+    for labels in (np.eye(6, 3), [["a", "b", "c"]] * 6):
+        data = tf.data.Dataset.from_tensor_slices((images, labels))
+        assert collect(data).values["image"].shape == images.shape
     texts = tf.data.Dataset.from_tensor_slices((list("abcdef"), LABELS[:6]))
     assert collect(texts.batch(3, drop_remainder=True)).values["text"].tolist() == [
         letter.encode() for letter in "abcdef"

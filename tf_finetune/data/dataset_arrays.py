@@ -128,20 +128,36 @@ def _is_batched(
     sizes = {shape[0] for shape in shapes}
     if sizes == {None}:
         return True
-    are_texts = bool(inputs) and all(spec.dtype == tf.string for spec in inputs.values())
-    if len(sizes) == 1 and sizes != {1} and all(shape.rank == 1 for shape in shapes):
-        if are_texts:  # No input is a vector of strings.
-            return True
-        (size,) = sizes
-        shown = ", ".join(f"'{findings.one_line(name)}' [{size}]" for name in named)
-        raise _refusal(
-            f"each element holds {shown}, and nothing tells whether these are {size} numbers of "
-            f"one example or a batch of {size} examples. Single examples: batch(n) the data set. A "
-            "batch: batch(n) without drop_remainder, or unbatch().",
-            flag,
-        )
-    # drop_remainder leaves a number there; an image with a one-hot label has others.
-    return len(sizes) == 1 and all(shape.rank in (1, 2, 4) for shape in shapes)
+    if len(sizes) > 1:  # as an image and a one-hot label
+        return False
+    # drop_remainder leaves a number there, and one example may have as many of everything.
+    if sizes == {1} or not _may_be_one(named, inputs):
+        return True
+    if any(shape.rank == 3 for shape in shapes):  # Nobody has a batch of images four pixels wide.
+        return False
+    shown = ", ".join(
+        f"'{findings.one_line(name)}' {list(spec.shape)}" for name, spec in named.items()
+    )
+    raise _refusal(
+        f"each element holds {shown}, and nothing tells whether that is one example or a batch of "
+        f"{sizes.pop()}. Single examples: batch(n) the data set. A batch: batch(n) without "
+        "drop_remainder, or unbatch().",
+        flag,
+    )
+
+
+def _may_be_one(named: dict[str, tf.TensorSpec], inputs: dict[str, tf.TensorSpec]) -> bool:
+    """Whether tensors, none of them a scalar, can be one example: an image, vectors and labels."""
+    fed = inputs or named
+    if all(spec.dtype == tf.string for spec in fed.values()):  # A text is a scalar.
+        return False
+    images = {name: spec.shape for name, spec in named.items() if spec.shape.rank > 1}
+    if len(images) > 1 or any(name not in fed or fed[name].dtype == tf.string for name in images):
+        return False
+    return all(
+        shape.rank == 2 or (shape.rank == 3 and (shape[2] or 1) <= array_images.MAX_CHANNELS)
+        for shape in images.values()
+    )
 
 
 class _Reader:

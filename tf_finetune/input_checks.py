@@ -158,7 +158,7 @@ def _check_ids(
     prepared: columns.ColumnsSpec, backbone: model_loading.Backbone, splits: data_loading.Splits
 ) -> None:
     num_rows = _count_embedding_rows(backbone)
-    parts = (splits.train, splits.validation, splits.test)
+    parts = splits.parts
     stores = {id(store): store for part in parts for store in (part.inputs, part.features)}
     problems = [
         problem

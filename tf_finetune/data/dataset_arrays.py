@@ -259,7 +259,7 @@ class _Reader:
             with _naming(self._flag, form.image):
                 self._range.check(np.dtype(dtype.as_numpy_dtype))
                 if self._range.bad:
-                    shown = findings.list_numbers(self._range.bad)
+                    shown = findings.list_values(self._range.bad)
                     raise array_labels.BadArrayError(
                         f"pixels that are no finite number, examples {shown}."
                     )

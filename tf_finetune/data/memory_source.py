@@ -311,7 +311,7 @@ def load(spec: specs.DataSpec, arrays: Arrays, *, flag: str) -> examples.Example
     store, bad, warnings = array_inputs.make_store(arrays.values, chosen, flag=flag)
     kept = _leave_out(bad, num_rows=len(arrays), skip=spec.on_bad_example == "skip", flag=flag)
     if bad:
-        rows = findings.list_numbers(sorted(bad))
+        rows = findings.list_values(sorted(bad))
         warnings.append(f"{flag}: {len(bad)} examples are left out: {rows}.")
         store = store_selection.select(store, kept)
     cells = _read_labels(labels, known_names.read_names(spec), flag=flag)
@@ -336,7 +336,7 @@ def _leave_out(bad: dict[int, str], *, num_rows: int, skip: bool, flag: str) -> 
     if rows and (not skip or not len(kept)):
         advice = " No other is there." if skip else " on_bad_example='skip' leaves them out."
         place = f"{flag}, example {rows[0]}"
-        shown = findings.list_numbers(rows)
+        shown = findings.list_values(rows)
         raise _refusal(f"{place}: {bad[rows[0]]} Bad examples: {shown}.{advice}", flag)
     return kept
 

@@ -269,6 +269,21 @@ def name_sources(spec: specs.DataSpec, given: Mapping[str, Any]) -> specs.DataSp
     return dataclasses.replace(spec, **names)
 
 
+def name_source(named: str | None, *, flag: str) -> str:
+    """A source of a spec as its user gave it, for messages.
+
+    Args:
+      named: value of the flag; of arrays their name, see `name_sources`.
+      flag: "data", "validation_data" or "test_data".
+
+    Returns:
+      For example "--data=photos", or "data" of arrays; printable, one line.
+    """
+    if str(named).startswith(PREFIX):
+        return flag
+    return f"--{flag}={findings.one_line(str(named))}"
+
+
 def collect_all(**sources: Any) -> dict[str, Arrays]:
     """Takes what was handed over for several splits.
 

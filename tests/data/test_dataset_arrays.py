@@ -172,7 +172,7 @@ def endless():
          "'image': float32 pixels from 0 to 1 look scaled. Expected 0 to 255: multiply them by "
          "255. Scaling is the model's own, see --pixel_range."),
         (lambda data: data.map(lambda x, y: (tf.transpose(tf.tile(x, [1, 2, 1]), [2, 0, 1]), y)),
-         "'image': expected images [n, height, width] or [n, height, width, 1 to 4 channels]. "
+         "'image': expected images [n, height, width] or [n, height, width, 1, 3 or 4 channels]. "
          "Received uint8 [3, 5, 8] each. Channels come last: numpy.moveaxis(images, 1, -1)."),
         (lambda data: data.map(lambda x, y: (x > 3, y)), "'image': expected pixels. Received "
          "bool."),

@@ -83,8 +83,10 @@ def check_shape(shape: tuple[int | None, ...], name: str) -> None:
 
     Raises:
       array_labels.BadArrayError: another rank than [height, width] or [height, width, channels],
-        two channels, or more than four.
+        no pixel, two channels, or more than four.
     """
+    if 0 in shape:
+        raise array_labels.BadArrayError(f"images without a pixel. Received {name}.")
     if len(shape) == 3 and shape[2] == 2:
         raise array_labels.BadArrayError(
             "images of two channels. Expected 1 (grey), 3 (RGB) or 4 (RGB and alpha). "
@@ -97,7 +99,7 @@ def check_shape(shape: tuple[int | None, ...], name: str) -> None:
     if len(shape) == 3 and (shape[0] or _WHITE) <= MAX_CHANNELS:
         hint = " Channels come last: numpy.moveaxis(images, 1, -1)."
     raise array_labels.BadArrayError(
-        "expected images [n, height, width] or [n, height, width, 1 to 4 channels]. Received "
+        "expected images [n, height, width] or [n, height, width, 1, 3 or 4 channels]. Received "
         f"{name}.{hint}"
     )
 

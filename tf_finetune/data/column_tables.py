@@ -421,7 +421,9 @@ class _Reader:
             more = self._num_problems - _MAX_PROBLEMS
             found.append(findings.Problem(f"{shown}: and {more:,} more bad rows.", path=self._path))
         if self._num_skipped:
-            lines = findings.list_values(self._skipped, total=self._num_skipped)
+            lines = ", ".join(map(str, self._skipped))
+            more = self._num_skipped - len(self._skipped)
+            lines += f" and {more:,} more" if more else ""
             found.append(
                 findings.Problem(
                     f"{shown}: {self._num_skipped:,} rows that lack a number are left out, lines "

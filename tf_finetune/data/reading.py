@@ -357,7 +357,7 @@ def _check_not_emptied(
     splits: loading.Splits, kept: list[loading.Split], *, bad: dict[int, str]
 ) -> None:
     problems = []
-    before = splits.parts
+    before = (splits.train, splits.validation, splits.test)
     for old, new in zip(before, kept, strict=True):
         if len(old) and not len(new):
             message = (

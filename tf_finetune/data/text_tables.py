@@ -150,8 +150,7 @@ class _Rows:
             else:
                 self._add(line, row)
         if skip and empty:
-            lines = findings.list_values(empty)
-            text = f"{len(empty)} rows without a text are left out, lines {lines}."
+            text = f"{len(empty)} rows without a text are left out, lines {_list_lines(empty)}."
             warning = _problem(path, text)
             problems.append(dataclasses.replace(warning, severity=findings.WARNING))
         elif empty:
@@ -184,6 +183,11 @@ def _read_words(cell: str | tuple[str, ...]) -> tuple[str, ...]:
 def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
     place = findings.one_line(path) + ("" if line is None else f", line {line}")
     return findings.Problem(f"{place}: {message}", path=path, line=line)
+
+
+def _list_lines(lines: list[int]) -> str:
+    more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return ", ".join(map(str, lines[:5])) + more
 
 
 def _make_keys(

@@ -24,6 +24,7 @@ FLOORS = (
         "head_kinds",
         "layer_table",
         "metric_values",
+        "model_calls",
         "pointwise_strides",
         "progress",
         "spec_paths",

@@ -1,6 +1,7 @@
 """What every check returns: plain data that can be printed, counted or written as a row."""
 
 import dataclasses
+from collections.abc import Sequence
 
 ERROR = "error"
 WARNING = "warning"
@@ -77,7 +78,7 @@ def one_line(text: object) -> str:
     )
 
 
-def list_first(names: list[str], *, limit: int = 5) -> str:
+def list_first(names: Sequence[str], *, limit: int = 5) -> str:
     """Names for an error text: the first few, then how many more.
 
     Args:
@@ -87,5 +88,20 @@ def list_first(names: list[str], *, limit: int = 5) -> str:
     Returns:
       For example "'a', 'b', 'c' and 31 more".
     """
-    text = ", ".join(f"'{one_line(name)}'" for name in names[:limit])
-    return text + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return list_values([f"'{one_line(name)}'" for name in names[:limit]], total=len(names))
+
+
+def list_values(values: Sequence[object], *, total: int | None = None, limit: int = 5) -> str:
+    """Numbers, or texts that are printable, as they are: the first few, then how many more.
+
+    Args:
+      values: such as places or lines.
+      total: how many there are, where `values` are the first of them and all to be shown.
+      limit: how many to write out without `total`.
+
+    Returns:
+      For example "3, 8, 9, 10, 14 and 12 more".
+    """
+    shown = values[:limit] if total is None else values
+    more = (len(values) if total is None else total) - len(shown)
+    return ", ".join(map(str, shown)) + (f" and {more:,} more" if more else "")

@@ -13,6 +13,7 @@ from tf_finetune.data import (
     column_inputs,
     columns,
     input_stores,
+    memory_source,
     mixed_inputs,
     mixed_spec,
     preprocessing,
@@ -90,7 +91,8 @@ def _check_positions(
     shape = backbone.model.output.shape
     messages = []
     if splits.input_kind != input_stores.IMAGE:
-        messages.append(f"{shown} is about images, and the model takes {splits.input_kind}.")
+        shown_kind = input_stores.PLURALS[splits.input_kind]
+        messages.append(f"{shown} is about images, and the model takes {shown_kind}.")
     elif len(shape) != 4:
         messages.append(
             f"{shown} needs a feature map, [batch, height, width, channels]. The features of "
@@ -158,7 +160,7 @@ def _check_ids(
     prepared: columns.ColumnsSpec, backbone: model_loading.Backbone, splits: data_loading.Splits
 ) -> None:
     num_rows = _count_embedding_rows(backbone)
-    parts = (splits.train, splits.validation, splits.test)
+    parts = splits.parts
     stores = {id(store): store for part in parts for store in (part.inputs, part.features)}
     problems = [
         problem
@@ -167,7 +169,8 @@ def _check_ids(
         for problem in column_inputs.find_bad_ids(prepared, other, num_rows=num_rows)
     ]
     if problems:
-        raise findings.RefusedError(*problems)
+        # Columns beside images are a store for each split.
+        raise findings.RefusedError(*dict.fromkeys(problems))
 
 
 def _count_embedding_rows(backbone: model_loading.Backbone) -> dict[str, int]:
@@ -201,10 +204,11 @@ def _refuse_image_flags(spec: specs.RunSpec, shown: str) -> None:
 
 
 def _describe_mismatch(spec: specs.RunSpec, takes: str, *, holds: str) -> findings.Problem:
-    model, data = (findings.one_line(text) for text in (spec.model.model, spec.data.data))
+    model = findings.one_line(spec.model.model)
+    data = memory_source.name_source(spec.data.data, flag="data")
     if input_stores.COLUMNS in (takes, holds):
         message = (
-            f"--model={model} takes {input_stores.PLURALS[takes]}, and --data={data} holds "
+            f"--model={model} takes {input_stores.PLURALS[takes]}, and {data} holds "
             f"{input_stores.PLURALS[holds]}. "
         )
         if takes == input_stores.COLUMNS:
@@ -217,12 +221,12 @@ def _describe_mismatch(spec: specs.RunSpec, takes: str, *, holds: str) -> findin
         return findings.Problem(message, path=spec.data.data, flag="--feature_columns")
     if takes == input_stores.TEXT:
         message = (
-            f"--model={model} takes texts, and --data={data} holds images. Give a .csv with a "
+            f"--model={model} takes texts, and {data} holds images. Give a .csv with a "
             "header and name its column of texts with --text_column, or choose a model for images."
         )
     else:
         message = (
-            f"--model={model} takes images, and --data={data} holds texts. Choose a model that "
+            f"--model={model} takes images, and {data} holds texts. Choose a model that "
             "takes strings; where the .csv names images, --image_column names their column instead "
             "of --text_column."
         )

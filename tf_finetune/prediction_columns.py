@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, model_calls, specs
 from tf_finetune.data import (
     column_names,
     column_tables,
@@ -255,15 +255,7 @@ def model_caller(model: Any) -> Callable[[Sequence[Values]], dict[str, Any]]:
     """
     import tensorflow as tf
 
-    taken = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()
-    }
-
-    @tf.function(input_signature=[taken], autograph=False)
-    def compute(inputs: dict[str, Any]) -> dict[str, Any]:
-        outputs = model(inputs, training=False)
-        return {name: tf.cast(logits, tf.float32) for name, logits in outputs.items()}
-
+    compute = model_calls.compile_model(model)
     return lambda rows: compute(
         {name: tf.constant(value) for name, value in stack_values(rows).items()}
     )

@@ -7,7 +7,7 @@ is never handed to a decoder: it costs its row, with the reason, and nothing els
 import io
 import os
 
-from tf_finetune import findings, regular_files
+from tf_finetune import regular_files
 from tf_finetune.data import image_formats, image_sizes, tables
 
 # No photograph is larger; a sparse file of terabytes would fill the memory.
@@ -54,12 +54,8 @@ def find_image(cell: str, folder: str) -> tuple[str, str]:
     Returns:
       (its path, ""), or ("", what is wrong).
     """
-    shown = f"'{findings.one_line(cell)}'"
-    if not cell.strip():
-        return "", "the path is empty."
-    if "://" in cell:
-        return "", f"{shown} is a URL. Expected the path of a file."
-    if "\0" in cell:
-        return "", f"{shown} is no path."
+    complaint = tables.find_cell_fault(cell)
+    if complaint:
+        return "", complaint
     path, _, complaint = tables.find_file(folder, cell)
     return os.fsdecode(path), complaint

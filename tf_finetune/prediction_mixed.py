@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import prediction_columns, prediction_images, specs
+from tf_finetune import model_calls, prediction_columns, prediction_images, specs
 from tf_finetune.data import columns, image_sizes, mixed_spec, text_store
 
 
@@ -128,16 +128,7 @@ def model_caller(
 
     from tf_finetune.data import mixed_serving, preprocessing
 
-    taken = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()
-    }
-
-    @tf.function(input_signature=[taken], autograph=False)
-    def compute(inputs: dict[str, Any]) -> dict[str, Any]:
-        outputs = model(inputs, training=False)
-        return {name: tf.cast(logits, tf.float32) for name, logits in outputs.items()}
-
-    main = spec.main
+    compute, main = model_calls.compile_model(model), spec.main
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def read(contents: Any) -> Any:

@@ -12,6 +12,7 @@ from tf_finetune import (
     findings,
     head_kinds,
     head_metrics,
+    model_calls,
     model_meaning,
     prediction_columns,
     prediction_mixed,
@@ -106,17 +107,16 @@ def model_predictor(
     def decode(contents: Any) -> Any:
         return preprocessing_module.decode_images(contents, preprocessing)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32)])
-    def compute_logits(images: Any) -> dict[str, Any]:
-        outputs = model({"image": images}, training=False)
-        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
+    compute = model_calls.compile_model(
+        model, {image_stores.INPUT: tf.TensorSpec([None, *shape], tf.float32)}
+    )
 
     def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
         try:
             images = decode(tf.constant(list(contents), tf.string))
         except tf.errors.InvalidArgumentError as error:
             raise BadInputError(error.message) from error
-        logits = compute_logits(images)
+        logits = compute({image_stores.INPUT: images})
         return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}
 
     return predict_batch
@@ -125,14 +125,11 @@ def model_predictor(
 def _text_predictor(model: Any, heads: tuple[head_kinds.HeadInfo, ...]) -> PredictBatch:
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def compute_logits(texts: Any) -> dict[str, Any]:
-        outputs = model({text_store.INPUT: texts}, training=False)
-        return {head.name: tf.cast(outputs[head.name], tf.float32) for head in heads}
+    compute = model_calls.compile_model(model, {text_store.INPUT: tf.TensorSpec([None], tf.string)})
 
     def predict_batch(contents: Sequence[bytes]) -> dict[str, HeadOutput]:
         try:
-            logits = compute_logits(tf.constant(list(contents), tf.string))
+            logits = compute({text_store.INPUT: tf.constant(list(contents), tf.string)})
         except tf.errors.InvalidArgumentError as error:
             raise BadInputError(error.message) from error
         return {head.name: _to_output(logits[head.name].numpy(), head) for head in heads}

@@ -100,7 +100,7 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec
     Returns:
       One line.
     """
-    parts = (splits.train, splits.validation, splits.test)
+    parts = splits.parts
     counts = ", ".join(f"{len(split):,} {split.name}" for split in parts)
     if isinstance(prepared, mixed_spec.MixedSpec):
         inputs = [_describe_input(part) for part in prepared.columns.inputs]
@@ -127,9 +127,8 @@ def describe_data(splits: data_loading.Splits, prepared: preprocessing.InputSpec
 
 
 def _describe_input(part: columns.ModelInput) -> str:
-    shown = ", ".join(findings.one_line(name) for name in part.columns[:10])
-    more = f" and {len(part.columns) - 10} more" if len(part.columns) > 10 else ""
-    return f"input '{findings.one_line(part.name)}' from {shown}{more}"
+    shown = findings.list_values([findings.one_line(name) for name in part.columns], limit=10)
+    return f"input '{findings.one_line(part.name)}' from {shown}"
 
 
 def describe_finished(summary: dict[str, Any], *, folder: str) -> list[str]:

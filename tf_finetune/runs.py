@@ -362,10 +362,7 @@ def _summarize(
             }
             for phase in result.phases
         ],
-        "examples": {
-            split.name: len(split)
-            for split in (run.splits.train, run.splits.validation, run.splits.test)
-        },
+        "examples": {split.name: len(split) for split in run.splits.parts},
         "layers": {"frozen": result.num_frozen_layers, "total": len(backbone.table.rows)},
         "parameters": {"trainable": result.num_trainable, "total": result.num_parameters},
         "seconds": run.clock.total(),

@@ -60,18 +60,14 @@ def tune_head(
         told.append(f"{shown} {values[-1]:.3g}")
     texts = []
     if told:
-        texts.append(f"the best F1 on validation: {_list(told)}")
+        texts.append(f"the best F1 on validation: {findings.list_values(told, limit=_MAX_LISTED)}")
     if kept:
+        rare = findings.list_values(kept, limit=_MAX_LISTED)
         texts.append(
-            f"{DEFAULT} for classes with fewer than {MIN_POSITIVES} positives there: {_list(kept)}"
+            f"{DEFAULT} for classes with fewer than {MIN_POSITIVES} positives there: {rare}"
         )
     text = f"Thresholds of head '{head.name}': {'; '.join(texts)}."
     return dataclasses.replace(head, thresholds=tuple(values)), text
-
-
-def _list(texts: list[str]) -> str:
-    more = len(texts) - _MAX_LISTED
-    return ", ".join(texts[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def find_best(scores: np.ndarray, positives: np.ndarray) -> float:

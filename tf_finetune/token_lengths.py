@@ -35,7 +35,7 @@ def count_splits(splits: loading.Splits, model: keras.Model) -> loading.Splits:
         return splits
     counted: dict[int, text_store.Texts] = {}
     changed = []
-    for split in (splits.train, splits.validation, splits.test):
+    for split in splits.parts:
         store = split.inputs
         if isinstance(store, text_store.Texts):
             if id(store) not in counted:

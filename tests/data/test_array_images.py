@@ -63,11 +63,16 @@ def test_images_that_are_not_finite_are_named():
         (np.array([[[0, 256]]]), "int64 pixels from 0 to 256. Expected 0 to 255, or uint16. Undo "
          "what scaled them."),
         (np.full((1, 1, 1), np.nan), "no image has finite pixels."),
-        (np.zeros((2, 3), np.uint8), "expected images [n, height, width] or [n, height, width, 1 "
-         "to 4 channels]. Received uint8 [2, 3]."),
+        (np.zeros((2, 3), np.uint8), "expected images [n, height, width] or [n, height, width, "
+         "1, 3 or 4 channels]. Received uint8 [2, 3]."),
         (np.zeros((2, 3, 8, 9), np.uint8), "expected images [n, height, width] or [n, height, "
-         "width, 1 to 4 channels]. Received uint8 [2, 3, 8, 9]. Channels come last: "
+         "width, 1, 3 or 4 channels]. Received uint8 [2, 3, 8, 9]. Channels come last: "
          "numpy.moveaxis(images, 1, -1)."),
+        (BYTES[:, :0], "images without a pixel. Received uint8 [5, 0, 3, 3]."),
+        (BYTES[..., :0], "images without a pixel. Received uint8 [5, 4, 3, 0]."),
+        (BYTES[..., :2], "images of two channels. Expected 1 (grey), 3 (RGB) or 4 (RGB and alpha). "
+         "images[..., :1] is the first channel alone; numpy.take(images, [0, 0, 0, 1], -1) makes "
+         "RGB and alpha of grey and alpha. Received uint8 [5, 4, 3, 2]."),
         (np.zeros((2, 3, 8), bool), "expected pixels, or the bytes of encoded images. Received "
          "bool [2, 3, 8]."),
         (np.array(["a.png"]), "expected pixels, or the bytes of encoded images. Received <U5 [1]."),

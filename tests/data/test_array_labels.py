@@ -30,6 +30,20 @@ def test_labels_are_cells(values, expected):
     assert cells(values) == expected
 
 
+class Unknown:
+    """Like pandas.NA: nobody can say whether it equals itself."""
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("ambiguous")
+
+
+def test_what_is_missing_in_tables_of_others_is_no_label():
+    assert cells(examples.object_array(["a", Unknown(), np.nan])) == ["a", "", ""]
+
+
 def test_numbers_are_places_in_classes():
     assert cells([1, 0, 7], classes=("cat", "dog")) == ["dog", "cat", "7"]
     assert cells([[1, 1], [0, 1]], classes=("cat", "dog")) == [("cat", "dog"), ("dog",)]
@@ -40,24 +54,37 @@ def test_numbers_are_places_in_classes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.array([1.0, np.inf]), "example 1: expected a finite number. Received inf."),
-        (np.array([[1, 2], [0, 1]]), "expected 0 and 1 in a matrix of labels, a column for each "
-         "class. Received other numbers."),
-        (np.zeros((2, 3, 4), np.float32), "expected a label for each example, [n], or a 0 or 1 for "
-         "each class, [n, classes]. Received float32 [2, 3, 4]."),
-        (np.array([1j]), "expected a label for each example, [n], or a 0 or 1 for each class, [n, "
-         "classes]. Received complex128 [1]."),
-        (np.array([b"\xe9"]), "example 0: its text is not UTF-8."),
-        (examples.object_array(["a", "\ud800"]), "example 1: its text is not UTF-8."),
-        (examples.object_array([{}]), "example 0: expected a number or text. Received dict."),
+        (np.array([1.0, np.inf]), "1: expected a finite number. Received inf."),
+        (np.array([[1, 2], [0, 1]]), "None: expected 0 and 1 in a matrix of labels, a column for "
+         "each class. Received other numbers."),
+        (np.zeros((2, 3, 4), np.float32), "None: expected a label for each example, [n], or a 0 "
+         "or 1 for each class, [n, classes]. Received float32 [2, 3, 4]."),
+        (np.array([1j]), "None: expected a label for each example, [n], or a 0 or 1 for each "
+         "class, [n, classes]. Received complex128 [1]."),
+        (np.array([b"\xe9"]), "0: its text is not UTF-8."),
+        (examples.object_array(["a", "\ud800"]), "1: its text is not UTF-8."),
+        (examples.object_array([{}]), "0: expected a number or text. Received dict."),
     ],
 )  # fmt: skip
 def test_what_is_refused(values, message):
     with pytest.raises(array_labels.BadArrayError) as caught:
         cells(values)
-    assert str(caught.value) == message
+    assert f"{caught.value.row}: {caught.value}" == message
 
 
-def test_many_rows_are_counted():
-    assert array_labels.list_rows([3]) == "3"
-    assert array_labels.list_rows(list(range(7))) == "0, 1, 2, 3, 4 and 2 more"
+def test_sets_and_arrays_are_names_in_one_order():
+    assert array_labels.to_plain({"b", "a", 1, "1"}) == ("1", "a", "b", 1)
+    assert array_labels.to_plain(np.array(["b", "a"])) == ["b", "a"]
+    assert cells(examples.object_array([{"b", "a"}, np.array(["b", "a"])])) == [
+        ("a", "b"),
+        ("b", "a"),
+    ]
+
+
+def test_a_refusal_names_argument_example_and_array():
+    error = array_labels.BadArrayError("wrong.", row=3)
+    refusal = array_labels.refuse(error, flag="data", name="a\nb")
+    assert str(refusal) == "data, example 3: 'a\\nb': wrong."
+    assert refusal.problems[0].flag == "--data"
+    error = array_labels.BadArrayError("wrong.")
+    assert str(array_labels.refuse(error, flag="data", name="a")) == "data: 'a': wrong."

@@ -103,6 +103,54 @@ def test_many_images_are_read_again(monkeypatch):
     assert len(collect(same)) == 30
 
 
+@pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: {"features": x, "label": y}])
+@pytest.mark.parametrize("shape", [(3,), (3, 5)])
+def test_what_may_be_a_batch_is_refused(wrap, shape):
+    values = np.zeros((6, *shape), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((values, np.eye(6, 3))).map(wrap)
+    assert data_files.refusal(collect, data) == [
+        f"data: each element holds 'features' {list(shape)}, 'label' [3], and nothing tells "
+        "whether that is one example or a batch of 3. Single examples: batch(n) the data set. "
+        "A batch: batch(n) without drop_remainder, or unbatch()."
+    ]
+    assert len(collect(data.batch(4))) == 6 and len(collect(data.unbatch())) == 18
+
+
+def test_what_is_one_of_each_or_of_texts_is_no_guess():
+    numbers = np.arange(6, dtype=np.float32)
+    data = tf.data.Dataset.from_tensor_slices((numbers, LABELS[:6]))
+    for size in (1, 3):
+        batched = data.batch(size, drop_remainder=size == 1)
+        assert collect(batched).values["features"].shape == (6,)
+    # A matrix is no label, and an image has not 28 channels.
+    for shape, labels in (((5,), np.eye(6)), ((5, 28), LABELS[:6])):
+        values = np.zeros((6, *shape), np.float32)
+        data = tf.data.Dataset.from_tensor_slices((values, labels)).batch(3, drop_remainder=True)
+        (name,) = collect(data).inputs
+        assert collect(data).values[name].shape == values.shape
+    images = np.zeros((6, 3, 4, 3), np.uint8)
+    for labels in (np.eye(6, 3), [["a", "b", "c"]] * 6):
+        data = tf.data.Dataset.from_tensor_slices((images, labels))
+        assert collect(data).values["image"].shape == images.shape
+    texts = tf.data.Dataset.from_tensor_slices((list("abcdef"), LABELS[:6]))
+    assert collect(texts.batch(3, drop_remainder=True)).values["text"].tolist() == [
+        letter.encode() for letter in "abcdef"
+    ]
+
+
+def test_channels_that_only_the_images_tell():
+    def generate():
+        for number in range(4):
+            yield np.zeros((3, 3, 2)), number
+
+    form = (tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.int32))
+    (line,) = data_files.refusal(
+        collect, tf.data.Dataset.from_generator(generate, output_signature=form)
+    )
+    assert line.startswith("data: 'image': images of two channels. Expected 1 (grey), 3 (RGB)")
+    assert line.endswith("Received uint8 [3, 3, 2] each.")
+
+
 def endless():
     return tf.data.Dataset.from_generator(
         lambda: itertools.repeat((1.0, 2)),
@@ -124,7 +172,7 @@ def endless():
          "'image': float32 pixels from 0 to 1 look scaled. Expected 0 to 255: multiply them by "
          "255. Scaling is the model's own, see --pixel_range."),
         (lambda data: data.map(lambda x, y: (tf.transpose(tf.tile(x, [1, 2, 1]), [2, 0, 1]), y)),
-         "'image': expected images [n, height, width] or [n, height, width, 1 to 4 channels]. "
+         "'image': expected images [n, height, width] or [n, height, width, 1, 3 or 4 channels]. "
          "Received uint8 [3, 5, 8] each. Channels come last: numpy.moveaxis(images, 1, -1)."),
         (lambda data: data.map(lambda x, y: (x > 3, y)), "'image': expected pixels. Received "
          "bool."),

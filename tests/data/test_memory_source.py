@@ -1,9 +1,22 @@
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+import tf_finetune
 from tests.data import data_files
 from tf_finetune import specs
-from tf_finetune.data import columns, image_stores, input_stores, loading, memory_source
+from tf_finetune.data import (
+    columns,
+    examples,
+    image_stores,
+    input_stores,
+    loading,
+    memory_source,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 5, 4, 3)).astype(np.uint8)
 LABELS = np.arange(30) % 3
@@ -89,12 +102,117 @@ def test_the_name_is_a_hash_of_everything():
     assert len(set(names)) == len(names)
 
 
+_NAME_OF_SETS = """
+import numpy as np
+from tf_finetune import specs
+from tf_finetune.data import examples, memory_source
+cells = [{"ant", "bee", "cow", "dog"}, frozenset(("elk", "fox", "gnu")), {1, "1"}] * 5
+arrays = memory_source.collect((np.eye(15), cells), flag="data")
+part = memory_source.load(specs.DataSpec(), arrays, flag="data")
+print(arrays.name, examples.fingerprint([part]), part.labels["label"][0])
+"""
+
+
+def test_the_name_of_sets_is_the_same_in_every_process():
+    folder = str(pathlib.Path(tf_finetune.__file__).parents[1])
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", _NAME_OF_SETS],
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    (line,) = printed
+    assert line.endswith("('ant', 'bee', 'cow', 'dog')\n")
+
+
+def test_long_arrays_of_names_are_hashed_whole():
+    names = np.array([f"name {number}" for number in range(1100)])
+    other = names.copy()
+    other[500] = "another"
+    cells = [examples.object_array([array, names[:2]]) for array in (names, other)]
+    first, second = (memory_source.collect((np.eye(2), own), flag="data").name for own in cells)
+    assert first != second
+
+
+def test_lists_of_arrays():
+    cells = [np.array(["a", "b"]), np.array(["a"]), np.array([], str)]
+    part = load((VECTORS[:3], cells))
+    assert part.labels["label"].tolist() == [("a", "b"), ("a",), ()]
+    store = load((list(IMAGES), LABELS)).inputs
+    np.testing.assert_array_equal(store.pixels, IMAGES)
+    store = load((examples.object_array(list(IMAGES)), LABELS)).inputs
+    np.testing.assert_array_equal(store.pixels, IMAGES)
+
+
+@pytest.mark.parametrize("change", [list, examples.object_array])
+@pytest.mark.parametrize("shapes", [((5, 4, 3), (6, 4, 3)), ((5, 4), (5, 6))])
+def test_images_of_different_sizes_are_refused(change, shapes):
+    images = change([np.zeros(shape, np.uint8) for shape in shapes])
+    sizes = " and ".join(map(str, map(list, shapes)))
+    message = (
+        f"images have different sizes, as {sizes}. Expected one array of all: resize them, or hand "
+        "over a tf.data.Dataset of single images."
+    )
+    assert refused((images, [0, 1])) == f"data: 'inputs': {message}"
+    assert refused({"image": images, "label": [0, 1]}) == f"data: 'image': {message}"
+
+
+def test_what_numpy_cannot_take():
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise ValueError("no\nway")
+
+    assert refused((Broken(), LABELS)) == (
+        "data: NumPy makes no array of 'inputs', a Broken: no\\nway. Expected a row for each "
+        "example."
+    )
+
+
+def test_examples_are_named_by_the_argument():
+    cells = examples.object_array(["a", "b", *["a"] * 27, None])
+    (line,) = data_files.refusal(loading.load_data, specs.DataSpec(), data=(VECTORS, cells))
+    assert line.startswith("data, example 29: no label")
+    cells[1] = "\ud800"
+    assert refused((VECTORS, cells)) == "data, example 1: 'label': its text is not UTF-8."
+    (line,) = data_files.refusal(loading.load_data, specs.DataSpec(), data=(VECTORS, ["a"] * 30))
+    assert line == "data has only one class, 'a'. Expected two or more."
+    assert data_files.refusal(
+        loading.load_data,
+        specs.DataSpec(split_by="person"),
+        data=(TEXTS, LABELS),
+        test_data=(IMAGES, LABELS),
+    ) == [
+        "--split_by=person: data has no such column. It has 'label'.",
+        "data holds texts and test_data holds images. Expected the same of both.",
+    ]
+
+
+def test_of_many_bad_labels_the_first_are_named():
+    labels = [None] * 7 + ["a", "b"] * 10 + [None] * 3
+    assert data_files.refusal(loading.load_data, specs.DataSpec(), data=(VECTORS, labels)) == [
+        *(f"data, example {row}: no label in column 'label'." for row in range(5)),
+        "data: and 5 more.",
+    ]
+
+
+def test_a_folder_of_the_same_name_is_no_source(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data_files.refusal(
+        loading.load_data, specs.DataSpec(split_by="person"), data=(VECTORS, LABELS)
+    ) == ["--split_by=person: data has no such column. It has 'label'."]
+
+
 def test_bad_examples_are_left_out_when_asked():
     vectors = VECTORS.copy()
     vectors[[3, 8], 1] = np.nan, np.inf
     assert refused((vectors, LABELS)) == (
-        "data: 'features' has no finite number. Examples 3, 8. on_bad_example='skip' leaves them "
-        "out."
+        "data, example 3: 'features[1]' is nan. Expected a finite number. Bad examples: 3, 8. "
+        "on_bad_example='skip' leaves them out."
     )
     part = load((vectors, LABELS), on_bad_example="skip")
     assert data_files.warnings_of(part.problems) == ["data: 2 examples are left out: 3, 8."]
@@ -106,7 +224,13 @@ def test_bad_examples_are_left_out_when_asked():
     part = load((["a", " ", "b"], [0, 1, 0]), on_bad_example="skip")
     assert part.inputs.texts.tolist() == ["a", "b"] and part.keys.tolist() == ["0", "2"]
     assert refused((["", " "], [0, 1]), on_bad_example="skip") == (
-        "data: 'text' has empty texts. Examples 0, 1. No other is there."
+        "data, example 0: 'text' is empty. Bad examples: 0, 1. No other is there."
+    )
+    images = IMAGES.astype(np.float32)
+    images[7, 0, 0, 0] = np.inf
+    assert refused((images, LABELS)) == (
+        "data, example 7: 'image' has pixels that are no finite number. Bad examples: 7. "
+        "on_bad_example='skip' leaves them out."
     )
 
 
@@ -157,6 +281,14 @@ FORMS = (
         (({"text": LABELS}, LABELS), "data: 'text': expected texts, [n]. Received int64 [30]."),
         (({"a": LABELS * 1j}, LABELS), "data: 'a': expected numbers, [n] or [n, d], or strings, "
          "[n]. Received complex128 [30]."),
+        (([[1, 2], [3]], [0, 1]), "data, example 0: 'text': expected a number or text. Received "
+         "list."),
+        (([np.zeros(2), np.zeros(1)], [0, 1]), "data, example 0: 'text': expected a number or "
+         "text. Received ndarray."),
+        ((VECTORS[:, :0], LABELS), "data: 'features': expected a number or more for each example. "
+         "Received float32 [30, 0]."),
+        (({"a": LABELS, "b": VECTORS[:, :0]}, LABELS), "data: 'b': expected a number or more for "
+         "each example. Received float32 [30, 0]."),
     ],
 )  # fmt: skip
 def test_what_is_refused(source, message):

@@ -118,7 +118,7 @@ def test_each_bad_row_has_its_line(photos):
         f"{path}, line 7: 'cat/../../secret.jpg' {leaves}",
         f"{path}, line 8: 'http://127.0.0.1/x.jpg' is a URL. Expected the path of a file below the "
         "table's folder.",
-        f"{path}, line 9: the image path is empty.",
+        f"{path}, line 9: the path is empty.",
         f"{path}, line 10: 'a\\x00.jpg' is no path.",
         f"{path}, line 11: 'cat' is no regular file.",
         f"{path}, line 12: 'pipe.jpg' is no regular file.",

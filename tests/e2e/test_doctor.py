@@ -259,7 +259,7 @@ def test_every_fault_of_a_table(tmp_path, capsys):
         images.write(name)
     bad = [
         (["nowhere.png", "cat", "1"], "error", "'nowhere.png' does not exist."),
-        (["", "cat", "1"], "error", "the image path is empty."),
+        (["", "cat", "1"], "error", "the path is empty."),
         (["http://127.0.0.1/x.png", "cat", "1"], "error", "is a URL."),
         (["../secret.png", "cat", "1"], "error", "'../secret.png' leaves the table's folder."),
         (["out.png", "cat", "1"], "error", "lies behind, a link that leads out of the data"),

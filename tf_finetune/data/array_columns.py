@@ -43,9 +43,16 @@ def find_columns(
       The columns.
 
     Raises:
-      findings.RefusedError: see `column_names.read_feature_columns`.
+      findings.RefusedError: an array has no numbers, see also `column_names.read_feature_columns`.
     """
     if spec.feature_columns is None:
+        for name in inputs:
+            if arrays[name].ndim == 2 and not arrays[name].shape[1]:
+                error = array_labels.BadArrayError(
+                    "expected a number or more for each example. Received "
+                    f"{array_labels.describe(arrays[name])}."
+                )
+                raise array_labels.refuse(error, flag=flag, name=name)
         names = [column for name in inputs for column in name_columns(name, arrays[name])]
         return columns.FeatureColumns(tuple(names), {}, {})
     lengths = {name: array.shape[1] for name, array in arrays.items() if array.ndim == 2}
@@ -76,15 +83,15 @@ def make_columns(
         try:
             read = _read_array(name, array, found)
         except array_labels.BadArrayError as error:
-            text = f"{flag}: '{findings.one_line(name)}': {error}"
-            raise findings.RefusedError(findings.Problem(text, flag=f"--{flag}")) from error
+            raise array_labels.refuse(error, flag=flag, name=name) from error
         for column, values in read.items():
             if values.dtype.kind == "T":
                 strings[column] = values
                 continue
             numbers[column] = values
             for row in np.flatnonzero(~np.isfinite(values)).tolist():
-                bad.setdefault(row, f"'{findings.one_line(name)}' has no finite number.")
+                fault = f"'{findings.one_line(column)}' is {values[row]}. Expected a finite number."
+                bad.setdefault(row, fault)
     names = [name for name in found.names if name in numbers]
     texts = [name for name in found.names if name in strings]
     matrix, digests = _stack([numbers[name] for name in names], [strings[name] for name in texts])

@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_finetune.data import array_labels, image_stores
 
-_MAX_CHANNELS = 4
+MAX_CHANNELS = 4
 _CHUNK_IMAGES = 256
 _WHITE = 255
 
@@ -82,16 +82,24 @@ def check_shape(shape: tuple[int | None, ...], name: str) -> None:
       name: of the array and its dtype, for messages.
 
     Raises:
-      array_labels.BadArrayError: another rank than [height, width] or [height, width, channels], or
-        more than four channels.
+      array_labels.BadArrayError: another rank than [height, width] or [height, width, channels],
+        no pixel, two channels, or more than four.
     """
-    if len(shape) == 2 or (len(shape) == 3 and (shape[2] or 1) <= _MAX_CHANNELS):
+    if 0 in shape:
+        raise array_labels.BadArrayError(f"images without a pixel. Received {name}.")
+    if len(shape) == 3 and shape[2] == 2:
+        raise array_labels.BadArrayError(
+            "images of two channels. Expected 1 (grey), 3 (RGB) or 4 (RGB and alpha). "
+            "images[..., :1] is the first channel alone; numpy.take(images, [0, 0, 0, 1], -1) "
+            f"makes RGB and alpha of grey and alpha. Received {name}."
+        )
+    if len(shape) == 2 or (len(shape) == 3 and (shape[2] or 1) <= MAX_CHANNELS):
         return
     hint = ""
-    if len(shape) == 3 and (shape[0] or _WHITE) <= _MAX_CHANNELS:
+    if len(shape) == 3 and (shape[0] or _WHITE) <= MAX_CHANNELS:
         hint = " Channels come last: numpy.moveaxis(images, 1, -1)."
     raise array_labels.BadArrayError(
-        "expected images [n, height, width] or [n, height, width, 1 to 4 channels]. Received "
+        "expected images [n, height, width] or [n, height, width, 1, 3 or 4 channels]. Received "
         f"{name}.{hint}"
     )
 

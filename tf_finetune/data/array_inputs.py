@@ -154,11 +154,11 @@ def make_store(
             return array, {}, []
         if inputs.kind == input_stores.TEXT:
             texts, rows = _read_texts(array)
-            bad = dict.fromkeys(rows, f"'{findings.one_line(name)}' has empty texts.")
+            bad = dict.fromkeys(rows, f"'{findings.one_line(name)}' is empty.")
             return text_store.Texts(texts, name), bad, []
         images, rows, warning = array_images.make_store(array)
     except array_labels.BadArrayError as error:
-        raise refuse(str(error), flag=flag, name=name) from error
+        raise array_labels.refuse(error, flag=flag, name=name) from error
     bad = dict.fromkeys(rows, f"'{findings.one_line(name)}' has pixels that are no finite number.")
     return images, bad, [f"{flag}: '{findings.one_line(name)}': {warning}"] if warning else []
 
@@ -192,18 +192,3 @@ def find_repeats(store: input_stores.InputStore) -> np.ndarray | None:
     first: dict[object, int] = {}
     repeats = [first.setdefault(content, row) for row, content in enumerate(contents.tolist())]
     return None if len(first) == len(repeats) else np.array(repeats, np.int64)
-
-
-def refuse(message: str, *, flag: str, name: str) -> findings.RefusedError:
-    """An error about one of the arrays.
-
-    Args:
-      message: what is wrong, without the place.
-      flag: the argument that it was handed over in.
-      name: of the array.
-
-    Returns:
-      The error to raise.
-    """
-    text = f"{flag}: '{findings.one_line(name)}': {message}"
-    return findings.RefusedError(findings.Problem(text, flag=f"--{flag}"))

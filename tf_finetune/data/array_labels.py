@@ -11,11 +11,33 @@ import numpy as np
 from tf_finetune import findings
 from tf_finetune.data import examples, known_names
 
-_SHOWN_ROWS = 5
-
 
 class BadArrayError(ValueError):
-    """What is wrong with an array; the text follows its name."""
+    """What is wrong with an array; the text follows its name.
+
+    Attributes:
+      row: place of the example that it is about, or None.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None):
+        super().__init__(message)
+        self.row = row
+
+
+def refuse(error: BadArrayError, *, flag: str, name: str) -> findings.RefusedError:
+    """An error about one of the arrays, for its user.
+
+    Args:
+      error: what is wrong.
+      flag: the argument that it was handed over in.
+      name: of the array.
+
+    Returns:
+      The error to raise.
+    """
+    place = flag if error.row is None else f"{flag}, example {error.row}"
+    text = f"{place}: '{findings.one_line(name)}': {error}"
+    return findings.RefusedError(findings.Problem(text, flag=f"--{flag}"))
 
 
 def to_cells(array: np.ndarray, *, classes: tuple[str, ...]) -> np.ndarray:
@@ -78,7 +100,7 @@ def _read_cells(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f":
         infinite = np.flatnonzero(np.isinf(array))
         if len(infinite):
-            raise BadArrayError(f"example {infinite[0]}: expected a finite number. Received inf.")
+            raise BadArrayError("expected a finite number. Received inf.", row=int(infinite[0]))
         known = ~np.isnan(array)
         if (array[known] == np.floor(array[known])).all():
             values = [int(value) if value == value else None for value in values]
@@ -88,8 +110,24 @@ def _read_cells(array: np.ndarray) -> np.ndarray:
     return examples.object_array([_read_cell(value, row) for row, value in enumerate(values)])
 
 
+def to_plain(value: Any) -> Any:
+    """A cell without what is its process's own or too long to be printed whole.
+
+    Args:
+      value: any.
+
+    Returns:
+      A tuple of a set, in an order that no hash seed changes; a list of an array; all else as it
+      is.
+    """
+    if isinstance(value, set | frozenset):
+        return tuple(sorted(value, key=repr))
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def _read_cell(value: Any, row: int) -> str | tuple[str, ...]:
-    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+    value = to_plain(value)
+    if isinstance(value, list | tuple):
         names = [_read_name(name, row) for name in value]
         return tuple(dict.fromkeys(name for name in names if name))
     return _read_name(value, row)
@@ -97,6 +135,15 @@ def _read_cell(value: Any, row: int) -> str | tuple[str, ...]:
 
 def _read_name(value: Any, row: int) -> str:
     return read_text(value, row).strip()
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or isinstance(value, str | bytes) or hasattr(value, "__len__"):
+        return value is None
+    try:
+        return bool(value != value)
+    except TypeError:  # pandas.NA, of which nobody knows whether it equals itself
+        return True
 
 
 def read_text(value: Any, row: int) -> str:
@@ -107,12 +154,12 @@ def read_text(value: Any, row: int) -> str:
       row: place of its example, for messages.
 
     Returns:
-      The text; "true" or "false" of a bool, "" of None and NaN.
+      The text; "true" or "false" of a bool, "" of None, NaN and pandas.NA.
 
     Raises:
       BadArrayError: it is another thing, bytes that are not UTF-8, or half of a character.
     """
-    if value is None or value != value:
+    if _is_missing(value):
         return ""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
@@ -124,19 +171,6 @@ def read_text(value: Any, row: int) -> str:
             text.encode()
             return text
     except UnicodeError as error:
-        raise BadArrayError(f"example {row}: its text is not UTF-8.") from error
+        raise BadArrayError("its text is not UTF-8.", row=row) from error
     shown = findings.one_line(type(value).__name__)
-    raise BadArrayError(f"example {row}: expected a number or text. Received {shown}.")
-
-
-def list_rows(rows: list[int]) -> str:
-    """Places of examples, for messages.
-
-    Args:
-      rows: at least one.
-
-    Returns:
-      For example "3, 8 and 12 more".
-    """
-    more = f" and {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
-    return ", ".join(map(str, rows[:_SHOWN_ROWS])) + more
+    raise BadArrayError(f"expected a number or text. Received {shown}.", row=row)

@@ -43,8 +43,8 @@ def find_conflicts(parts: dict[str, examples.Examples]) -> list[findings.Problem
         kinds = [input_stores.find_kind(source.inputs) for source in (parts["data"], part)]
         if kinds[0] != kinds[1]:
             message = (
-                f"--data={findings.one_line(parts['data'].source)} holds "
-                f"{input_stores.PLURALS[kinds[0]]} and --{flag}={findings.one_line(part.source)} "
+                f"{parts['data'].name_source('data')} holds "
+                f"{input_stores.PLURALS[kinds[0]]} and {part.name_source(flag)} "
                 f"holds {input_stores.PLURALS[kinds[1]]}. Expected the same of both."
             )
             problems.append(findings.Problem(message, flag=f"--{flag}"))

@@ -102,7 +102,7 @@ def _find_form(element: Any, *, flag: str) -> _Form:
                 "rank.",
                 flag,
             )
-    is_batched = _is_batched(named)
+    is_batched = _is_batched(named, inputs, flag=flag)
     if not isinstance(pair, dict) and not isinstance(pair[0], dict):
         # Named by what it is, which its rank tells.
         spec = pair[0]
@@ -118,7 +118,9 @@ def _find_form(element: Any, *, flag: str) -> _Form:
     return _Form(named, tuple(inputs), images[0] if images else "", is_batched)
 
 
-def _is_batched(named: dict[str, tf.TensorSpec]) -> bool:
+def _is_batched(
+    named: dict[str, tf.TensorSpec], inputs: dict[str, tf.TensorSpec], *, flag: str
+) -> bool:
     """Whether the first axis of every tensor counts examples."""
     shapes = [spec.shape for spec in named.values()]
     if any(shape.rank == 0 for shape in shapes):
@@ -126,8 +128,36 @@ def _is_batched(named: dict[str, tf.TensorSpec]) -> bool:
     sizes = {shape[0] for shape in shapes}
     if sizes == {None}:
         return True
-    # drop_remainder leaves a number there; an image with a one-hot label has others.
-    return len(sizes) == 1 and all(shape.rank in (1, 2, 4) for shape in shapes)
+    if len(sizes) > 1:  # as an image and a one-hot label
+        return False
+    # drop_remainder leaves a number there, and one example may have as many of everything.
+    if sizes == {1} or not _may_be_one(named, inputs):
+        return True
+    if any(shape.rank == 3 for shape in shapes):  # Nobody has a batch of images four pixels wide.
+        return False
+    shown = ", ".join(
+        f"'{findings.one_line(name)}' {list(spec.shape)}" for name, spec in named.items()
+    )
+    raise _refusal(
+        f"each element holds {shown}, and nothing tells whether that is one example or a batch of "
+        f"{sizes.pop()}. Single examples: batch(n) the data set. A batch: batch(n) without "
+        "drop_remainder, or unbatch().",
+        flag,
+    )
+
+
+def _may_be_one(named: dict[str, tf.TensorSpec], inputs: dict[str, tf.TensorSpec]) -> bool:
+    """Whether tensors, none of them a scalar, can be one example: an image, vectors and labels."""
+    fed = inputs or named
+    if all(spec.dtype == tf.string for spec in fed.values()):  # A text is a scalar.
+        return False
+    images = {name: spec.shape for name, spec in named.items() if spec.shape.rank > 1}
+    if len(images) > 1 or any(name not in fed or fed[name].dtype == tf.string for name in images):
+        return False
+    return all(
+        shape.rank == 2 or (shape.rank == 3 and (shape[2] or 1) <= array_images.MAX_CHANNELS)
+        for shape in images.values()
+    )
 
 
 class _Reader:
@@ -145,13 +175,16 @@ class _Reader:
         self.digest = ""
         if form.image:
             spec = form.specs[form.image]
-            shape = tuple(spec.shape)[form.is_batched :]
             self._is_stream = not form.is_batched and not spec.shape.is_fully_defined()
             with _naming(flag, form.image):
                 if np.dtype(spec.dtype.as_numpy_dtype).kind not in "uif":
                     received = spec.dtype.name
                     raise array_labels.BadArrayError(f"expected pixels. Received {received}.")
-                array_images.check_shape(shape, f"{spec.dtype.name} {list(shape)} each")
+                self._check_shape(tuple(spec.shape)[form.is_batched :])
+
+    def _check_shape(self, shape: tuple[int | None, ...]) -> None:
+        dtype = self._form.specs[self._form.image].dtype
+        array_images.check_shape(shape, f"{dtype.name} {list(shape)} each")
 
     def read(self, *, limit: int | None) -> None:
         """Reads every element."""
@@ -191,9 +224,13 @@ class _Reader:
                 self._kept[name].append(array)
 
     def _add_images(self, images: np.ndarray) -> None:
+        with _naming(self._flag, self._form.image):
+            # Its form may leave open how many channels there are.
+            self._check_shape(images.shape[1:])
         if images.dtype not in (np.uint8, np.uint16):
             self._range.add(images, first=self._num_rows)
-        for pixels in array_images.to_pixels(np.nan_to_num(images)):
+        finite = np.nan_to_num(images) if images.dtype.kind == "f" else images
+        for pixels in array_images.to_pixels(finite):
             self._digests.append(_hash(pixels))
         if self._is_stream:
             return
@@ -222,7 +259,7 @@ class _Reader:
             with _naming(self._flag, form.image):
                 self._range.check(np.dtype(dtype.as_numpy_dtype))
                 if self._range.bad:
-                    shown = array_labels.list_rows(self._range.bad)
+                    shown = findings.list_values(self._range.bad)
                     raise array_labels.BadArrayError(
                         f"pixels that are no finite number, examples {shown}."
                     )
@@ -291,7 +328,7 @@ def _naming(flag: str, name: str) -> Iterator[None]:
     try:
         yield
     except array_labels.BadArrayError as error:
-        raise array_inputs.refuse(str(error), flag=flag, name=name) from error
+        raise array_labels.refuse(error, flag=flag, name=name) from error
 
 
 def _refusal(message: str, flag: str) -> findings.RefusedError:

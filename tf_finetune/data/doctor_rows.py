@@ -201,7 +201,7 @@ def _name_splits(flag: str, part: examples.Examples, splits: loading.Splits | No
     names = np.full(len(part), _GIVEN_SPLIT.get(flag, NOT_SPLIT), object)
     if splits is not None:
         names[:] = LEFT_OUT
-        for split in (splits.train, splits.validation, splits.test):
+        for split in splits.parts:
             if split.inputs is part.inputs:
                 names[split.indices] = split.name
     elif part.splits is not None:

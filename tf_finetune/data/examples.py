@@ -27,7 +27,7 @@ class Examples:
     """The examples of one source, sorted by key; row i of every array is one example.
 
     Attributes:
-      source: the source as the user wrote it, for messages.
+      source: the source as the user wrote it, for messages; the argument of examples in memory.
       keys: object [n] of str, unique, NFC, encodable as UTF-8.
       inputs: the store of the images or texts; example i is input i.
       labels: {column: object [n] of str, or of tuples of str where a cell may list several}. An
@@ -43,6 +43,7 @@ class Examples:
       features: feature columns beside the images or texts, row i of example i; None: there are
         none, or the inputs themselves are columns.
       no_default: why no label column may be taken unasked, as an error's text; "": the first may.
+      in_memory: whether they were handed over in Python, and are in no file.
       problems: errors and warnings found while listing.
     """
 
@@ -58,6 +59,7 @@ class Examples:
     groups: np.ndarray | None = None
     features: columns.Columns | None = None
     no_default: str = ""
+    in_memory: bool = False
     problems: tuple[findings.Problem, ...] = ()
 
     def __len__(self) -> int:
@@ -70,13 +72,27 @@ class Examples:
           row: index of the example, 0 to n - 1.
 
         Returns:
-          For example "labels.csv, line 7" or "photos/cat/1.jpg"; printable, one line.
+          For example "labels.csv, line 7", "photos/cat/1.jpg" or "data, example 3"; printable, one
+          line.
         """
         source = findings.one_line(self.source)
         if self.lines is not None:
             return f"{source}, line {self.lines[row]}"
+        if self.in_memory:
+            return f"{source}, example {int(self.keys[row])}"
         separator = "/" if self.stamps is not None else ", example "
         return f"{source}{separator}{findings.one_line(self.keys[row])}"
+
+    def name_source(self, flag: str) -> str:
+        """How a user gave the source.
+
+        Args:
+          flag: name of the flag or argument.
+
+        Returns:
+          For example "--data=photos", or "data" in Python; printable, one line.
+        """
+        return flag if self.in_memory else f"--{flag}={findings.one_line(self.source)}"
 
     def problem(self, row: int, message: str, *, flag: str = "") -> findings.Problem:
         """An error about one example, with its place in front.
@@ -90,6 +106,8 @@ class Examples:
           The problem, with path and line set.
         """
         line = None if self.lines is None else int(self.lines[row])
+        if self.in_memory:
+            line = int(self.keys[row]) + 1  # Bad rows of an array are cut as those of a table.
         path = self.locate(row) if line is None else self.source
         return findings.Problem(f"{self.locate(row)}: {message}", path=path, line=line, flag=flag)
 

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, regular_files, specs
-from tf_finetune.data import class_checks, class_names, examples, label_cells
+from tf_finetune import findings, head_kinds, specs
+from tf_finetune.data import class_checks, class_names, examples, label_cells, value_files
 
 # Where callers look for it.
 MIN_EXAMPLES = class_checks.MIN_EXAMPLES
@@ -103,21 +103,13 @@ def read_classes(text: str | None) -> tuple[str, ...] | None:
     """
     if text is None:
         return None
-    if text.startswith("@"):
+    lines = value_files.read_lines(text, flag="--classes")
+    if lines is None:
         try:
-            with regular_files.open_regular(text[1:]) as file:
-                names = [line.strip() for line in file.read().decode("utf-8-sig").split("\n")]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            shown = findings.one_line(text)
-            raise _refusal(f"--classes={shown} cannot be read: {reason}.") from error
-    else:
-        try:
-            cells = next(csv.reader([text], skipinitialspace=True), [])
+            lines = next(csv.reader([text], skipinitialspace=True), [])
         except csv.Error as error:
             raise _refusal(f"--classes expects names joined by commas: {error}.") from error
-        names = [name.strip() for name in cells]
-    names = [name for name in names if name]
+    names = [name.strip() for name in lines if name.strip()]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise _refusal(f"--classes names {findings.list_first(repeated)} twice.")

@@ -24,7 +24,7 @@ def find_shared_files(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     Returns:
       An error for each pair of splits that shares files.
     """
-    paths = {split.name: _real_paths(split) for split in _all(splits)}
+    paths = {split.name: _real_paths(split) for split in splits.parts}
     problems = []
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(paths[first] & paths[second])
@@ -55,7 +55,7 @@ def find_equal_inputs(splits: loading.Splits) -> tuple[findings.Problem, ...]:
     """
     if splits.input_kind == input_stores.COLUMNS:
         return _find_equal_rows(splits)
-    parts = _all(splits)
+    parts = splits.parts
     kind = input_stores.PLURALS[splits.input_kind]
     digests = [_read_digests(split) for split in parts]
     known = set(digests[0])
@@ -177,10 +177,6 @@ def count_shared(split: loading.Split, *others: loading.Split) -> int:
         return sum(text in known_texts for text in split.texts)
     known = set().union(*(_real_paths(other) for other in others))
     return len(_real_paths(split) & known)
-
-
-def _all(splits: loading.Splits) -> tuple[loading.Split, ...]:
-    return splits.train, splits.validation, splits.test
 
 
 def _real_paths(split: loading.Split) -> set[bytes]:

@@ -304,7 +304,7 @@ def iterate_split_rows(splits: Splits) -> Iterator[str]:
     """
     header = split_files.format_split_file([])
     yield header
-    rows = heapq.merge(*map(_iterate_sorted, _all_splits(splits)), key=operator.itemgetter(0))
+    rows = heapq.merge(*map(_iterate_sorted, splits.parts), key=operator.itemgetter(0))
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         yield split_files.format_split_file(chunk).removeprefix(header)
 
@@ -314,10 +314,6 @@ def _iterate_sorted(split: Split) -> Iterator[tuple[str, str]]:
     for start in range(0, len(split), _CHUNK_ROWS):
         for key in split.keys[start : start + _CHUNK_ROWS].tolist():
             yield key, split.name
-
-
-def _all_splits(splits: Splits) -> tuple[Split, Split, Split]:
-    return splits.train, splits.validation, splits.test
 
 
 def _has_error(problems: list[findings.Problem]) -> bool:

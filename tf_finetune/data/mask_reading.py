@@ -69,7 +69,7 @@ def read_masks(
       findings.RefusedError: masks cannot be read, have another size than their image or class
         numbers out of range, and are not to be skipped; or training has fewer than two classes.
     """
-    parts = (splits.train, splits.validation, splits.test)
+    parts = splits.parts
     if not any(part.positions for part in parts):
         return splits, ()
     keep = _fits_memory(parts, pre)

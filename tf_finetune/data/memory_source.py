@@ -185,7 +185,7 @@ def make_arrays(
             continue
         digest.update(f"{name} {array_labels.describe(array)}\n".encode())
         if array.dtype.kind in "OT":
-            for value in array.tolist():
+            for value in map(array_labels.to_plain, array.tolist()):
                 content = value if isinstance(value, bytes) else repr(value).encode()
                 digest.update(b"%d:" % len(content) + content)
         else:
@@ -194,23 +194,54 @@ def make_arrays(
 
 
 def _to_array(name: str, values: Any, *, flag: str) -> np.ndarray:
-    if isinstance(values, list | tuple) and any(isinstance(e, list | tuple | set) for e in values):
-        try:
-            array = np.asarray(values)
-        except ValueError:  # of different lengths: lists of names
-            array = examples.object_array(list(values))
-        if array.dtype.kind in "USO":
-            array = examples.object_array(list(values))
-    else:
+    shown, is_list = findings.one_line(name), isinstance(values, list | tuple)
+    try:
         array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        if not is_list:
+            raise _refusal(
+                f"{flag}: NumPy makes no array of '{shown}', a {type(values).__name__}: "
+                f"{findings.one_line(error)}. Expected a row for each example.",
+                flag,
+            ) from error
+        array = examples.object_array(list(values))  # of different lengths or sizes
+    collections = list | tuple | set | frozenset
+    if is_list and array.dtype.kind in "USO" and any(isinstance(v, collections) for v in values):
+        # Lists of names that happen to be of one length are no matrix.
+        array = examples.object_array(list(values))
+    if array.dtype.kind == "O" and array.ndim == 1:
+        array = _stack_images(shown, array, flag=flag)
     if not array.ndim:
-        shown = findings.one_line(name)
         raise _refusal(
             f"{flag}: '{shown}' is a single {type(values).__name__}. Expected a row for each "
             "example.",
             flag,
         )
     return array
+
+
+def _stack_images(shown: str, values: np.ndarray, *, flag: str) -> np.ndarray:
+    """Objects that are images of one size as one array; other objects as they are."""
+    shapes = list(dict.fromkeys(map(_find_shape, values)))
+    if all(len(shape) < 2 for shape in shapes):
+        return values
+    if len(shapes) == 1:
+        return np.stack(list(values))
+    sizes = " and ".join(str(list(shape)) for shape in shapes[:2])
+    raise _refusal(
+        f"{flag}: '{shown}': images have different sizes, as {sizes}. Expected one array of all: "
+        "resize them, or hand over a tf.data.Dataset of single images.",
+        flag,
+    )
+
+
+def _find_shape(value: Any) -> tuple[int, ...]:
+    if value is None or isinstance(value, str | bytes):
+        return ()
+    try:
+        return np.shape(value)
+    except (ValueError, TypeError):  # no array
+        return ()
 
 
 def name_sources(spec: specs.DataSpec, given: Mapping[str, Any]) -> specs.DataSpec:
@@ -236,6 +267,21 @@ def name_sources(spec: specs.DataSpec, given: Mapping[str, Any]) -> specs.DataSp
             raise _refusal(message, flag)
     names: dict[str, Any] = {flag: str(arrays) for flag, arrays in given.items()}
     return dataclasses.replace(spec, **names)
+
+
+def name_source(named: str | None, *, flag: str) -> str:
+    """A source of a spec as its user gave it, for messages.
+
+    Args:
+      named: value of the flag; of arrays their name, see `name_sources`.
+      flag: "data", "validation_data" or "test_data".
+
+    Returns:
+      For example "--data=photos", or "data" of arrays; printable, one line.
+    """
+    if str(named).startswith(PREFIX):
+        return flag
+    return f"--{flag}={findings.one_line(str(named))}"
 
 
 def collect_all(**sources: Any) -> dict[str, Arrays]:
@@ -280,17 +326,18 @@ def load(spec: specs.DataSpec, arrays: Arrays, *, flag: str) -> examples.Example
     store, bad, warnings = array_inputs.make_store(arrays.values, chosen, flag=flag)
     kept = _leave_out(bad, num_rows=len(arrays), skip=spec.on_bad_example == "skip", flag=flag)
     if bad:
-        rows = array_labels.list_rows(sorted(bad))
+        rows = findings.list_values(sorted(bad))
         warnings.append(f"{flag}: {len(bad)} examples are left out: {rows}.")
         store = store_selection.select(store, kept)
     cells = _read_labels(labels, known_names.read_names(spec), flag=flag)
     width = len(str(len(arrays) - 1))
     return examples.Examples(
-        source=arrays.name,
+        source=flag,
         keys=examples.object_array([f"{row:0{width}d}" for row in kept]),
         inputs=store,
         labels={name: column[kept] for name, column in cells.items()},
         identity=arrays.name,
+        in_memory=True,
         repeats=array_inputs.find_repeats(store),
         problems=tuple(
             findings.Problem(text, severity=findings.WARNING, flag=f"--{flag}") for text in warnings
@@ -303,8 +350,9 @@ def _leave_out(bad: dict[int, str], *, num_rows: int, skip: bool, flag: str) -> 
     kept = np.setdiff1d(np.arange(num_rows), rows)
     if rows and (not skip or not len(kept)):
         advice = " No other is there." if skip else " on_bad_example='skip' leaves them out."
-        shown = array_labels.list_rows(rows)
-        raise _refusal(f"{flag}: {bad[rows[0]]} Examples {shown}.{advice}", flag)
+        place = f"{flag}, example {rows[0]}"
+        shown = findings.list_values(rows)
+        raise _refusal(f"{place}: {bad[rows[0]]} Bad examples: {shown}.{advice}", flag)
     return kept
 
 
@@ -318,7 +366,7 @@ def _read_labels(
                 raise array_labels.BadArrayError("expected labels. Received a stream of images.")
             cells[name] = array_labels.to_cells(values, classes=classes)
         except array_labels.BadArrayError as error:
-            raise array_inputs.refuse(str(error), flag=flag, name=name) from error
+            raise array_labels.refuse(error, flag=flag, name=name) from error
     return cells
 
 

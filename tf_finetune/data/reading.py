@@ -89,7 +89,7 @@ def read_images(
     splits, mask_problems = mask_reading.read_masks(
         splits, pre, on_bad_example=on_bad_example, max_pixels=max_image_pixels
     )
-    parts = (splits.train, splits.validation, splits.test)
+    parts = splits.parts
     groups = image_heads.group_by_store(parts)
     heads = image_heads.check_heads(groups, max_pixels=max_image_pixels)
     if pre.pixel_max is None:

@@ -8,8 +8,8 @@ import dataclasses
 import math
 import re
 
-from tf_finetune import findings, regular_files
-from tf_finetune.data import record_features
+from tf_finetune import findings
+from tf_finetune.data import record_features, value_files
 
 FLAG = "--record_schema"
 _FIELD = re.compile(
@@ -71,15 +71,9 @@ def read_schema(text: str | None) -> Schema:
     """
     if text is None:
         return {}
-    parts = text.split(",")
-    if text.startswith("@"):
-        try:
-            with regular_files.open_regular(text[1:]) as file:
-                parts = file.read().decode("utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            message = f"{FLAG}={findings.one_line(text)} cannot be read: {reason}."
-            raise _refusal(message) from error
+    parts = value_files.read_lines(text, flag=FLAG)
+    if parts is None:
+        parts = text.split(",")
     schema: Schema = {}
     for part in filter(None, (part.strip() for part in parts)):
         field = _read_field(part)

@@ -84,11 +84,11 @@ def _find_absence(
     shown, source = f"--{name}={findings.one_line(column)}", findings.one_line(part.source)
     if flag != "data":
         message = (
-            f"{shown}: --{flag}={source} has no such column, so that nobody can tell whether its "
-            "groups are in training too."
+            f"{shown}: {part.name_source(flag)} has no such column, so that nobody can tell "
+            "whether its groups are in training too."
         )
         return findings.Problem(message, severity=findings.WARNING, flag=f"--{name}")
-    if os.path.isdir(part.source):
+    if not part.in_memory and os.path.isdir(part.source):
         message = (
             f"{shown} needs a table or records with that column. Received the folder {source}."
         )

@@ -249,18 +249,32 @@ def resolve_cell(cell: str, folder: str) -> tuple[str, str]:
       (path relative to `folder`, ""), or ("", what is wrong) for an empty cell, a URL or a path
       that leaves the folder.
     """
-    shown = f"'{findings.one_line(cell)}'"
-    if not cell.strip():
-        return "", "the image path is empty."
-    if "://" in cell:
-        return "", f"{shown} is a URL. Expected the path of a file below the table's folder."
-    if "\0" in cell:
-        return "", f"{shown} is no path."
+    complaint = find_cell_fault(cell, where=" below the table's folder")
+    if complaint:
+        return "", complaint
     # Normalised by name, and opened by that name: a link cannot turn ".." into another folder.
     relative = os.path.relpath(os.path.join(folder, cell), folder)
     if relative == ".." or relative.startswith("../"):
-        return "", f"{shown} leaves the table's folder. Expected a path of a file below it."
+        shown = findings.one_line(cell)
+        return "", f"'{shown}' leaves the table's folder. Expected a path of a file below it."
     return relative, ""
+
+
+def find_cell_fault(cell: str, *, where: str = "") -> str:
+    """Why a cell cannot be the path of a file, wherever that is.
+
+    Args:
+      cell: the cell as written.
+      where: follows "Expected the path of a file".
+
+    Returns:
+      What is wrong, or "".
+    """
+    if not cell.strip():
+        return "the path is empty."
+    if "://" in cell:
+        return f"'{findings.one_line(cell)}' is a URL. Expected the path of a file{where}."
+    return f"'{findings.one_line(cell)}' is no path." if "\0" in cell else ""
 
 
 def find_file(folder: str, relative: str) -> tuple[bytes, os.stat_result | None, str]:
@@ -322,10 +336,9 @@ def _warn_equal(rows: _Rows, equal: list[int]) -> None:
     """Tells the lines of rows that are left out because another says the same."""
     if equal:
         equal.sort()
-        more = f" and {len(equal) - 5} more" if len(equal) > 5 else ""
         message = (
             f"{findings.one_line(rows.table.path)}: {len(equal)} rows repeat another: lines "
-            f"{', '.join(map(str, equal[:5]))}{more}. Skipped."
+            f"{findings.list_values(equal)}. Skipped."
         )
         rows.problems.append(
             findings.Problem(

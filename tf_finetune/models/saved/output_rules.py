@@ -77,11 +77,10 @@ def choose_output(facts: module_rules.ModuleFacts, wanted: str | None) -> str:
             f"{findings.one_line(n)} {module_rules.free_batch(floats[n])}"
             for n in usable[:_MAX_SHOWN]
         ]
-        more = f" and {len(usable) - len(shown)} more" if len(usable) > len(shown) else ""
         message = (
             f"{findings.one_line(facts.path)}: {_called(facts)} has {len(usable)} outputs of "
-            f"different shapes ({', '.join(shown)}{more}). Name the one that the new heads should "
-            "get with --cut_layer."
+            f"different shapes ({findings.list_values(shown, total=len(usable))}). Name "
+            "the one that the new heads should get with --cut_layer."
         )
         raise findings.RefusedError(findings.Problem(message, path=facts.path, flag="--cut_layer"))
     return usable[0]

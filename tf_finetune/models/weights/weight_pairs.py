@@ -140,13 +140,10 @@ def describe(pairing: Pairing, stored: Sequence[Layer], wanted: Sequence[Layer])
         ]
     left = [layer for index, layer in enumerate(stored) if index not in set(pairing.chosen)]
     if left:
-        shown = ", ".join(
-            f"'{findings.one_line(layer.name)}' {_shapes(layer)}" for layer in left[:_MAX_LEFT_OUT]
-        )
-        more = f" and {len(left) - _MAX_LEFT_OUT} more" if len(left) > _MAX_LEFT_OUT else ""
+        names = [f"'{findings.one_line(layer.name)}' {_shapes(layer)}" for layer in left]
         lines.append(
-            f"Left out, since the architecture has no such layer (an old classifier): {shown}"
-            f"{more}."
+            "Left out, since the architecture has no such layer (an old classifier): "
+            f"{findings.list_values(names, limit=_MAX_LEFT_OUT)}."
         )
     return tuple(lines)
 

@@ -262,3 +262,14 @@ def test_a_quoted_line_end_anywhere_in_a_table_of_many_read_buffers(tmp_path):
     numbers = part.inputs.matrix.read(order)[:, 0]
     np.testing.assert_array_equal(numbers, np.arange(20_000))
     assert part.labels["label"][order].tolist() == ["a", "b"] * 10_000
+
+
+def test_lists_order_equal_features_by_all_that_stands_in_them(tmp_path):
+    lines = [f'{{"x": 1, "tags": {tags}}}' for tags in ("[0, 0, 1]", "[0, 1, 1]", "[0, 1]")]
+    found = []
+    for name, ordered in (("a.jsonl", lines), ("b.jsonl", lines[::-1])):
+        (tmp_path / name).write_text("\n".join(ordered) + "\n")
+        spec = specs.DataSpec(feature_columns="x")
+        part = column_tables.load(spec, str(tmp_path / name), flag="data")
+        found.append([str(cell) for cell in part.labels["tags"]])
+    assert found[0] == found[1] and len(set(found[0])) == 3

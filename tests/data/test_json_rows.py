@@ -1,4 +1,5 @@
 import os
+import pickle
 
 import pytest
 
@@ -57,3 +58,20 @@ def test_what_is_no_file(tmp_path):
     path = str(tmp_path / "a.jsonl")
     (line,) = data_files.refusal(json_rows.read_rows, path, expected="")
     assert line == f"{path}: it cannot be read: is a pipe, not a file."
+
+
+@pytest.mark.parametrize(("elements", "others"), [("001", "011"), ("aba", "abb")])
+@pytest.mark.parametrize("kind", [json_rows.ListCell, json_rows.Numbers])
+def test_a_list_is_all_that_stands_in_it(kind, elements, others):
+    cell, other = kind.make(elements), kind.make(others)
+    assert type(cell) is kind
+    assert tuple(cell) == tuple(other) == tuple(dict.fromkeys(elements))
+    assert cell.elements == tuple(elements)
+    assert cell != other and not cell == other and cell == kind.make(elements)
+    assert len({cell, other, kind.make(elements)}) == 2
+    assert str(cell) == str(tuple(elements)) != str(other)
+    # Without repeats it is the plain tuple of its names.
+    plain = kind.make("ab")
+    assert plain == ("a", "b") and not plain != ("a", "b") and str(plain) == "('a', 'b')"
+    copied = pickle.loads(pickle.dumps(cell))
+    assert copied == cell and copied.elements == cell.elements

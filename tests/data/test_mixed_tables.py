@@ -234,3 +234,17 @@ def test_equal_images_of_other_columns_are_no_copies(tmp_path):
         for name in ("train", "validation", "test")
     }
     assert leaks.find_equal_inputs(dataclasses.replace(splits, **alone))
+
+
+def test_lists_that_differ_in_repeats_are_two_rows(tmp_path):
+    mixed_files.write_images(tmp_path, mixed_files.make_rows(2))
+    names = ("photo", "age", "label")
+    rows = [["photos/000.png", [0, 0, 1], "a"], ["photos/000.png", [0, 1, 1], "a"],
+            ["photos/000.png", [0, 0, 1], "a"], ["photos/001.png", [1, 0, 1], "b"]]  # fmt: skip
+    part = load(mixed_files.write_table(tmp_path / "a.jsonl", rows, names=names),
+                feature_columns="age")  # fmt: skip
+    assert part.keys.tolist() == ["photos/000.png", "photos/000.png#2", "photos/001.png"]
+    assert part.features.matrix.read(np.arange(3)).tolist() == [[0, 0, 1], [0, 1, 1], [1, 0, 1]]
+    assert [problem.message for problem in part.problems] == [
+        f"{tmp_path}/a.jsonl: 1 rows repeat another: lines 3. Skipped."
+    ]

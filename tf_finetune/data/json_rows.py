@@ -2,15 +2,15 @@
 
 One idea: a number, a string and a cell of a CSV say the same where they have the same letters, so
 numbers keep the form in which they stand; only lists, which a CSV has none of, become tuples: of
-names, each once, and of numbers a vector beside it.
+names, each once, with all that stands there beside it.
 
 Reference: JSON Lines, https://jsonlines.org; T. Bray, RFC 8259, 2017,
 https://www.rfc-editor.org/rfc/rfc8259.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 from tf_finetune import findings
 from tf_finetune.data import encodings
@@ -22,26 +22,45 @@ class ListCell(tuple[str, ...]):
     """The names in a list, each once.
 
     Attributes:
-      elements: all of them, as they stand.
+      elements: all of them, as they stand: words, the tags of words, a vector.
     """
 
     elements: tuple[str, ...]
 
     @classmethod
-    def make(cls, elements: tuple[str, ...]) -> "ListCell":
-        """The cell of a list."""
+    def make(cls, elements: Iterable[str]) -> Self:
+        """The cell of a list.
+
+        Args:
+          elements: all of the list, in order.
+
+        Returns:
+          The cell.
+        """
+        elements = tuple(elements)
         cell = cls(dict.fromkeys(elements))
         cell.elements = elements
         return cell
 
-    # Tables keep equal cells once: other elements are another cell.
+    # Tables keep equal cells once, and order and hash rows by what their cells say as text: other
+    # elements are another cell.
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ListCell):
             return self.elements == other.elements
         return super().__eq__(other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(self.elements)
+
+
+class Numbers(ListCell):
+    """A list of numbers alone: its elements may be a vector."""
 
 
 # A cell: text, the names of a list, or nothing.
@@ -50,28 +69,16 @@ Cell = str | tuple[str, ...]
 _MAX_KEYS = 100_000
 
 
-class Numbers(tuple):
-    """A list of numbers: a tuple of its different ones, which may be names of classes.
+def read_elements(cell: tuple[str, ...]) -> tuple[str, ...]:
+    """All that stands in a cell of several names.
 
-    Attributes:
-      numbers: all of them in order, as text: a vector.
+    Args:
+      cell: names, each once, or a `ListCell`.
+
+    Returns:
+      The elements of the list, repeated as they are there; of other tuples the names.
     """
-
-    numbers: tuple[str, ...]
-
-    @classmethod
-    def make(cls, numbers: Sequence[str]) -> "Numbers":
-        """Makes a cell.
-
-        Args:
-          numbers: as text.
-
-        Returns:
-          The cell.
-        """
-        made = cls(dict.fromkeys(numbers))
-        made.numbers = tuple(numbers)
-        return made
+    return cell.elements if isinstance(cell, ListCell) else cell
 
 
 class _BadLineError(ValueError):
@@ -90,7 +97,7 @@ def iterate_objects(
     Yields:
       (1-based line, {key: cell}) of every line that is not empty. Numbers are text as it stands in
       the file, true and false are "true" and "false", null is "", a list of strings and numbers is
-      a tuple of text; of numbers alone it is `Numbers`.
+      a `ListCell`; of numbers alone it is `Numbers`.
 
     Raises:
       findings.RefusedError: the file is not in the encoding, a line is no object, has more than
@@ -202,8 +209,8 @@ def _read_value(key: str, value: Any) -> Cell:
     if not all(isinstance(element, str) for element in value):
         raise _BadLineError(f"{shown} is a list with more than text and numbers in it.")
     if value and all(isinstance(element, _Number) for element in value):
-        return Numbers.make([str(element) for element in value])
-    return ListCell.make(tuple(_check_text(key, element) for element in value))
+        return Numbers.make(str(element) for element in value)
+    return ListCell.make(_check_text(key, element) for element in value)
 
 
 def _check_text(key: str, text: str) -> str:

@@ -142,10 +142,10 @@ class _Rows:
             if len(row) != len(self._columns):
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
                 problems.append(_problem(path, message, line=line))
-            elif any(spaces.split_words(word) != [word] for word in _read_words(row[self._place])):
+            elif _has_spaces(row[self._place]):
                 message = "expected a text, or a list of words without spaces in them."
                 problems.append(_problem(path, message, line=line))
-            elif not _join_words(row[self._place]).strip():
+            elif not join_words(row[self._place]).strip():
                 empty.append(line)
             else:
                 self._add(line, row)
@@ -159,7 +159,7 @@ class _Rows:
         return problems
 
     def _add(self, line: int, row: list[Any]) -> None:
-        self.texts.append(_join_words(row.pop(self._place)))
+        self.texts.append(join_words(row.pop(self._place)))
         self.lines.extend(np.array([line]))
         for cell, kept in zip(row, self.cells.values(), strict=True):
             # Labels repeat: one text for all of them, but where each row has its own.
@@ -168,16 +168,22 @@ class _Rows:
             kept.append(self._shared.get(cell, cell))
 
 
-def _join_words(cell: str | tuple[str, ...]) -> str:
-    """A text that a JSONL gives as its words."""
-    return cell if isinstance(cell, str) else " ".join(_read_words(cell))
+def join_words(cell: json_rows.Cell) -> str:
+    """The text in a cell, which JSONL and records may give as its words.
+
+    Args:
+      cell: a text, or a list of words.
+
+    Returns:
+      The text; the words with a space between two of them.
+    """
+    return cell if isinstance(cell, str) else " ".join(json_rows.read_elements(cell))
 
 
-def _read_words(cell: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The words of a list; none of a text."""
-    if isinstance(cell, json_rows.ListCell):
-        return cell.elements
-    return () if isinstance(cell, str) else cell
+def _has_spaces(cell: json_rows.Cell) -> bool:
+    """Whether a list holds what is not one word."""
+    words = () if isinstance(cell, str) else json_rows.read_elements(cell)
+    return any(spaces.split_words(word) != [word] for word in words)
 
 
 def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:

@@ -84,8 +84,8 @@ def find_lengths(names: Sequence[str], rows: Iterator[Row]) -> tuple[dict[str, i
     for place, name in enumerate(names):
         cells = (cells[place] for _, cells in first if len(cells) > place)
         cell = next((cell for cell in cells if cell != ""), "")
-        if isinstance(cell, json_rows.Numbers) and cell.numbers:
-            lengths[name] = len(cell.numbers)
+        if isinstance(cell, json_rows.Numbers) and cell.elements:
+            lengths[name] = len(cell.elements)
     return lengths, itertools.chain(first, rows)
 
 
@@ -129,7 +129,7 @@ def _make_converter(
                 continue
             numbers: Sequence[str] = [""] * lengths[name]
             if cell != "":
-                numbers = cell.numbers if isinstance(cell, json_rows.Numbers) else ()
+                numbers = cell.elements if isinstance(cell, json_rows.Numbers) else ()
             if len(numbers) != lengths[name]:
                 return BadRow(_describe(name, cell, lengths[name]))
             made += numbers
@@ -143,7 +143,7 @@ def _describe(name: str, cell: Any, length: int) -> str:
     if isinstance(cell, str):
         received = f"'{findings.one_line(cell)[:80]}'"
     elif isinstance(cell, json_rows.Numbers):
-        received = str(len(cell.numbers))
+        received = str(len(cell.elements))
     return (
         f"column '{findings.one_line(name)}': expected a list of {length} numbers, as in the first "
         f"row. Received {received}."

@@ -145,3 +145,9 @@ def test_rows_of_texts_as_csv_and_jsonl(tmp_path):
         )
         assert (counts.num_predicted, counts.num_errors) == (2, 1)
         assert (tmp_path / name).read_text("utf-8") == expected
+
+
+def test_a_list_of_words_is_the_text_that_training_reads(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"review": ["EU", "rejects", "EU"]}\n{"review": [3, 3]}\n{"review": "a b"}\n')
+    assert listed(path) == [(1, "EU rejects EU"), (2, "3 3"), (3, "a b")]

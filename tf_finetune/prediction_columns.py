@@ -19,6 +19,7 @@ from tf_finetune.data import (
     column_tables,
     columns,
     examples,
+    json_rows,
     mixed_spec,
     table_rows,
     vector_columns,
@@ -42,14 +43,15 @@ class ColumnInput:
       values: {input of the model: [1, *shape]}, or a `prediction_mixed.MixedRow`; empty where there
         is an error.
       error: why the row cannot be predicted, or "".
-      beside: the cell of the image or text in the row, "" where the model takes columns alone.
+      beside: the cell of the image or text in the row, which in a JSONL may be a list; "" where the
+        model takes columns alone.
     """
 
     path: str
     line: int
     values: Any
     error: str = ""
-    beside: str = ""
+    beside: json_rows.Cell = ""
 
 
 def check_inputs(
@@ -129,10 +131,6 @@ def _parse(
         error = wrong.get(row, "") or _find_fraction(spec, by_name)
         row += 1
         cell = "" if place is None else cells[place]
-        if not isinstance(cell, str):
-            shown = findings.one_line(names[place or 0])
-            error = error or f"column '{shown}': expected text. Received a list"
-            cell = ""
         values = {} if error else columns.gather(spec, by_name, texts)
         yield ColumnInput(path, line, values, _drop_advice(error), cell)
 

@@ -123,6 +123,6 @@ def _read_column(
     if not table.rows:
         raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
     return [
-        TextInput(str(row[place]) if place < len(row) else "", line)
+        TextInput(text_tables.join_words(row[place]) if place < len(row) else "", line)
         for row, line in zip(table.rows, table.lines, strict=True)
     ]

@@ -67,11 +67,11 @@ def test_a_list_is_all_that_stands_in_it(kind, elements, others):
     assert type(cell) is kind
     assert tuple(cell) == tuple(other) == tuple(dict.fromkeys(elements))
     assert cell.elements == tuple(elements)
-    assert cell != other and not cell == other and cell == kind.make(elements)
+    assert cell != other and (cell == other) is False and cell == kind.make(elements)
     assert len({cell, other, kind.make(elements)}) == 2
     assert str(cell) == str(tuple(elements)) != str(other)
     # Without repeats it is the plain tuple of its names.
     plain = kind.make("ab")
-    assert plain == ("a", "b") and not plain != ("a", "b") and str(plain) == "('a', 'b')"
+    assert plain == ("a", "b") and (plain != ("a", "b")) is False and str(plain) == "('a', 'b')"
     copied = pickle.loads(pickle.dumps(cell))
     assert copied == cell and copied.elements == cell.elements

@@ -140,7 +140,8 @@ class ExampleReader:
 
         Returns:
           Text: a string, or a number in decimal; `json_rows.Numbers` of several numbers, a
-          `json_rows.ListCell` of several names, "" of none. None of bytes that are no text in UTF-8, or a very long one.
+          `json_rows.ListCell` of several names, "" of none. None of bytes that are no text in
+          UTF-8, or a very long one.
 
         Raises:
           refusals.BrokenFileError: the bytes are no list.

@@ -19,6 +19,7 @@ from tf_finetune.data import (
     column_tables,
     columns,
     examples,
+    feature_cells,
     json_rows,
     mixed_spec,
     table_rows,
@@ -101,7 +102,7 @@ def iterate_rows(
     """
     for path in inputs:
         names, rows = _open(path, spec, data, beside=beside)
-        parser = column_tables.FeatureParser(names, spec.kinds)
+        parser = feature_cells.FeatureParser(names, spec.kinds)
         place = names.index(beside) if beside else None
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
             yield from _parse(path, chunk, names, parser=parser, spec=spec, place=place)
@@ -112,7 +113,7 @@ def _parse(
     chunk: list[table_rows.Row],
     names: list[str],
     *,
-    parser: column_tables.FeatureParser,
+    parser: feature_cells.FeatureParser,
     spec: columns.ColumnsSpec,
     place: int | None,
 ) -> Iterator[ColumnInput]:
@@ -128,15 +129,11 @@ def _parse(
             continue
         by_name = dict(zip(parser.number_names, numbers[row : row + 1].T, strict=True))
         texts = {name: [cell] for name, cell in zip(parser.string_names, strings[row], strict=True)}
-        error = wrong.get(row, "") or _find_fraction(spec, by_name)
+        error = wrong[row].message if row in wrong else _find_fraction(spec, by_name)
         row += 1
         cell = "" if place is None else cells[place]
         values = {} if error else columns.gather(spec, by_name, texts)
-        yield ColumnInput(path, line, values, _drop_advice(error), cell)
-
-
-def _drop_advice(error: str) -> str:
-    return error.partition(" --on_bad_example")[0].removesuffix(".")
+        yield ColumnInput(path, line, values, error, cell)
 
 
 def _find_fraction(spec: columns.ColumnsSpec, numbers: dict[str, np.ndarray]) -> str:

@@ -270,6 +270,6 @@ def test_lists_order_equal_features_by_all_that_stands_in_them(tmp_path):
     for name, ordered in (("a.jsonl", lines), ("b.jsonl", lines[::-1])):
         (tmp_path / name).write_text("\n".join(ordered) + "\n")
         spec = specs.DataSpec(feature_columns="x")
-        part = column_tables.load(spec, str(tmp_path / name), flag="data")
+        part = column_tables.load(spec, str(tmp_path / name))
         found.append([str(cell) for cell in part.labels["tags"]])
     assert found[0] == found[1] and len(set(found[0])) == 3

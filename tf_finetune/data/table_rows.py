@@ -1,7 +1,7 @@
 """A table of any kind as names of columns and rows of cells, whole or one row after another."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tf_finetune import findings, specs
@@ -13,6 +13,62 @@ _FIRST_OBJECTS = 1000
 
 # (1-based line, cells): text, or a `json_rows.Cell`.
 Row = tuple[int, list[Any]]
+
+
+class Places:
+    """Where the rows of a table are, as its user looks for them: on the lines of its file.
+
+    Args:
+      path: the file.
+
+    Attributes:
+      path: the file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def describe(
+        self, message: str, line: int | None = None, *, severity: str = findings.ERROR
+    ) -> findings.Problem:
+        """A problem of a row, or of the table.
+
+        Args:
+          message: what is wrong, without the place.
+          line: of the row, as `Row` has it; None: the table.
+          severity: "error" or "warning".
+
+        Returns:
+          The problem, with its place in front.
+        """
+        shown = findings.one_line(self.path) + ("" if line is None else f", line {line}")
+        return findings.Problem(f"{shown}: {message}", severity, path=self.path, line=line)
+
+    def name_rows(self, first: Sequence[int], count: int) -> str:
+        """Some rows for a message.
+
+        Args:
+          first: lines of the first of them, as `Row` has them.
+          count: of all of them.
+
+        Returns:
+          For example "lines 3, 7 and 2 more".
+        """
+        return "lines " + list_places(list(map(str, first)), count)
+
+
+def list_places(first: list[str], count: int) -> str:
+    """Some places for a message.
+
+    Args:
+      first: the first of them.
+      count: of all of them.
+
+    Returns:
+      For example "3, 7 and 2 more".
+    """
+    more = count - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")
 
 
 def is_json(path: str) -> bool:

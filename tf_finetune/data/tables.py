@@ -54,7 +54,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         part, column = _load_alone(spec, text)
         return mixed_tables.join_columns(part, spec, column=column)
     if spec.feature_columns is not None:
-        return column_tables.load(spec, text, flag=flag)
+        return column_tables.load(spec, text)
     return _load_alone(spec, text)[0]
 
 

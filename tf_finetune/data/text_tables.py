@@ -5,7 +5,6 @@ the same, a number that follows from their labels, so that neither sorting nor a
 example to another split; and rows that say the same are in one split.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +28,7 @@ IMAGE_COLUMNS = ("path", "image", "file", "filename")
 _EXPECTED = "text,label"
 _KEY_DIGITS = 16
 _MAX_SHARED = 2**16
+_MAX_LINES = 5
 
 
 def find_text_column(columns: list[str], spec: specs.DataSpec) -> str | None:
@@ -64,7 +64,12 @@ def holds_texts(first: list[str], spec: specs.DataSpec) -> bool:
 
 
 def load_rows(
-    spec: specs.DataSpec, path: str, *, header: table_rows.Row, rows: Iterable[table_rows.Row]
+    spec: specs.DataSpec,
+    path: str,
+    *,
+    header: table_rows.Row,
+    rows: Iterable[table_rows.Row],
+    places: table_rows.Places | None = None,
 ) -> examples.Examples:
     """Lists the texts of a table.
 
@@ -73,6 +78,7 @@ def load_rows(
       path: the file.
       header: the line and the names of its columns.
       rows: (1-based line, cells) of each row below the header; read once.
+      places: where the rows are; None: on the lines of the file.
 
     Returns:
       The examples, sorted by key. Every other column is a label column. Their problems are rows of
@@ -90,8 +96,10 @@ def load_rows(
     table = csv_rows.make_table(path, [names], [line])
     column = find_text_column(names, spec)
     place = csv_rows.find_column(table, column, flag="text_column")
+    if places is None:
+        places = table_rows.Places(path)
     found = _Rows(table.columns, place)
-    problems = found.read(rows, path, skip=spec.on_bad_example == "skip")
+    problems = found.read(rows, places, skip=spec.on_bad_example == "skip")
     if not found.num_rows:
         raise csv_rows.refusal(
             path, "no row below the header. Expected a row text,label for each text."
@@ -102,7 +110,7 @@ def load_rows(
         )
     texts, cells = examples.object_array(found.texts), found.cells
     keys, order, repeats = _make_keys(texts, list(cells.values()))
-    problems += _count_repeats(path, repeats)
+    problems += _count_repeats(places, repeats)
     delimiter = table_rows.label_delimiter(path, spec)
     return examples.Examples(
         source=path,
@@ -132,7 +140,7 @@ class _Rows:
         }
 
     def read(
-        self, rows: Iterable[table_rows.Row], path: str, *, skip: bool
+        self, rows: Iterable[table_rows.Row], places: table_rows.Places, *, skip: bool
     ) -> list[findings.Problem]:
         """Takes the rows that have a text; says what is wrong with the others."""
         problems, empty = [], []
@@ -141,21 +149,21 @@ class _Rows:
             self.num_rows += 1
             if len(row) != len(self._columns):
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
-                problems.append(_problem(path, message, line=line))
+                problems.append(places.describe(message, line))
             elif _has_spaces(row[self._place]):
                 message = "expected a text, or a list of words without spaces in them."
-                problems.append(_problem(path, message, line=line))
+                problems.append(places.describe(message, line))
             elif not join_words(row[self._place]).strip():
                 empty.append(line)
             else:
                 self._add(line, row)
         if skip and empty:
-            text = f"{len(empty)} rows without a text are left out, lines {_list_lines(empty)}."
-            warning = _problem(path, text)
-            problems.append(dataclasses.replace(warning, severity=findings.WARNING))
+            shown = places.name_rows(empty[:_MAX_LINES], len(empty))
+            text = f"{len(empty)} rows without a text are left out, {shown}."
+            problems.append(places.describe(text, severity=findings.WARNING))
         elif empty:
             message = "the text is empty. --on_bad_example=skip leaves such rows out."
-            problems += [_problem(path, message, line=line) for line in empty]
+            problems += [places.describe(message, line) for line in empty]
         return problems
 
     def _add(self, line: int, row: list[Any]) -> None:
@@ -184,16 +192,6 @@ def _has_spaces(cell: json_rows.Cell) -> bool:
     """Whether a list holds what is not one word."""
     words = () if isinstance(cell, str) else json_rows.read_elements(cell)
     return any(spaces.split_words(word) != [word] for word in words)
-
-
-def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
-    place = findings.one_line(path) + ("" if line is None else f", line {line}")
-    return findings.Problem(f"{place}: {message}", path=path, line=line)
-
-
-def _list_lines(lines: list[int]) -> str:
-    more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-    return ", ".join(map(str, lines[:5])) + more
 
 
 def _make_keys(
@@ -232,9 +230,9 @@ def _hash_text(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS], 16)
 
 
-def _count_repeats(path: str, repeats: np.ndarray) -> list[findings.Problem]:
+def _count_repeats(places: table_rows.Places, repeats: np.ndarray) -> list[findings.Problem]:
     count = int((repeats != np.arange(len(repeats))).sum())
     if not count:
         return []
     message = f"{count} of {len(repeats)} rows repeat the text of another, and are in its split."
-    return [dataclasses.replace(_problem(path, message), severity=findings.WARNING)]
+    return [places.describe(message, severity=findings.WARNING)]

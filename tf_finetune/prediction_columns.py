@@ -123,7 +123,7 @@ def _parse(
     for line, cells in chunk:
         if len(cells) != len(names):
             message = f"expected {len(names)} columns. Received {len(cells)}"
-            if isinstance(cells, vector_columns.BadRow):
+            if isinstance(cells, json_rows.BadRow):
                 message = cells.fault.removesuffix(".")
             yield ColumnInput(path, line, {}, message)
             continue

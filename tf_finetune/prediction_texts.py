@@ -105,6 +105,7 @@ def _read_column(
     path: str, trained_column: str | None, text_column: str | None, data: specs.DataSpec
 ) -> list[TextInput]:
     rows, lines = table_rows.read_table(path, data, expected="with a column of texts")
+    table_rows.check_rows(path, zip(lines, rows, strict=True))
     table = csv_rows.make_table(path, rows, lines)
     column = text_column
     if column is None and trained_column in table.columns:

@@ -27,6 +27,7 @@ from tf_finetune.data import (
     examples,
     feature_cells,
     growing_array,
+    json_rows,
     mixed_spec,
     row_keys,
     table_rows,
@@ -87,7 +88,8 @@ def load_beside(spec: specs.DataSpec, text: str, *, column: str) -> examples.Exa
 
     Returns:
       As `load`. Two things are not told: that rows repeat the features of others, which says
-      nothing beside images or texts; and rows of another length, which is a problem of them too.
+      nothing beside images or texts; and rows that are no rows of the table, or of another
+      length, which is a problem of them too.
 
     Raises:
       findings.RefusedError: see `load`.
@@ -237,14 +239,13 @@ class _Reader:
                 lines.append(line)
                 kept.append(cells)
                 continue
-            if isinstance(cells, vector_columns.BadRow):
-                self._report(cells.fault, line)
-                continue
-            if self._beside is not None:
+            if self._beside is not None and not isinstance(cells, vector_columns.BadVector):
                 self._num_untold += 1
-                continue
-            names = findings.list_first(self._names, limit=10)
-            self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
+            elif isinstance(cells, json_rows.BadRow):
+                self._report(cells.fault, line)
+            else:
+                names = findings.list_first(self._names, limit=10)
+                self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
         return lines, kept
 
     def _start(self, cells: list[list[Any]]) -> feature_cells.FeatureParser:

@@ -81,13 +81,25 @@ def read_elements(cell: tuple[str, ...]) -> tuple[str, ...]:
     return cell.elements if isinstance(cell, ListCell) else cell
 
 
+class BadRow(list[Any]):
+    """A row without cells, in the place of one that cannot be read.
+
+    Attributes:
+      fault: what is wrong with it; a sentence that follows its place.
+    """
+
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault = fault
+
+
 class _BadLineError(ValueError):
     """What is wrong with a line; the text follows the place."""
 
 
 def iterate_objects(
     path: str, *, encoding: str = encodings.DEFAULT
-) -> Iterator[tuple[int, dict[str, Cell]]]:
+) -> Iterator[tuple[int, dict[str, Cell] | BadRow]]:
     """Reads one object after another; memory does not grow with the file.
 
     Args:
@@ -97,12 +109,13 @@ def iterate_objects(
     Yields:
       (1-based line, {key: cell}) of every line that is not empty. Numbers are text as it stands in
       the file, true and false are "true" and "false", null is "", a list of strings and numbers is
-      a `ListCell`; of numbers alone it is `Numbers`.
+      a `ListCell`; of numbers alone it is `Numbers`. A `BadRow` of a line that is no object, or of
+      one with a key twice, or with a value that is an object or a list with more than strings and
+      numbers in it.
 
     Raises:
-      findings.RefusedError: the file is not in the encoding, a line is no object, has more than
-        4,194,304 characters, a key twice, or a value that is an object or a list with more than
-        strings and numbers in it; when the place is reached.
+      findings.RefusedError: the file is not in the encoding, or a line has more than 4,194,304
+        characters; when the place is reached.
     """
     line = 0
     try:
@@ -110,12 +123,16 @@ def iterate_objects(
             text = encodings.BoundedLines(file, "a line", error=_BadLineError)
             for line, content in enumerate(text, start=1):
                 text.num_characters = 0
-                if content.strip():
-                    yield line, _read_line(content)
+                if not content.strip():
+                    continue
+                try:
+                    values: dict[str, Cell] | BadRow = _read_line(content)
+                except _BadLineError as error:
+                    values = BadRow(str(error))
+                yield line, values
     except _BadLineError as error:
-        # A line that is too long is the one after the last that was read.
-        line += str(error).startswith("a line")
-        raise encodings.refusal(path, str(error), line=line) from error
+        # It is too long: the one after the last that was read.
+        raise encodings.refusal(path, str(error), line=line + 1) from error
     except UnicodeError as error:
         raise encodings.refuse_bytes(path, encoding) from error
     except OSError as error:
@@ -133,24 +150,28 @@ def read_rows(
       encoding: value of --encoding.
 
     Returns:
-      (the keys of all objects in the order in which they come up, a cell for each of them in each
-      row, "" where the object lacks it; the 1-based lines), at least one row.
+      (the keys of all objects in the order in which they come up; a cell for each of them in each
+      row, "" where the object lacks it, or a `BadRow`; the 1-based lines), at least one row.
 
     Raises:
-      findings.RefusedError: as for `iterate_objects`; or the file holds no object.
+      findings.RefusedError: as for `iterate_objects`; or the file is empty.
     """
     places: dict[str, int] = {}
     rows: list[list[Cell]] = []
     lines: list[int] = []
     for line, values in iterate_objects(path, encoding=encoding):
+        lines.append(line)
+        if isinstance(values, BadRow):
+            rows.append(values)
+            continue
         for key in values:
             places.setdefault(key, len(places))
         rows.append([values.get(key, "") for key in places])
-        lines.append(line)
     if not rows:
         raise encodings.refusal(path, f"the file is empty. Expected on each line {expected}.")
     for row in rows:
-        row += [""] * (len(places) - len(row))
+        if not isinstance(row, BadRow):
+            row += [""] * (len(places) - len(row))
     return list(places), rows, lines
 
 

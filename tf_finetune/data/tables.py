@@ -21,6 +21,7 @@ from tf_finetune.data import (
     examples,
     image_folder,
     image_stores,
+    json_rows,
     mixed_tables,
     table_rows,
     text_store,
@@ -193,6 +194,9 @@ class _Rows:
         folder = os.path.dirname(os.path.abspath(self.table.path))
         root = os.path.realpath(os.fsencode(folder))
         for row, line in zip(self.table.rows, self.table.lines, strict=True):
+            if isinstance(row, json_rows.BadRow):
+                self._report(row.fault, line)
+                continue
             if len(row) != len(columns):
                 self._report(
                     f"expected {len(columns)} columns ({shown}). Received {len(row)}.",

@@ -147,7 +147,9 @@ class _Rows:
         shown = findings.one_line(", ".join(self._columns))
         for line, row in rows:
             self.num_rows += 1
-            if len(row) != len(self._columns):
+            if isinstance(row, json_rows.BadRow):
+                problems.append(places.describe(row.fault, line))
+            elif len(row) != len(self._columns):
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
                 problems.append(places.describe(message, line))
             elif _has_spaces(row[self._place]):

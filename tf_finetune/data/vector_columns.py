@@ -19,16 +19,8 @@ _ELEMENT = re.compile(r"(?P<name>.+)\[(?P<place>0|[1-9]\d{0,6})\]", re.DOTALL)
 Row = tuple[int, list[Any]]
 
 
-class BadRow(list):
-    """A row whose vector cannot be taken apart.
-
-    Attributes:
-      fault: what is wrong with it.
-    """
-
-    def __init__(self, fault: str):
-        super().__init__()
-        self.fault = fault
+class BadVector(json_rows.BadRow):
+    """A row whose vector cannot be taken apart."""
 
 
 def name_elements(name: str, length: int) -> list[str]:
@@ -101,7 +93,7 @@ def take_apart(
 
     Returns:
       (the columns, each vector's elements in its place; the rows). An empty cell is as many empty
-      cells; a row with anything else than a vector of that length is a `BadRow`.
+      cells; a row with anything else than a vector of that length is a `BadVector`.
     """
     if not lengths:
         return list(names), rows
@@ -131,7 +123,7 @@ def _make_converter(
             if cell != "":
                 numbers = cell.elements if isinstance(cell, json_rows.Numbers) else ()
             if len(numbers) != lengths[name]:
-                return BadRow(_describe(name, cell, lengths[name]))
+                return BadVector(_describe(name, cell, lengths[name]))
             made += numbers
         return made
 

@@ -236,3 +236,10 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     assert [problem.message for problem in part.problems] == [
         f"{tmp_path}/b.tfrecord is a pipe, not a file."
     ]
+
+
+def test_texts_without_a_label(tmp_path):
+    path = write(tmp_path / "a.tfrecord", *[record_files.example(text=b"a")] * 3)
+    assert data_files.refusal(load, path) == [
+        f"{path}: expected at least 2 columns (text,label). Received 1."
+    ]

@@ -264,7 +264,7 @@ def test_a_line_that_is_no_json_hides_no_other_mistake(tmp_path, options, told):
     assert sorted(problem.message for problem in part.problems) == [
         f"{path}, line 2: no valid JSON: Expecting ',' delimiter at character 19. Expected an "
         "object on one line.",
-        *(f"{path}, line 3: {message}" for message in told),
+        *(f"{path}, line 3: {message}" for message in sorted(told)),
         f"{path}, line 4: the value of 'text' is an object. Expected text, a number or a list of "
         "names.",
     ]

@@ -39,7 +39,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
       spec: the data options: `image_column`, `text_column`, `feature_columns`, `label_column`,
         `header`, `encoding`, `on_bad_example`.
       text: path of the .csv, .tsv or .jsonl file. Its image paths are relative to its folder.
-      flag: name of the flag that `text` stands in, for messages.
+      flag: name of the flag that `text` stands in, as for every loader; messages name the file.
 
     Returns:
       The examples; keys of images are the NFC paths with "/". Every other column is a label column;

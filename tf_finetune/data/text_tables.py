@@ -76,7 +76,7 @@ def load_rows(
     Args:
       spec: the data options: `text_column`, `on_bad_example`.
       path: the file.
-      header: the line and the names of its columns.
+      header: the line, 0 where it is on none, and the names of its columns.
       rows: (1-based line, cells) of each row below the header; read once.
       places: where the rows are; None: on the lines of the file.
 
@@ -92,7 +92,7 @@ def load_rows(
         message = "--text_column and --image_column exclude each other. Leave one of them out."
         raise findings.RefusedError(findings.Problem(message, flag="--text_column"))
     line, names = header
-    csv_rows.check_separator(path, names, line=line, expected=_EXPECTED)
+    csv_rows.check_separator(path, names, line=line or None, expected=_EXPECTED)
     table = csv_rows.make_table(path, [names], [line])
     column = find_text_column(names, spec)
     place = csv_rows.find_column(table, column, flag="text_column")

@@ -386,3 +386,16 @@ def test_numbers_have_a_column_or_a_key():
     )
     _, text = write(rows[:1], "out.jsonl", heads=(AGE,))
     assert json.loads(text) == {"path": "a.jpg", "predictions": {"age": {"prediction": 12.34568}}}
+
+
+def test_a_line_that_is_no_json_is_told_with_the_others(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"path": "none.png"}\n[1]\n{"path": ["a"]}\n')
+    with pytest.raises(findings.RefusedError) as caught:
+        prediction_files.iterate_inputs((str(path),))
+    first, *others = [problem.message for problem in caught.value.problems]
+    assert first.startswith(f"{path}, line 1: ")
+    assert others == [
+        f"{path}, line 2: expected an object such as {{...}}. Received another value.",
+        f"{path}, line 3: expected a path. Received a list.",
+    ]

@@ -130,3 +130,25 @@ def test_columns_alone(tmp_path):
     path.write_text("age\n3\n")
     (row,) = prediction_mixed.open_rows((str(path),), COLUMNS, data=specs.DataSpec())
     assert row.error == "" and row.values["age"].tolist() == [3.0]
+
+
+def write(path, *cells):
+    path.write_text("".join(json.dumps({"main": cell, "age": 3}) + "\n" for cell in cells))
+    return path
+
+
+def test_a_list_of_words_is_the_text_that_training_reads(tmp_path):
+    path = write(tmp_path / "a.jsonl", ["EU", "rejects", "EU"], "EU rejects EU", [3, 3], [])
+    assert read(path, text_store.TextSpec()) == [
+        (1, b"EU rejects EU", ""),
+        (2, b"EU rejects EU", ""),
+        (3, b"3 3", ""),
+        (4, b"", "the text is empty"),
+    ]
+
+
+def test_a_list_is_no_path_of_an_image(tmp_path):
+    path = write(tmp_path / "a.jsonl", ["a.png"])
+    assert read(path, IMAGE) == [
+        (1, b"", "column 'main': expected a path. Received a list"),
+    ]

@@ -145,3 +145,18 @@ def test_rows_of_texts_as_csv_and_jsonl(tmp_path):
         )
         assert (counts.num_predicted, counts.num_errors) == (2, 1)
         assert (tmp_path / name).read_text("utf-8") == expected
+
+
+def test_a_list_of_words_is_the_text_that_training_reads(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"review": ["EU", "rejects", "EU"]}\n{"review": [3, 3]}\n{"review": "a b"}\n')
+    assert listed(path) == [(1, "EU rejects EU"), (2, "3 3"), (3, "a b")]
+
+
+def test_every_line_that_is_no_json_is_told(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"review": "a b"}\n[1]\n{"review": "c"}\n7\n')
+    assert refusal(path) == [
+        f"{path}, line {line}: expected an object such as {{...}}. Received another value."
+        for line in (2, 4)
+    ]

@@ -19,6 +19,8 @@ from tf_finetune.data import (
     column_tables,
     columns,
     examples,
+    feature_cells,
+    json_rows,
     mixed_spec,
     table_rows,
     vector_columns,
@@ -42,14 +44,15 @@ class ColumnInput:
       values: {input of the model: [1, *shape]}, or a `prediction_mixed.MixedRow`; empty where there
         is an error.
       error: why the row cannot be predicted, or "".
-      beside: the cell of the image or text in the row, "" where the model takes columns alone.
+      beside: the cell of the image or text in the row, which in a JSONL may be a list; "" where the
+        model takes columns alone.
     """
 
     path: str
     line: int
     values: Any
     error: str = ""
-    beside: str = ""
+    beside: json_rows.Cell = ""
 
 
 def check_inputs(
@@ -99,7 +102,7 @@ def iterate_rows(
     """
     for path in inputs:
         names, rows = _open(path, spec, data, beside=beside)
-        parser = column_tables.FeatureParser(names, spec.kinds)
+        parser = feature_cells.FeatureParser(names, spec.kinds)
         place = names.index(beside) if beside else None
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
             yield from _parse(path, chunk, names, parser=parser, spec=spec, place=place)
@@ -110,7 +113,7 @@ def _parse(
     chunk: list[table_rows.Row],
     names: list[str],
     *,
-    parser: column_tables.FeatureParser,
+    parser: feature_cells.FeatureParser,
     spec: columns.ColumnsSpec,
     place: int | None,
 ) -> Iterator[ColumnInput]:
@@ -120,25 +123,17 @@ def _parse(
     for line, cells in chunk:
         if len(cells) != len(names):
             message = f"expected {len(names)} columns. Received {len(cells)}"
-            if isinstance(cells, vector_columns.BadRow):
+            if isinstance(cells, json_rows.BadRow):
                 message = cells.fault.removesuffix(".")
             yield ColumnInput(path, line, {}, message)
             continue
         by_name = dict(zip(parser.number_names, numbers[row : row + 1].T, strict=True))
         texts = {name: [cell] for name, cell in zip(parser.string_names, strings[row], strict=True)}
-        error = wrong.get(row, "") or _find_fraction(spec, by_name)
+        error = wrong[row].message if row in wrong else _find_fraction(spec, by_name)
         row += 1
         cell = "" if place is None else cells[place]
-        if not isinstance(cell, str):
-            shown = findings.one_line(names[place or 0])
-            error = error or f"column '{shown}': expected text. Received a list"
-            cell = ""
         values = {} if error else columns.gather(spec, by_name, texts)
-        yield ColumnInput(path, line, values, _drop_advice(error), cell)
-
-
-def _drop_advice(error: str) -> str:
-    return error.partition(" --on_bad_example")[0].removesuffix(".")
+        yield ColumnInput(path, line, values, error, cell)
 
 
 def _find_fraction(spec: columns.ColumnsSpec, numbers: dict[str, np.ndarray]) -> str:

@@ -25,7 +25,7 @@ from tf_finetune import (
     specs,
     workdir,
 )
-from tf_finetune.data import csv_rows, image_folder, table_rows
+from tf_finetune.data import csv_rows, image_folder, json_rows, table_rows
 
 OUTPUT_ENDINGS = (".csv", ".jsonl")
 PATH_COLUMN = "path"
@@ -304,7 +304,9 @@ def _list_table(path: str, data: specs.DataSpec) -> list[str]:
     for line, row in rows:
         cell = row[column] if column < len(row) else ""
         image, complaint = "", "expected a path. Received a list."
-        if isinstance(cell, str):
+        if isinstance(row, json_rows.BadRow):
+            complaint = row.fault
+        elif isinstance(cell, str):
             image, complaint = prediction_images.find_image(cell, folder)
         if complaint:
             message = f"{findings.one_line(path)}, line {line}: {complaint}"

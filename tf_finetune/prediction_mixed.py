@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import model_calls, prediction_columns, prediction_images, specs
-from tf_finetune.data import columns, image_sizes, mixed_spec, text_store
+from tf_finetune import findings, model_calls, prediction_columns, prediction_images, specs
+from tf_finetune.data import columns, image_sizes, mixed_spec, text_store, text_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +88,19 @@ def iterate_rows(
         if row.error:
             yield row
             continue
-        content, error = row.beside.encode(), ""
-        if not is_text:
-            content, error = _read_image(row, max_pixels=max_pixels)
-        elif not row.beside.strip():
-            error = "the text is empty"
+        if is_text:
+            text = text_tables.join_words(row.beside)
+            content, error = text.encode(), "" if text.strip() else "the text is empty"
+        else:
+            content, error = _read_image(row, spec.column, max_pixels=max_pixels)
         yield dataclasses.replace(row, values=MixedRow(content, row.values), error=error)
 
 
-def _read_image(row: prediction_columns.ColumnInput, *, max_pixels: int) -> tuple[bytes, str]:
+def _read_image(
+    row: prediction_columns.ColumnInput, column: str, *, max_pixels: int
+) -> tuple[bytes, str]:
+    if not isinstance(row.beside, str):
+        return b"", f"column '{findings.one_line(column)}': expected a path. Received a list"
     path, error = prediction_images.find_image(row.beside, os.path.dirname(row.path))
     if not error:
         content, reason = prediction_images.read_image(os.fsencode(path), max_pixels=max_pixels)

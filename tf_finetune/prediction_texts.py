@@ -105,6 +105,7 @@ def _read_column(
     path: str, trained_column: str | None, text_column: str | None, data: specs.DataSpec
 ) -> list[TextInput]:
     rows, lines = table_rows.read_table(path, data, expected="with a column of texts")
+    table_rows.check_rows(path, zip(lines, rows, strict=True))
     table = csv_rows.make_table(path, rows, lines)
     column = text_column
     if column is None and trained_column in table.columns:
@@ -123,6 +124,6 @@ def _read_column(
     if not table.rows:
         raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
     return [
-        TextInput(str(row[place]) if place < len(row) else "", line)
+        TextInput(text_tables.join_words(row[place]) if place < len(row) else "", line)
         for row, line in zip(table.rows, table.lines, strict=True)
     ]

@@ -9,7 +9,7 @@ from tf_finetune.data import column_encoding, column_tables
 def load(path, rows, names, **options):
     data = table_files.write_table(path / "a.csv", rows, header=(*names, "label"))
     spec = specs.DataSpec(data=data, feature_columns=",".join(names), **options)
-    return column_tables.load(spec, data, flag="data").inputs
+    return column_tables.load(spec, data).inputs
 
 
 def measure(store):
@@ -60,7 +60,7 @@ def test_columns_that_are_no_categories(tmp_path):
     data = table_files.write_table(tmp_path / "a.csv", rows, header=("name", "none", "label"))
     spec = specs.DataSpec(data=data, feature_columns="name,none=string")
     with pytest.raises(findings.RefusedError) as caught:
-        measure(column_tables.load(spec, data, flag="data").inputs)
+        measure(column_tables.load(spec, data).inputs)
     assert [problem.message for problem in caught.value.problems] == [
         "--feature_columns: the column 'name' has 1,001 different texts in the training rows, such "
         "as 'id 0', 'id 1', 'id 10' and 998 more. Expected categories, at most 1,000. Leave it "

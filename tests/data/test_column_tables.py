@@ -262,3 +262,24 @@ def test_a_quoted_line_end_anywhere_in_a_table_of_many_read_buffers(tmp_path):
     numbers = part.inputs.matrix.read(order)[:, 0]
     np.testing.assert_array_equal(numbers, np.arange(20_000))
     assert part.labels["label"][order].tolist() == ["a", "b"] * 10_000
+
+
+def test_lists_order_equal_features_by_all_that_stands_in_them(tmp_path):
+    lines = [f'{{"x": 1, "tags": {tags}}}' for tags in ("[0, 0, 1]", "[0, 1, 1]", "[0, 1]")]
+    found = []
+    for name, ordered in (("a.jsonl", lines), ("b.jsonl", lines[::-1])):
+        (tmp_path / name).write_text("\n".join(ordered) + "\n")
+        spec = specs.DataSpec(feature_columns="x")
+        part = column_tables.load(spec, str(tmp_path / name))
+        found.append([str(cell) for cell in part.labels["tags"]])
+    assert found[0] == found[1] and len(set(found[0])) == 3
+
+
+def test_a_name_that_reads_like_a_message_says_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("it has no number,label\n1,x\ntwo,y\n,z\n")
+    part = load(path, "it has no number=number", on_bad_example="skip")
+    assert [(problem.severity, problem.message) for problem in part.problems] == [
+        ("error", f"{path}, line 3: column 'it has no number': expected a number. Received 'two'."),
+        ("warning", f"{path}: 1 rows that lack a number are left out, lines 4."),
+    ]

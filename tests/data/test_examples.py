@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tf_finetune import findings
-from tf_finetune.data import examples, image_stores
+from tf_finetune.data import examples, image_stores, json_rows
 
 
 def make_part(**options):
@@ -97,3 +97,13 @@ def test_fingerprint_covers_everything_that_matters():
     assert len(prints) == 7
     assert examples.fingerprint([part]) == examples.fingerprint([dataclasses.replace(part)])
     assert examples.fingerprint([part, part]) not in prints
+
+
+def test_the_fingerprint_covers_every_element_of_a_list():
+    cells = [json_rows.ListCell.make(text) for text in ("OOB", "OBB", "OB")]
+    prints = {
+        examples.fingerprint([make_part(labels={"tags": examples.object_array([cell, ""])})])
+        for cell in (*cells, ("O", "B"))
+    }
+    # Where nothing is repeated a list is the names in it.
+    assert len(prints) == 3

@@ -5,7 +5,17 @@ import pytest
 
 from tests.data import mixed_files
 from tf_finetune import findings, specs
-from tf_finetune.data import columns, image_stores, leaks, loading, pipeline, tables, text_store
+from tf_finetune.data import (
+    column_tables,
+    columns,
+    image_stores,
+    leaks,
+    loading,
+    pipeline,
+    store_selection,
+    tables,
+    text_store,
+)
 from tf_finetune.data import preprocessing as input_preprocessing
 
 
@@ -234,3 +244,45 @@ def test_equal_images_of_other_columns_are_no_copies(tmp_path):
         for name in ("train", "validation", "test")
     }
     assert leaks.find_equal_inputs(dataclasses.replace(splits, **alone))
+
+
+def test_lists_that_differ_in_repeats_are_two_rows(tmp_path):
+    mixed_files.write_images(tmp_path, mixed_files.make_rows(2))
+    names = ("photo", "age", "label")
+    rows = [["photos/000.png", [0, 0, 1], "a"], ["photos/000.png", [0, 1, 1], "a"],
+            ["photos/000.png", [0, 0, 1], "a"], ["photos/001.png", [1, 0, 1], "b"]]  # fmt: skip
+    part = load(mixed_files.write_table(tmp_path / "a.jsonl", rows, names=names),
+                feature_columns="age")  # fmt: skip
+    assert part.keys.tolist() == ["photos/000.png", "photos/000.png#2", "photos/001.png"]
+    assert part.features.matrix.read(np.arange(3)).tolist() == [[0, 0, 1], [0, 1, 1], [1, 0, 1]]
+    assert [problem.message for problem in part.problems] == [
+        f"{tmp_path}/a.jsonl: 1 rows repeat another: lines 3. Skipped."
+    ]
+
+
+def test_a_cell_that_reads_like_a_message_is_told(tmp_path):
+    path = mixed_files.write_images(tmp_path, mixed_files.make_rows(3))
+    path.write_text("photo,age,sex,label\nphotos/000.png,line 2: expected 3,f,a\n"
+                    "photos/001.png,1,f,a\nphotos/002.png,2\n")  # fmt: skip
+    part = load(path, feature_columns="age=number,sex")
+    assert [problem.message for problem in part.problems] == [
+        f"{path}, line 2: column 'age': expected a number. Received 'line 2: expected 3'.",
+        f"{path}, line 4: expected 4 columns (photo, age, sex, label). Received 2.",
+    ]
+
+
+def test_rows_of_another_length_are_told_once(tmp_path):
+    path = mixed_files.write_images(tmp_path, mixed_files.make_rows(1))
+    path.write_text("photo,age,sex,label\nphotos/000.png,1\n")
+    part = load(path)
+    assert len(part) == len(part.features) == 0
+    assert [problem.message for problem in part.problems] == [
+        f"{path}, line 2: expected 4 columns (photo, age, sex, label). Received 2."
+    ]
+    # Without a row, too, the columns are settled for other tables.
+    path.write_text("photo,age,sex,label\nphotos/000.png,1,f,a\n")
+    part = load(path)
+    none = store_selection.select_columns(part.features, np.empty(0, np.int64))
+    part = dataclasses.replace(part, features=none)
+    spec = specs.DataSpec(feature_columns="age,sex")
+    assert column_tables.settle_kinds(spec, part).feature_columns == "age=number,sex=string"

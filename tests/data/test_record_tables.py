@@ -1,9 +1,12 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 
 from tests.data import data_files, record_files
 from tf_finetune import specs
-from tf_finetune.data import leaks, loading, record_tables, sources
+from tf_finetune.data import examples, leaks, loading, record_tables, sources
 
 SKIP = "Repair the file; --on_bad_example=skip leaves the record out."
 
@@ -178,3 +181,65 @@ def test_a_number_to_predict_beside_an_image(tmp_path):
     records = [record_files.example(image=b"x%d" % n, price=n / 4) for n in range(12)]
     part = load(write(tmp_path / "a.tfrecord", *records), label_column="price")
     assert part.labels["price"].tolist() == [str(n / 4) for n in range(12)]
+
+
+@pytest.mark.parametrize("options", [{"text_column": "text"}, {"feature_columns": "score"}, {}])
+def test_records_that_have_moved_are_the_same(tmp_path, options):
+    content = make_texts() if options else [record_files.example(image=b"x", label=1)] * 3
+    for name in ("p/x.tfrecord", "q/y.tfrecord"):
+        (tmp_path / "a" / name).parent.mkdir(parents=True)
+        write(tmp_path / "a" / name, *content)
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    found = []
+    for folder in ("a", "c"):
+        for pattern in ("p/x.tfrecord", "*/*.tfrecord"):
+            part = load(tmp_path / folder / pattern, **options)
+            found.append(examples.fingerprint([part]))
+    assert found[:2] == found[2:]
+    path = tmp_path / "c" / "p" / "x.tfrecord"
+    os.utime(path, (1, 1))
+    assert examples.fingerprint([load(path, **options)]) != found[0] != found[1]
+
+
+def test_a_name_that_reads_like_a_message_stays(tmp_path):
+    bad = record_files.example(text=b"")
+    path = write(tmp_path / "1 left out, lines 2.tfrecord", *make_texts(range(3)), bad)
+    part = load(path, on_bad_example="skip")
+    assert data_files.warnings_of(part.problems) == [
+        f"{path}: 1 rows without a text are left out, records 4."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "bad", "message"),
+    [
+        ({"text_column": "text"}, {"text": b""}, "7 rows without a text"),
+        ({"feature_columns": "x"}, {"x": float("nan"), "label": 1}, "7 rows that lack a number"),
+    ],
+)
+def test_rows_of_several_files_that_are_left_out(tmp_path, options, bad, message):
+    good = record_files.example(text=b"a", x=1.0, label=1)
+    write(tmp_path / "0.tfrecord", good, record_files.example(**bad), good)
+    write(tmp_path / "1.tfrecord", good, *[record_files.example(**bad)] * 6)
+    part = load(tmp_path / "*.tfrecord", **options, on_bad_example="skip")
+    assert data_files.warnings_of(part.problems)[0] == (
+        f"{tmp_path}/*.tfrecord: {message} are left out, records 0.tfrecord/00000002, "
+        "1.tfrecord/00000002, 1.tfrecord/00000003, 1.tfrecord/00000004, 1.tfrecord/00000005 and 2 "
+        "more."
+    )
+
+
+def test_what_is_no_file_is_never_opened(tmp_path):
+    write(tmp_path / "a.tfrecord", *make_texts())
+    os.mkfifo(tmp_path / "b.tfrecord")
+    part = load(tmp_path / "*.tfrecord", text_column="text")
+    assert [problem.message for problem in part.problems] == [
+        f"{tmp_path}/b.tfrecord is a pipe, not a file."
+    ]
+
+
+def test_texts_without_a_label(tmp_path):
+    path = write(tmp_path / "a.tfrecord", *[record_files.example(text=b"a")] * 3)
+    assert data_files.refusal(load, path) == [
+        f"{path}: expected at least 2 columns (text,label). Received 1."
+    ]

@@ -232,3 +232,39 @@ def test_unknown_image_column(photos):
         f"--image_column=imgae: {path} has no such column. Did you mean 'image'? It has 'image', "
         "'label'."
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["'0.png' does not exist. Paths are relative to the table's folder."]),
+        ({"text_column": "text"},
+         ["the text is empty. --on_bad_example=skip leaves such rows out."]),
+        ({"feature_columns": "age=number"}, ["column 'age': expected a number. Received 'old'."]),
+        ({"image_column": "image", "feature_columns": "age=number"},
+         ["'0.png' does not exist. Paths are relative to the table's folder.",
+          "column 'age': expected a number. Received 'old'."]),
+        ({"text_column": "text", "feature_columns": "age=number"},
+         ["the text is empty. --on_bad_example=skip leaves such rows out.",
+          "column 'age': expected a number. Received 'old'."]),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_json_hides_no_other_mistake(tmp_path, options, told):
+    (tmp_path / "1.png").write_bytes(b"x")
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"image": "1.png", "text": "a", "age": 3, "label": "a"}\n'
+        '{"image": "1.png"\n'
+        '{"image": "0.png", "text": "", "age": "old", "label": "a"}\n'
+        '{"image": "1.png", "text": {}}\n'
+    )
+    spec = specs.DataSpec(data=str(path), **options)
+    part = tables.load(spec, str(path), flag="data")
+    assert len(part) == 1
+    assert sorted(problem.message for problem in part.problems) == [
+        f"{path}, line 2: no valid JSON: Expecting ',' delimiter at character 19. Expected an "
+        "object on one line.",
+        *(f"{path}, line 3: {message}" for message in sorted(told)),
+        f"{path}, line 4: the value of 'text' is an object. Expected text, a number or a list of "
+        "names.",
+    ]

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import subprocess
 import sys
 
@@ -237,3 +238,20 @@ def test_texts_take_little_more_memory_than_themselves(tmp_path):
             peaks.append(int(done.stdout))
     assert peaks[2] - peaks[0] < 0.18 * 500
     assert peaks[3] - peaks[1] < 0.18 * 550
+
+
+def test_a_list_of_numbers_is_a_text_too(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": [3, 3, 1], "label": "x"}\n{"text": ["3", "1"], "label": "y"}\n')
+    assert sorted(load(str(path)).inputs.texts) == ["3 1", "3 3 1"]
+
+
+@pytest.mark.parametrize("lists", [([0, 0, 1], [0, 1, 1]), (["a", "a", "b"], ["a", "b", "b"])])
+def test_lists_order_equal_texts_by_all_that_stands_in_them(tmp_path, lists):
+    lines = [json.dumps({"text": "t", "tags": tags}) for tags in lists]
+    found = []
+    for name, ordered in (("a.jsonl", lines), ("b.jsonl", lines[::-1])):
+        (tmp_path / name).write_text("\n".join(ordered) + "\n")
+        part = load(str(tmp_path / name))
+        found.append([cell.elements for cell in part.labels["tags"]])
+    assert found[0] == found[1] == [tuple(map(str, tags)) for tags in lists]

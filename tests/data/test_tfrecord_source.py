@@ -8,6 +8,7 @@ from tests.data import data_files, image_bytes, record_files
 from tf_finetune import findings, specs
 from tf_finetune.data import (
     doctor,
+    examples,
     image_heads,
     leaks,
     loaders,
@@ -279,10 +280,11 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path):
     path = write_good(tmp_path / "a.tfrecord")
     splits = loading.load_data(specs.DataSpec(data=path))
     os.truncate(path, 1000)
-    with pytest.raises(
-        findings.RefusedError, match=r"a\.tfrecord, record 12 cannot be read: its file has changed"
-    ):
-        pipeline.read_images(splits, PRE, on_bad_example="error")
+    lines = data_files.refusal(pipeline.read_images, splits, PRE, on_bad_example="error")
+    assert [line.partition(" since")[0] for line in lines] == [
+        *(f"{path}, record {n} cannot be read: its file has changed" for n in range(1, 6)),
+        f"{path}: and 7 more.",
+    ]
 
 
 def test_what_is_no_file_is_never_opened(tmp_path):
@@ -345,3 +347,50 @@ def test_heads_name_their_features(tmp_path):
         ("kind", ("0", "1")),
         ("s", ("0", "1", "2")),
     ]
+
+
+@pytest.mark.parametrize("flag", ["image_column", "text_column"])
+def test_columns_beside_images_or_texts_are_not_of_records(tmp_path, flag):
+    record = record_files.example(image=PNGS[0], text=b"a", age=3, label=1)
+    path = write(tmp_path / "a.tfrecord", record, record)
+    options = {flag: flag.partition("_")[0], "feature_columns": "age"}
+    assert data_files.refusal(load, path, **options) == [
+        f"--feature_columns beside --{flag} needs a .csv, .tsv or .jsonl. Received --data={path}: "
+        "of TFRecords only one of the two is read. Leave the other out."
+    ]
+
+
+def test_of_many_bad_images_the_first_are_shown(tmp_path):
+    records = [record_files.example(image=PNGS[n], label=n % 2) for n in range(12)]
+    records += [record_files.example(image=b"nope", label=n % 2) for n in range(8)]
+    path = write(tmp_path / "a.tfrecord", *records)
+    splits = loading.load_data(specs.DataSpec(data=path))
+    lines = data_files.refusal(pipeline.read_images, splits, PRE, on_bad_example="error")
+    assert [line.split(" is no image")[0] for line in lines] == [
+        *(f"{path}, record {number}" for number in range(13, 18)),
+        f"{path}: and 3 more.",
+    ]
+
+
+def test_of_many_bad_records_the_first_are_shown(tmp_path):
+    records = [record_files.example(image=[PNGS[0], PNGS[1]], label=0)] * 8
+    path = write(tmp_path / "a.tfrecord", *records)
+    lines = data_files.refusal(load, path)
+    assert len(lines) == 6 and lines[4].startswith(f"{path}, record 5 is not usable: ")
+    assert lines[5] == f"{path}: and 3 more."
+    write_good(tmp_path / "b.tfrecord")
+    with open(tmp_path / "b.tfrecord", "ab") as file:
+        file.write((tmp_path / "a.tfrecord").read_bytes())
+    spec = specs.DataSpec(data=str(tmp_path / "b.tfrecord"))
+    lines = data_files.refusal(loading.load_data, spec)
+    assert len(lines) == 6 and lines[5] == f"{tmp_path}/b.tfrecord: and 3 more."
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.tfrecord", b"a\n.tfrecord"])
+def test_names_that_are_no_text(tmp_path, name):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    record = record_files.frame(record_files.example(image=PNGS[0], label=1))
+    with open(path, "wb") as file:
+        file.write(record * 20)
+    part = load(os.fsdecode(path))
+    assert len(examples.fingerprint([part])) == 64

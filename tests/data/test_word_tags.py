@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 
 from tests import tag_data
+from tests.data import record_files
 from tf_finetune import specs
-from tf_finetune.data import loading, pipeline, text_store
+from tf_finetune.data import loading, pipeline, sources, text_store
 
 HEAD = specs.HeadSpec(name="tags", kind="token_classification", label="tags")
 
@@ -63,3 +66,37 @@ def test_an_empty_cell_has_no_tags_beside_another_head(tmp_path):
     splits = loading.load_data(specs.DataSpec(data=str(path)), heads=heads)
     labels = np.concatenate([part.labels["tags"] for part in splits.parts])
     assert (labels < 0).sum() == 1
+
+
+def test_tags_may_be_numbers(tmp_path):
+    path = tmp_path / "tags.jsonl"
+    rows = [["the", "cat", "the"], [0, 0, 1]], [["the", "dog", "the"], [0, 1, 1]]
+    lines = [json.dumps({"tokens": words, "tags": tags}) for words, tags in rows * 5]
+    path.write_text("\n".join(lines) + "\n")
+    part = sources.load_source(specs.DataSpec(text_column="tokens"), str(path), flag="data")
+    found = set(zip(part.inputs.texts, map(str, part.labels["tags"]), strict=True))
+    assert found == {("the cat the", "('0', '0', '1')"), ("the dog the", "('0', '1', '1')")}
+    splits = load(path, text_column="tokens")
+    for split in splits.parts:
+        for text, tags in collect(split).items():
+            assert tags == ([0, 0, 1] if "cat" in text else [0, 1, 1])
+    assert splits.heads[0].classes == ("0", "1")
+
+
+def test_records_keep_every_word_and_tag(tmp_path):
+    rows = [([b"the", b"cat", b"the", b"dog"], [0, 0, 0, 1]), ([b"a", b"a"], [1, 1])] * 6
+    records = [record_files.example(tokens=words, tags=tags) for words, tags in rows]
+    named = [
+        record_files.example(tokens=words, tags=[b"OB"[tag : tag + 1] for tag in tags])
+        for words, tags in rows
+    ]
+    for name, content in (("a.tfrecord", records), ("b.tfrecord", named)):
+        path = tmp_path / name
+        path.write_bytes(b"".join(map(record_files.frame, content)))
+        splits = load(path, text_column="tokens", classes="O,B")
+        assert splits.heads[0].classes == ("O", "B")
+        texts = {text for split in splits.parts for text in split.texts}
+        assert texts == {"the cat the dog", "a a"}
+        for split in splits.parts:
+            for text, tags in collect(split).items():
+                assert tags == ([0, 0, 0, 1] if "cat" in text else [1, 1])

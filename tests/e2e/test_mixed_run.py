@@ -174,7 +174,7 @@ def test_bad_rows_of_a_prediction_cost_themselves(run, tmp_path):
     other = table.with_suffix(".jsonl")
     other.write_text('{"sex": "f", "photo": ["photos/001.png"], "age": 7}\n')
     (row,) = predict(f"--model={run}/export/1", f"--input={other}", output=tmp_path / "o.jsonl")
-    assert row["error"] == "column 'photo': expected text. Received a list"
+    assert row["error"] == "column 'photo': expected a path. Received a list"
 
 
 @pytest.mark.parametrize(

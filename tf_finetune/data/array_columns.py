@@ -6,8 +6,8 @@ from tf_finetune import findings, specs
 from tf_finetune.data import (
     array_labels,
     column_names,
-    column_tables,
     columns,
+    feature_cells,
     row_keys,
     vector_columns,
 )
@@ -143,7 +143,7 @@ def _stack(
     """(the numbers as a matrix, the digests of the rows)."""
     num_rows = len((numbers or strings)[0])
     wide = any(
-        column_tables.needs_float64(column[np.isfinite(column)].astype(np.float64))
+        feature_cells.needs_float64(column[np.isfinite(column)].astype(np.float64))
         for column in numbers
     )
     writer = columns.MatrixWriter(len(numbers), np.float64 if wide else np.float32)

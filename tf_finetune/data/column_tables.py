@@ -11,9 +11,8 @@ number that follows from their other cells; rows with the same features are in o
 import dataclasses
 import functools
 import itertools
-import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from tf_finetune.data import (
     csv_rows,
     encodings,
     examples,
+    feature_cells,
     growing_array,
     json_rows,
     mixed_spec,
@@ -37,8 +37,7 @@ from tf_finetune.data import (
 EXPECTED = "of numbers and a label"
 _CHUNK_ROWS = 4096
 _MAX_PROBLEMS = 1000
-# Whole numbers beyond it are not all float32.
-_MAX_EXACT = 2**24
+_MAX_LINES = 5
 _BAR_BYTES = 50 * 2**20
 
 
@@ -50,15 +49,19 @@ Opener = Callable[[], tuple[list[str], Iterator[table_rows.Row]]]
 
 
 def load(
-    spec: specs.DataSpec, text: str, *, flag: str, open_rows: Opener | None = None
+    spec: specs.DataSpec,
+    text: str,
+    *,
+    open_rows: Opener | None = None,
+    places: table_rows.Places | None = None,
 ) -> examples.Examples:
     """Lists the rows of a table.
 
     Args:
       spec: the data options: `feature_columns`, `label_column`, `on_bad_example`, `encoding`.
       text: path of the table.
-      flag: name of the flag that `text` stands in, for messages.
       open_rows: begins the table, see `table_rows.open_rows`, which is the default.
+      places: where its rows are; None: on the lines of the file.
 
     Returns:
       The examples, sorted by key. Every column that is no feature is a label column. Their
@@ -68,35 +71,31 @@ def load(
     Raises:
       findings.RefusedError: --feature_columns or the table's header cannot be used, or no row can.
     """
-    return load_beside(spec, text, column="", open_rows=open_rows)
+    if open_rows is None:
+        open_rows = functools.partial(table_rows.open_rows, text, spec, expected=EXPECTED)
+    if places is None:
+        places = table_rows.Places(text)
+    return _load(spec, places, open_rows=open_rows, beside=None)
 
 
-def load_beside(
-    spec: specs.DataSpec, text: str, *, column: str, open_rows: Opener | None = None
-) -> examples.Examples:
+def load_beside(spec: specs.DataSpec, text: str, *, column: str) -> examples.Examples:
     """Lists the rows of a table that has images or texts too.
 
     Args:
       spec: the data options, see `load`.
       text: path of the table.
-      column: name of the column of images or texts; "": there is none.
-      open_rows: see `load`.
+      column: name of the column of images or texts.
 
     Returns:
-      As `load`; that rows repeat the features of others says nothing beside images or texts.
+      As `load`. Two things are not told: that rows repeat the features of others, which says
+      nothing beside images or texts; and rows that are no rows of the table, or of another
+      length, which is a problem of them too.
 
     Raises:
       findings.RefusedError: see `load`.
     """
-    if open_rows is None:
-        open_rows = functools.partial(table_rows.open_rows, text, spec, expected=EXPECTED)
-    try:
-        return _read(spec, text, dtype=np.float32, open_rows=open_rows, beside=column)
-    except _WideNumbersError:
-        return _read(spec, text, dtype=np.float64, open_rows=open_rows, beside=column)
-    except OSError as error:
-        message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
-        raise encodings.refusal(text, message) from error
+    open_rows = functools.partial(table_rows.open_rows, text, spec, expected=EXPECTED)
+    return _load(spec, table_rows.Places(text), open_rows=open_rows, beside=column)
 
 
 def settle_kinds(spec: specs.DataSpec, part: examples.Examples) -> specs.DataSpec:
@@ -109,7 +108,7 @@ def settle_kinds(spec: specs.DataSpec, part: examples.Examples) -> specs.DataSpe
     Returns:
       A copy whose `feature_columns` says which columns hold numbers; of other examples the same.
     """
-    store = part.features or part.inputs
+    store = part.inputs if part.features is None else part.features
     if not isinstance(store, columns.Columns):
         return spec
     settled = column_names.describe(store.found, store.kinds)
@@ -134,9 +133,27 @@ def keep_kinds(spec: specs.DataSpec, trained: Any) -> specs.DataSpec:
     return dataclasses.replace(spec, feature_columns=settled)
 
 
-def _read(
-    spec: specs.DataSpec, path: str, *, dtype: type, open_rows: Opener, beside: str
+def _load(
+    spec: specs.DataSpec, places: table_rows.Places, *, open_rows: Opener, beside: str | None
 ) -> examples.Examples:
+    try:
+        return _read(spec, places, dtype=np.float32, open_rows=open_rows, beside=beside)
+    except _WideNumbersError:
+        return _read(spec, places, dtype=np.float64, open_rows=open_rows, beside=beside)
+    except OSError as error:
+        message = f"its numbers cannot be stored in a temporary file: {error.strerror or error}."
+        raise encodings.refusal(places.path, message) from error
+
+
+def _read(
+    spec: specs.DataSpec,
+    places: table_rows.Places,
+    *,
+    dtype: type,
+    open_rows: Opener,
+    beside: str | None,
+) -> examples.Examples:
+    path = places.path
     names, rows = open_rows()
     names, rows, found = _choose_columns(spec, path, names=names, rows=rows)
     if set(names) <= set(found.names):
@@ -147,7 +164,7 @@ def _read(
         )
         problem = findings.Problem(message, path=path, flag=column_names.FLAG)
         raise findings.RefusedError(problem)
-    reader = _Reader(spec, path, names=names, found=found, dtype=dtype, beside=beside)
+    reader = _Reader(spec, places, names=names, found=found, dtype=dtype, beside=beside)
     size = os.path.getsize(path) if os.path.isfile(path) else _BAR_BYTES
     if size < _BAR_BYTES:
         reader.read(rows, lambda num_rows: None)
@@ -171,119 +188,25 @@ def _choose_columns(
     return names, rows, found
 
 
-class FeatureParser:
-    """Turns cells into numbers and strings; training and predict both ask it.
-
-    Args:
-      names: the table's columns.
-      kinds: {feature column: columns.NUMBER or STRING}.
-    """
-
-    def __init__(self, names: Sequence[str], kinds: dict[str, str]):
-        place = {name: number for number, name in enumerate(names)}
-        self.number_names = [name for name, kind in kinds.items() if kind == columns.NUMBER]
-        self.string_names = [name for name, kind in kinds.items() if kind == columns.STRING]
-        self._number_places = [place[name] for name in self.number_names]
-        self._string_places = [place[name] for name in self.string_names]
-        self._pick = _make_picker(self._number_places)
-
-    def parse(
-        self, rows: Sequence[list[Any]]
-    ) -> tuple[np.ndarray, list[list[str]], dict[int, str]]:
-        """Cells of some rows.
-
-        Args:
-          rows: cells, as many in each as there are columns.
-
-        Returns:
-          (float64 [n, number columns], the string cells of each row, {row: what is wrong with
-          it}); what a bad row holds means nothing.
-        """
-        wrong: dict[int, str] = {}
-        numbers = np.zeros((len(rows), len(self._number_places)))
-        if self._number_places:
-            for row, cells in enumerate(rows):
-                picked = self._pick(cells)
-                try:
-                    numbers[row] = list(map(float, picked))
-                except (TypeError, ValueError):
-                    wrong[row] = self._find_wrong(cells)
-                else:
-                    if "_" in "".join(picked):  # Python reads 1_000, no other program does
-                        wrong[row] = self._find_wrong(cells)
-            for row in np.flatnonzero(~np.isfinite(numbers).all(axis=1)).tolist():
-                wrong[row] = self._find_wrong(rows[row])
-        strings = [[cells[place] for place in self._string_places] for cells in rows]
-        for row, values in enumerate(strings):
-            for name, value in zip(self.string_names, values, strict=True):
-                if isinstance(value, tuple):
-                    wrong[row] = f"column '{findings.one_line(name)}': expected text. {_LIST}"
-        return numbers, strings, wrong
-
-    def _find_wrong(self, cells: list[Any]) -> str:
-        for name, place in zip(self.number_names, self._number_places, strict=True):
-            if not _is_number(cells[place]):
-                return _describe_cell(name, cells[place])
-        return "expected numbers."
-
-
-_LIST = "Received a list."
-
-
-def _is_number(cell: json_rows.Cell) -> bool:
-    return isinstance(cell, str) and column_names.is_number(cell)
-
-
-def is_missing(cell: json_rows.Cell) -> bool:
-    """Whether a cell of a column of numbers holds none, and says so.
-
-    Args:
-      cell: text.
-
-    Returns:
-      True for an empty cell, nan and what programs write for it.
-    """
-    return isinstance(cell, str) and cell.strip().lower() in ("", "nan", "na", "n/a", "null")
-
-
-def _describe_cell(name: str, cell: json_rows.Cell) -> str:
-    shown = f"column '{findings.one_line(name)}'"
-    if isinstance(cell, tuple):
-        return f"{shown}: expected a number. {_LIST}"
-    if is_missing(cell):
-        return f"{shown} has no number. --on_bad_example=skip leaves such rows out."
-    return f"{shown}: expected a number. Received '{findings.one_line(cell)[:80]}'."
-
-
-def _make_picker(places: list[int]) -> Callable[[Sequence], Sequence[str]]:
-    if len(places) == 1:
-        place = places[0]
-        return lambda cells: (cells[place],)
-    if places and places == list(range(places[0], places[-1] + 1)):
-        first, last = places[0], places[-1] + 1
-        return lambda cells: cells[first:last]
-    return operator.itemgetter(*places) if places else lambda cells: ()
-
-
 class _Reader:
     """The pass over a table's rows."""
 
     def __init__(
         self,
         spec: specs.DataSpec,
-        path: str,
+        places: table_rows.Places,
         *,
         names: list[str],
         found: columns.FeatureColumns,
         dtype: type,
-        beside: str = "",
+        beside: str | None,
     ):
-        self._spec, self._path, self._names, self._found = spec, path, names, found
+        self._spec, self._places, self._names, self._found = spec, places, names, found
         self._beside = beside
         self._skip = spec.on_bad_example == "skip"
         self._dtype = dtype
-        self._problems: list[findings.Problem] = []
-        self._num_problems = 0
+        self._problems: list[tuple[int, findings.Problem]] = []
+        self._num_problems = self._num_untold = 0
         self._skipped: list[int] = []
         self._num_skipped = self._num_rows = 0
         self._lines = growing_array.GrowingArray(np.int64)
@@ -295,7 +218,7 @@ class _Reader:
         self._others = {name: cell_columns.CellColumn(strip=True) for _, name in others}
         self._strings: dict[str, cell_columns.CellColumn] = {}
         self._examples_of: dict[str, str] = {}
-        self._parser: FeatureParser | None = None
+        self._parser: feature_cells.FeatureParser | None = None
 
     def read(self, rows: Iterator[table_rows.Row], show: Callable[[int], None]) -> None:
         """Reads every row."""
@@ -316,34 +239,38 @@ class _Reader:
                 lines.append(line)
                 kept.append(cells)
                 continue
-            if isinstance(cells, vector_columns.BadRow):
+            if self._beside is not None and not isinstance(cells, vector_columns.BadVector):
+                self._num_untold += 1
+            elif isinstance(cells, json_rows.BadRow):
                 self._report(cells.fault, line)
-                continue
-            names = findings.list_first(self._names, limit=10)
-            self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
+            else:
+                names = findings.list_first(self._names, limit=10)
+                self._report(f"expected {width} columns ({names}). Received {len(cells)}.", line)
         return lines, kept
 
-    def _start(self, cells: list[list[Any]]) -> FeatureParser:
+    def _start(self, cells: list[list[Any]]) -> feature_cells.FeatureParser:
         """Settles which columns hold numbers: those whose first cells do."""
         kinds: dict[str, str] = {}
         for name in self._found.names:
             place = self._names.index(name)
-            odd = next((row[place] for row in cells if _is_odd(row[place])), None)
+            odd = next((row[place] for row in cells if feature_cells.is_odd(row[place])), None)
             kinds[name] = self._found.kinds.get(
                 name, columns.NUMBER if odd is None else columns.STRING
             )
             if kinds[name] == columns.STRING:
                 self._strings[name] = cell_columns.CellColumn(strip=False)
                 self._examples_of[name] = str(odd) if odd is not None else ""
-        parser = FeatureParser(self._names, kinds)
+        parser = feature_cells.FeatureParser(self._names, kinds)
         self._writer = columns.MatrixWriter(len(parser.number_names), self._dtype)
         return parser
 
-    def _add(self, lines: list[int], cells: list[list[Any]], parser: FeatureParser) -> None:
+    def _add(
+        self, lines: list[int], cells: list[list[Any]], parser: feature_cells.FeatureParser
+    ) -> None:
         numbers, strings, wrong = parser.parse(cells)
         if wrong:
-            for row, message in sorted(wrong.items()):
-                self._report_row(message, lines[row])
+            for row, fault in sorted(wrong.items()):
+                self._report_row(fault, lines[row])
             good = [row for row in range(len(cells)) if row not in wrong]
             numbers = numbers[good]
             lines = [lines[row] for row in good]
@@ -351,7 +278,7 @@ class _Reader:
             strings = [strings[row] for row in good]
         if not cells:
             return
-        if self._dtype is np.float32 and needs_float64(numbers):
+        if self._dtype is np.float32 and feature_cells.needs_float64(numbers):
             raise _WideNumbersError
         self._writer.write(numbers)
         for name, values in zip(self._strings, zip(*strings, strict=True), strict=True):
@@ -363,31 +290,32 @@ class _Reader:
         self._digests.extend(row_keys.hash_features(numbers, strings))
         self._sums.extend(row_keys.sum_cells(others, len(cells)))
 
-    def _report_row(self, message: str, line: int) -> None:
+    def _report_row(self, fault: feature_cells.Fault, line: int) -> None:
         # What is no number at all is a mistake in the table, whatever is skipped.
-        if self._skip and "has no number" in message:
+        if self._skip and fault.is_missing:
             self._num_skipped += 1
-            if len(self._skipped) < 5:
+            if len(self._skipped) < _MAX_LINES:
                 self._skipped.append(line)
-        else:
-            self._report(message, line)
+            return
+        advice = " --on_bad_example=skip leaves such rows out." if fault.is_missing else ""
+        self._report(f"{fault.message}.{advice}", line)
 
     def _report(self, message: str, line: int) -> None:
         self._num_problems += 1
         if self._num_problems <= _MAX_PROBLEMS:
-            error = encodings.refusal(self._path, message, line=line)
-            self._problems += error.problems
+            self._problems.append((line, self._places.describe(message, line)))
 
     def finish(self) -> examples.Examples:
         """The examples, sorted by key."""
         if not self._num_rows:
             raise csv_rows.refusal(
-                self._path, f"no row below the header. Expected rows {EXPECTED}."
+                self._places.path, f"no row below the header. Expected rows {EXPECTED}."
             )
-        if not len(self._digests) and not self._problems:
-            raise csv_rows.refusal(self._path, "every row lacks a number.")
-        self._problems.sort(key=lambda found: found.line or 0)
-        problems = self._problems + self._count_problems()
+        if not len(self._digests) and not self._problems and not self._num_untold:
+            raise csv_rows.refusal(self._places.path, "every row lacks a number.")
+        self._problems.sort(key=lambda found: found[0])
+        problems = [problem for _, problem in self._problems] + self._count_problems()
+        delimiter = table_rows.label_delimiter(self._places.path, self._spec)
         digests = self._digests.finish()
         order, keys, repeats = row_keys.make_keys(digests, self._sums.finish())
         digests = digests[order]
@@ -399,66 +327,35 @@ class _Reader:
             strings={name: column.texts(order) for name, column in self._strings.items()},
             digests=digests,
             examples_of=self._examples_of,
-            beside=self._beside,
+            beside=self._beside or "",
         )
         return examples.Examples(
-            source=self._path,
+            source=self._places.path,
             keys=keys,
             inputs=store,
-            labels={
-                name: column.labels(table_rows.label_delimiter(self._path, self._spec), order)
-                for name, column in self._others.items()
-            },
+            labels={name: column.labels(delimiter, order) for name, column in self._others.items()},
             lines=self._lines.finish()[order],
             repeats=repeats,
             problems=tuple(problems),
         )
 
     def _count_problems(self) -> list[findings.Problem]:
-        shown = findings.one_line(self._path)
         found = []
         if self._num_problems > _MAX_PROBLEMS:
             more = self._num_problems - _MAX_PROBLEMS
-            found.append(findings.Problem(f"{shown}: and {more:,} more bad rows.", path=self._path))
+            found.append(self._places.describe(f"and {more:,} more bad rows."))
         if self._num_skipped:
-            lines = ", ".join(map(str, self._skipped))
-            more = self._num_skipped - len(self._skipped)
-            lines += f" and {more:,} more" if more else ""
-            found.append(
-                findings.Problem(
-                    f"{shown}: {self._num_skipped:,} rows that lack a number are left out, lines "
-                    f"{lines}.",
-                    severity=findings.WARNING,
-                    path=self._path,
-                )
-            )
+            rows = self._places.name_rows(self._skipped, self._num_skipped)
+            message = f"{self._num_skipped:,} rows that lack a number are left out, {rows}."
+            found.append(self._places.describe(message, severity=findings.WARNING))
         return found
 
     def _count_repeats(self, repeats: np.ndarray | None) -> list[findings.Problem]:
-        if repeats is None or self._beside:
+        if repeats is None or self._beside is not None:
             return []
         count = int((repeats != np.arange(len(repeats))).sum())
         message = (
-            f"{findings.one_line(self._path)}: {count:,} of {len(repeats):,} rows repeat the "
-            "features of another, and are in its split."
+            f"{count:,} of {len(repeats):,} rows repeat the features of another, and are in its "
+            "split."
         )
-        return [findings.Problem(message, severity=findings.WARNING, path=self._path)]
-
-
-def _is_odd(cell: json_rows.Cell) -> bool:
-    return not _is_number(cell) and not is_missing(cell)
-
-
-def needs_float64(numbers: np.ndarray) -> bool:
-    """Whether float32 would change whole numbers.
-
-    Args:
-      numbers: finite, of any shape.
-
-    Returns:
-      True if some whole number is no float32.
-    """
-    if not numbers.size or np.abs(numbers).max() <= _MAX_EXACT:
-        return False
-    large = numbers[np.abs(numbers) > _MAX_EXACT]
-    return bool(((large == np.floor(large)) & (large != large.astype(np.float32))).any())
+        return [self._places.describe(message, severity=findings.WARNING)]

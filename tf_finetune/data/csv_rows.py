@@ -98,13 +98,13 @@ def iterate_rows(
         raise refusal(path, f"it cannot be read: {error.strerror}.") from error
 
 
-def check_separator(path: str, first: list[str], *, line: int, expected: str) -> None:
+def check_separator(path: str, first: list[str], *, line: int | None, expected: str) -> None:
     """Refuses a table of a single column.
 
     Args:
       path: the file.
       first: cells of its first row.
-      line: of that row.
+      line: of that row; None: it is on none.
       expected: what a row should look like, for messages.
 
     Raises:

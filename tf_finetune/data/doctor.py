@@ -311,7 +311,7 @@ def _describe_features(
 ) -> tuple[tuple[Column, ...], list[findings.Problem]]:
     """The feature columns of the first source, and what is odd about them."""
     part = next(iter(rows.parts.values()))
-    store = part.features or part.inputs
+    store = part.inputs if part.features is None else part.features
     if not isinstance(store, columns.Columns):
         return (), []
     found = column_findings.read_columns(store, lines=part.lines)

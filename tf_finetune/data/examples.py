@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import columns, input_stores
+from tf_finetune.data import columns, input_stores, json_rows
 
 SPLIT_NAMES = ("train", "validation", "test")
 LABEL_COLUMN = "label"
@@ -179,7 +179,7 @@ def _encode_texts(cells: np.ndarray) -> Iterator[bytes]:
     """The cells, separated by zeros, in parts."""
     for start in range(0, len(cells), _CHUNK_ROWS):
         texts = [
-            "|".join(cell) if isinstance(cell, tuple) else cell
+            "|".join(json_rows.read_elements(cell)) if isinstance(cell, tuple) else cell
             for cell in cells[start : start + _CHUNK_ROWS]
         ]
         text = ("\0" if start else "") + "\0".join(texts)

@@ -69,7 +69,7 @@ def describe_bad(
     problems = []
     for row, problem in zip(sorted(reading.heads.rule_out()), found, strict=True):
         place = rows.locate(row)
-        message, path, line = problem.message, problem.path or place.path, None
+        message, path, line = problem.message, problem.path or place.path, problem.line
         if place.line is not None:
             message, path, line = f"{place.name}: {message}", place.path, place.line
         severity = findings.WARNING if skip else problem.severity

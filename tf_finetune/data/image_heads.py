@@ -201,7 +201,7 @@ def describe_stubs(parts: tuple[loading.Split, ...], heads: Heads) -> list[findi
     return [_describe_stub(parts, heads, row) for row in sorted(heads.stubs)]
 
 
-def find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
+def find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str, int | None]:
     """The name of an image.
 
     Args:
@@ -209,7 +209,7 @@ def find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
       row: counts through all of them.
 
     Returns:
-      (path or "", what a message calls it; printable).
+      (path or "", what a message calls it, printable; its record in the file from 1, or None).
     """
     for part in parts:
         if row < len(part):
@@ -218,25 +218,26 @@ def find_name(parts: tuple[loading.Split, ...], row: int) -> tuple[str, str]:
     images, index = part.inputs, part.indices[row]
     if isinstance(images, image_stores.PathImages):
         path = os.fsdecode(images.paths[index])
-        return path, findings.one_line(path)
+        return path, findings.one_line(path), None
     if isinstance(images, image_stores.SliceImages):
-        path = os.fsdecode(images.paths[images.files[index]])
-        return path, f"{findings.one_line(path)}, record {images.numbers[index]}"
-    return "", f"Example {findings.one_line(part.keys[row])}"
+        path, number = os.fsdecode(images.paths[images.files[index]]), int(images.numbers[index])
+        return path, f"{findings.one_line(path)}, record {number}", number
+    return "", f"Example {findings.one_line(part.keys[row])}", None
 
 
 def _describe_bad(parts: tuple[loading.Split, ...], heads: Heads, row: int) -> findings.Problem:
-    path, name = find_name(parts, row)
+    path, name, line = find_name(parts, row)
     advice = f"Expected {image_formats.EXPECTED}; {_SKIP_FLAG} leaves it out."
     if row in heads.too_large:
         advice = f"Give a larger {_PIXELS_FLAG} if it is real; {_SKIP_FLAG} leaves it out."
-    return findings.Problem(f"{name} {heads.bad[row]}. {advice}", path=path, flag=_SKIP_FLAG)
+    message = f"{name} {heads.bad[row]}. {advice}"
+    return findings.Problem(message, path=path, line=line, flag=_SKIP_FLAG)
 
 
 def _describe_stub(parts: tuple[loading.Split, ...], heads: Heads, row: int) -> findings.Problem:
-    path, name = find_name(parts, row)
+    path, name, line = find_name(parts, row)
     message = f"{name} {heads.stubs[row]}. Left aside."
-    return findings.Problem(message, severity=findings.WARNING, path=path)
+    return findings.Problem(message, severity=findings.WARNING, path=path, line=line)
 
 
 def describe_failure(images: image_stores.EncodedImages, index: int) -> str:

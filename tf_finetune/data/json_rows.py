@@ -2,15 +2,15 @@
 
 One idea: a number, a string and a cell of a CSV say the same where they have the same letters, so
 numbers keep the form in which they stand; only lists, which a CSV has none of, become tuples: of
-names, each once, and of numbers a vector beside it.
+names, each once, with all that stands there beside it.
 
 Reference: JSON Lines, https://jsonlines.org; T. Bray, RFC 8259, 2017,
 https://www.rfc-editor.org/rfc/rfc8259.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 from tf_finetune import findings
 from tf_finetune.data import encodings
@@ -22,26 +22,45 @@ class ListCell(tuple[str, ...]):
     """The names in a list, each once.
 
     Attributes:
-      elements: all of them, as they stand.
+      elements: all of them, as they stand: words, the tags of words, a vector.
     """
 
     elements: tuple[str, ...]
 
     @classmethod
-    def make(cls, elements: tuple[str, ...]) -> "ListCell":
-        """The cell of a list."""
+    def make(cls, elements: Iterable[str]) -> Self:
+        """The cell of a list.
+
+        Args:
+          elements: all of the list, in order.
+
+        Returns:
+          The cell.
+        """
+        elements = tuple(elements)
         cell = cls(dict.fromkeys(elements))
         cell.elements = elements
         return cell
 
-    # Tables keep equal cells once: other elements are another cell.
+    # Tables keep equal cells once, and order and hash rows by what their cells say as text: other
+    # elements are another cell.
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ListCell):
             return self.elements == other.elements
         return super().__eq__(other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(self.elements)
+
+
+class Numbers(ListCell):
+    """A list of numbers alone: its elements may be a vector."""
 
 
 # A cell: text, the names of a list, or nothing.
@@ -50,28 +69,28 @@ Cell = str | tuple[str, ...]
 _MAX_KEYS = 100_000
 
 
-class Numbers(tuple):
-    """A list of numbers: a tuple of its different ones, which may be names of classes.
+def read_elements(cell: tuple[str, ...]) -> tuple[str, ...]:
+    """All that stands in a cell of several names.
+
+    Args:
+      cell: names, each once, or a `ListCell`.
+
+    Returns:
+      The elements of the list, repeated as they are there; of other tuples the names.
+    """
+    return cell.elements if isinstance(cell, ListCell) else cell
+
+
+class BadRow(list[Any]):
+    """A row without cells, in the place of one that cannot be read.
 
     Attributes:
-      numbers: all of them in order, as text: a vector.
+      fault: what is wrong with it; a sentence that follows its place.
     """
 
-    numbers: tuple[str, ...]
-
-    @classmethod
-    def make(cls, numbers: Sequence[str]) -> "Numbers":
-        """Makes a cell.
-
-        Args:
-          numbers: as text.
-
-        Returns:
-          The cell.
-        """
-        made = cls(dict.fromkeys(numbers))
-        made.numbers = tuple(numbers)
-        return made
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault = fault
 
 
 class _BadLineError(ValueError):
@@ -80,7 +99,7 @@ class _BadLineError(ValueError):
 
 def iterate_objects(
     path: str, *, encoding: str = encodings.DEFAULT
-) -> Iterator[tuple[int, dict[str, Cell]]]:
+) -> Iterator[tuple[int, dict[str, Cell] | BadRow]]:
     """Reads one object after another; memory does not grow with the file.
 
     Args:
@@ -90,12 +109,13 @@ def iterate_objects(
     Yields:
       (1-based line, {key: cell}) of every line that is not empty. Numbers are text as it stands in
       the file, true and false are "true" and "false", null is "", a list of strings and numbers is
-      a tuple of text; of numbers alone it is `Numbers`.
+      a `ListCell`; of numbers alone it is `Numbers`. A `BadRow` of a line that is no object, or of
+      one with a key twice, or with a value that is an object or a list with more than strings and
+      numbers in it.
 
     Raises:
-      findings.RefusedError: the file is not in the encoding, a line is no object, has more than
-        4,194,304 characters, a key twice, or a value that is an object or a list with more than
-        strings and numbers in it; when the place is reached.
+      findings.RefusedError: the file is not in the encoding, or a line has more than 4,194,304
+        characters; when the place is reached.
     """
     line = 0
     try:
@@ -103,12 +123,16 @@ def iterate_objects(
             text = encodings.BoundedLines(file, "a line", error=_BadLineError)
             for line, content in enumerate(text, start=1):
                 text.num_characters = 0
-                if content.strip():
-                    yield line, _read_line(content)
+                if not content.strip():
+                    continue
+                try:
+                    values: dict[str, Cell] | BadRow = _read_line(content)
+                except _BadLineError as error:
+                    values = BadRow(str(error))
+                yield line, values
     except _BadLineError as error:
-        # A line that is too long is the one after the last that was read.
-        line += str(error).startswith("a line")
-        raise encodings.refusal(path, str(error), line=line) from error
+        # It is too long: the one after the last that was read.
+        raise encodings.refusal(path, str(error), line=line + 1) from error
     except UnicodeError as error:
         raise encodings.refuse_bytes(path, encoding) from error
     except OSError as error:
@@ -126,24 +150,28 @@ def read_rows(
       encoding: value of --encoding.
 
     Returns:
-      (the keys of all objects in the order in which they come up, a cell for each of them in each
-      row, "" where the object lacks it; the 1-based lines), at least one row.
+      (the keys of all objects in the order in which they come up; a cell for each of them in each
+      row, "" where the object lacks it, or a `BadRow`; the 1-based lines), at least one row.
 
     Raises:
-      findings.RefusedError: as for `iterate_objects`; or the file holds no object.
+      findings.RefusedError: as for `iterate_objects`; or the file is empty.
     """
     places: dict[str, int] = {}
     rows: list[list[Cell]] = []
     lines: list[int] = []
     for line, values in iterate_objects(path, encoding=encoding):
+        lines.append(line)
+        if isinstance(values, BadRow):
+            rows.append(values)
+            continue
         for key in values:
             places.setdefault(key, len(places))
         rows.append([values.get(key, "") for key in places])
-        lines.append(line)
     if not rows:
         raise encodings.refusal(path, f"the file is empty. Expected on each line {expected}.")
     for row in rows:
-        row += [""] * (len(places) - len(row))
+        if not isinstance(row, BadRow):
+            row += [""] * (len(places) - len(row))
     return list(places), rows, lines
 
 
@@ -202,8 +230,8 @@ def _read_value(key: str, value: Any) -> Cell:
     if not all(isinstance(element, str) for element in value):
         raise _BadLineError(f"{shown} is a list with more than text and numbers in it.")
     if value and all(isinstance(element, _Number) for element in value):
-        return Numbers.make([str(element) for element in value])
-    return ListCell.make(tuple(_check_text(key, element) for element in value))
+        return Numbers.make(str(element) for element in value)
+    return ListCell.make(_check_text(key, element) for element in value)
 
 
 def _check_text(key: str, text: str) -> str:

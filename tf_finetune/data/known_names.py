@@ -3,7 +3,7 @@
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, label_encoding
+from tf_finetune.data import examples, json_rows, label_encoding
 
 
 def read_names(spec: specs.DataSpec) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def name_numbers(cells: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     names = {str(number): name for number, name in enumerate(classes)}
     return examples.object_array(
         [
-            tuple(names.get(name, name) for name in cell)
+            json_rows.ListCell.make(names.get(name, name) for name in json_rows.read_elements(cell))
             if isinstance(cell, tuple)
             else names.get(cell, cell)
             for cell in cells

@@ -58,7 +58,7 @@ def join_columns(
         raise findings.RefusedError(
             findings.Problem(message, path=part.source, flag="--feature_columns")
         )
-    told = [*part.problems, *_without_lengths(found.problems)]
+    told = [*part.problems, *found.problems]
     problems = tuple(sorted(told, key=lambda problem: (problem.line is None, problem.line or 0)))
     _, rows, others = np.intersect1d(part.lines, found.lines, return_indices=True)
     order = np.argsort(rows)
@@ -72,15 +72,6 @@ def join_columns(
     if len(rows) < len(part):
         part = store_selection.select_examples(part, rows)
     return dataclasses.replace(part, features=store_selection.select_columns(store, others))
-
-
-def _without_lengths(problems: tuple[findings.Problem, ...]) -> list[findings.Problem]:
-    """Without the rows of another length, which the first pass has told already."""
-    return [
-        problem
-        for problem in problems
-        if problem.line is None or f"line {problem.line}: expected" not in problem.message
-    ]
 
 
 def number_repeated(

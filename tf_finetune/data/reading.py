@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tf_finetune import findings, head_kinds, progress
 from tf_finetune.data import (
+    examples,
     image_formats,
     image_heads,
     image_sizes,
@@ -72,8 +73,8 @@ def read_images(
 
     Raises:
       findings.RefusedError: images cannot be read or decoded and are not to be skipped (all are
-        named), or skipping them leaves a split or a class of the training split empty; see also
-        `mask_reading.read_masks`.
+        named, of records the first five of each file), or skipping them leaves a split or a class
+        of the training split empty; see also `mask_reading.read_masks`.
     """
     if isinstance(pre, mixed_spec.MixedSpec):
         splits, main, problems = read_images(
@@ -100,7 +101,8 @@ def read_images(
     if pixels is not None or num_rows <= MAX_CHECKED_IMAGES or on_bad_example == "skip":
         heads.bad |= _decode(groups, pre, heads=heads, pixels=pixels)
     if heads.bad and on_bad_example != "skip":
-        raise findings.RefusedError(*image_heads.describe_errors(parts, heads))
+        errors = image_heads.describe_errors(parts, heads)
+        raise findings.RefusedError(*examples.cut_problems(errors))
     out = heads.rule_out()
     kept = _keep(parts, bad=out, pixels=pixels)
     _check_not_emptied(splits, kept, bad=out)
@@ -154,7 +156,7 @@ def naming_bad_images(*parts: loading.Split, pre: preprocessing.InputSpec) -> It
         problems = find_bad_images(parts, pre)
         if not problems:
             raise
-        raise findings.RefusedError(*problems) from error
+        raise findings.RefusedError(*examples.cut_problems(list(problems))) from error
 
 
 def _settle_pixel_max(

@@ -139,8 +139,9 @@ class ExampleReader:
           feature: of `read_features`.
 
         Returns:
-          Text: a string, or a number in decimal; `json_rows.Numbers` of several numbers, a tuple of
-          several names, "" of none. None of bytes that are no text in UTF-8, or a very long one.
+          Text: a string, or a number in decimal; `json_rows.Numbers` of several numbers, a
+          `json_rows.ListCell` of several names, "" of none. None of bytes that are no text in
+          UTF-8, or a very long one.
 
         Raises:
           refusals.BrokenFileError: the bytes are no list.
@@ -158,7 +159,9 @@ class ExampleReader:
                 names = [bytes(value).decode() for value in values]
             except UnicodeDecodeError:
                 return None
-            return names[0] if len(names) == 1 else (tuple(dict.fromkeys(names)) or "")
+            if len(names) > 1:
+                return json_rows.ListCell.make(names)
+            return names[0] if names else ""
         if len(numbers) > 1:
             return json_rows.Numbers.make(numbers)
         return numbers[0] if numbers else ""

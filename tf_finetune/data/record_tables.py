@@ -7,8 +7,7 @@ tables, and a list of numbers is a vector as in JSONL.
 import dataclasses
 import itertools
 import os
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from tf_finetune.data import (
     examples,
     json_rows,
     known_names,
+    record_faults,
     record_features,
     record_framing,
     record_schema,
@@ -27,7 +27,6 @@ from tf_finetune.data import (
 )
 from tf_finetune.trust import refusals
 
-_MAX_FAULTS = 100
 # Of these the columns are told, as of JSONL.
 _FIRST_RECORDS = 1000
 _MAX_COLUMNS = 100_000
@@ -57,7 +56,7 @@ def holds_texts(spec: specs.DataSpec, files: list[str]) -> bool:
     return "image" not in names and text_tables.find_text_column(list(features), spec) is not None
 
 
-def load(spec: specs.DataSpec, text: str, files: list[str], *, flag: str) -> examples.Examples:
+def load(spec: specs.DataSpec, text: str, files: list[str]) -> examples.Examples:
     """Lists the texts or the feature columns of records.
 
     Args:
@@ -65,7 +64,6 @@ def load(spec: specs.DataSpec, text: str, files: list[str], *, flag: str) -> exa
         `on_bad_example`.
       text: value of --data, for messages.
       files: paths, in order.
-      flag: name of the flag that `text` stands in, for messages.
 
     Returns:
       The examples; keys are the file and the record's number, every other feature is a label
@@ -77,46 +75,43 @@ def load(spec: specs.DataSpec, text: str, files: list[str], *, flag: str) -> exa
     """
     records = _Records(spec, text, files)
     try:
-        return records.finish(_load_rows(spec, text, records, flag=flag))
+        return records.finish(_load_rows(spec, text, records))
     except findings.RefusedError as error:
         # Of no good record a reader of tables only knows that there is no row.
-        if records.num_good or not records.problems:
+        if records.num_good or not records.found.problems:
             raise
         raise records.refuse_all() from error
 
 
-def _load_rows(
-    spec: specs.DataSpec, text: str, records: "_Records", *, flag: str
-) -> examples.Examples:
+def _load_rows(spec: specs.DataSpec, text: str, records: "_Records") -> examples.Examples:
     if spec.feature_columns is not None:
-        return column_tables.load(spec, text, flag=flag, open_rows=records.open)
+        return column_tables.load(spec, text, open_rows=records.open, places=records)
     names, rows = records.open()
     first = next(rows, None)
     if first is None:
         raise records.refuse_all()
-    return text_tables.load_rows(spec, text, header=(0, names), rows=itertools.chain([first], rows))
+    rows = itertools.chain([first], rows)
+    return text_tables.load_rows(spec, text, header=(0, names), rows=rows, places=records)
 
 
-class _Records:
-    """The pass over records."""
+class _Records(table_rows.Places):
+    """The pass over records, whose rows are numbered from 1 over all files."""
 
     def __init__(self, spec: specs.DataSpec, text: str, files: list[str]):
-        self._spec, self._text, self._files = spec, text, files
+        super().__init__(text)
+        self._spec, self._files = spec, files
         self._schema = record_schema.read_schema(spec.record_schema)
-        self._folder = os.path.commonpath([os.path.dirname(path) for path in files]) or "."
-        self._clear()
+        self._begin()
 
-    def _clear(self) -> None:
-        self.problems: list[findings.Problem] = []
-        self._stamps: list[str] = []
-        self._starts: list[int] = []
-        self._num_rows = self.num_good = 0
+    def _begin(self) -> None:
+        self.found = record_faults.RecordPass(self._spec, self._files)
+        self.num_good = 0
 
     def open(self) -> tuple[list[str], Iterator[table_rows.Row]]:
         """The names of the columns, and rows: (number of the record over all files, cells)."""
-        self._clear()
+        self._begin()
         cells = self._read()
-        first = [row for row, _ in zip(cells, range(_FIRST_RECORDS), strict=False)]
+        first = list(itertools.islice(cells, _FIRST_RECORDS))
         names = list(self._schema) or sorted({name for _, found in first for name in found})
         if not names and not first:
             raise self.refuse_all()
@@ -136,36 +131,22 @@ class _Records:
                 if new:
                     told.update(new)
                     message = (
-                        f"{self._locate(number)}: {findings.list_first(new)} is in none of the "
-                        f"first {_FIRST_RECORDS:,} records, and is not used. --record_schema names "
-                        "the features that are."
+                        f"{findings.list_first(new)} is in none of the first {_FIRST_RECORDS:,} "
+                        "records, and is not used. --record_schema names the features that are."
                     )
-                    self.problems.append(findings.Problem(message, severity=findings.WARNING))
+                    self.found.problems.append(
+                        self.describe(message, number, severity=findings.WARNING)
+                    )
                 yield number, [cells.get(name, "") for name in names]
 
     def _read(self) -> Iterator[tuple[int, dict[str, json_rows.Cell]]]:
-        for path in self._files:
-            self._starts.append(self._num_rows)
-            shown = findings.one_line(path)
-            num_before = len(self.problems)
-            try:
-                status = os.stat(path)
-                self._stamps.append(f"{path} {status.st_size} {status.st_mtime_ns}")
-                for record in record_framing.read_records(os.fsencode(path)):
-                    self._num_rows += 1
-                    cells, fault = ({}, record.fault) if record.fault else self._parse(record)
-                    if not fault:
-                        self.num_good += 1
-                        yield self._num_rows, cells
-                        continue
-                    self._report(fault, shown, record=record.number)
-                    if len(self.problems) - num_before >= _MAX_FAULTS:
-                        text = f"{shown}: after {_MAX_FAULTS} bad records the rest is not read."
-                        self.problems.append(findings.Problem(text, path=shown))
-                        break
-            except OSError as error:
-                text = f"{shown} cannot be read: {error.strerror}."
-                self.problems.append(findings.Problem(text, path=shown))
+        for file, record in self.found.read():
+            cells, fault = self._parse(record)
+            if fault:
+                self.found.report(file, record.number, fault)
+            else:
+                self.num_good += 1
+                yield self.found.num_records, cells
 
     def _parse(self, record: record_framing.Record) -> tuple[dict[str, json_rows.Cell], str]:
         reader = record_features.ExampleReader()
@@ -188,49 +169,48 @@ class _Records:
             )
         return {name: cell for name, cell in cells.items() if cell is not None}, ""
 
-    def _report(self, fault: str, path: str, *, record: int) -> None:
-        skip = self._spec.on_bad_example == "skip"
-        advice = (
-            "Skipped."
-            if skip
-            else ("Repair the file; --on_bad_example=skip leaves the record out.")
+    def describe(
+        self, message: str, line: int | None = None, *, severity: str = findings.ERROR
+    ) -> findings.Problem:
+        """A problem of a record, see `table_rows.Places.describe`."""
+        if line is None:
+            return super().describe(message, severity=severity)
+        file, record = self.found.find(line)
+        return findings.Problem(
+            f"{file.locate(record)}: {message}",
+            severity,
+            path=findings.one_line(file.path),
+            line=record,
         )
-        severity = findings.WARNING if skip else findings.ERROR
-        message = f"{path}, record {record} {fault}. {advice}"
-        flag = "--on_bad_example=skip"
-        self.problems.append(findings.Problem(message, severity, path, line=record, flag=flag))
 
-    def _place(self, number: int) -> tuple[str, int]:
-        """(file, number of the record in it from 1)."""
-        file = int(np.searchsorted(self._starts, number, side="left")) - 1
-        return self._files[file], number - self._starts[file]
-
-    def _locate(self, number: int) -> str:
-        path, record = self._place(number)
-        return f"{findings.one_line(path)}, record {record}"
+    def name_rows(self, first: Sequence[int], count: int) -> str:
+        """Some records, see `table_rows.Places.name_rows`."""
+        places = [self.found.find(number) for number in first]
+        if len(self._files) > 1:
+            shown = [findings.one_line(file.make_key(record)) for file, record in places]
+        else:
+            shown = [str(record) for _, record in places]
+        return "records " + table_rows.list_places(shown, count)
 
     def refuse_all(self) -> findings.RefusedError:
         """Where no record can be used."""
         problems = [
-            dataclasses.replace(problem, severity=findings.ERROR) for problem in self.problems
+            dataclasses.replace(problem, severity=findings.ERROR) for problem in self.found.problems
         ]
         if not problems:
             message = (
-                f"{findings.one_line(self._text)} holds no record. Expected tf.train.Example "
+                f"{findings.one_line(self.path)} holds no record. Expected tf.train.Example "
                 "records."
             )
-            problems = [findings.Problem(message, path=self._text)]
+            problems = [findings.Problem(message, path=self.path)]
         return findings.RefusedError(*examples.cut_problems(problems))
 
     def finish(self, part: examples.Examples) -> examples.Examples:
         """What a reader of tables made of the rows, as examples of records."""
-        numbers = np.zeros(len(part), np.int64) if part.lines is None else part.lines
-        keys = []
-        for number in numbers.tolist():
-            path, record = self._place(number)
-            name = os.fsencode(os.path.relpath(path, self._folder))
-            text = f"{name.decode('utf-8', 'backslashreplace')}/{record:08d}"
-            keys.append(unicodedata.normalize("NFC", text))
+        if part.lines is None:
+            raise ValueError("expected rows that have lines.")
+        places = map(self.found.find, part.lines.tolist())
+        keys = [file.make_key(record) for file, record in places]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
         part = store_selection.select_examples(part, order)
         classes = known_names.read_names(self._spec)
@@ -239,26 +219,12 @@ class _Records:
             keys=examples.object_array([keys[row] for row in order]),
             lines=None,
             no_default=record_features.describe_labels(
-                findings.one_line(self._text), list(part.labels)
+                findings.one_line(self.path), list(part.labels)
             ),
             labels={
                 name: known_names.name_numbers(cells, classes)
                 for name, cells in part.labels.items()
             },
-            identity="\n".join(self._stamps),
-            problems=(*self.problems, *map(self._rename, part.problems)),
-        )
-
-    def _rename(self, problem: findings.Problem) -> findings.Problem:
-        """Readers of tables speak of lines."""
-        if problem.line is None:
-            message = problem.message.replace(" left out, lines ", " left out, records ")
-            return dataclasses.replace(problem, message=message)
-        head, message = f"{findings.one_line(self._text)}, line {problem.line}", problem.message
-        path, record = self._place(problem.line)
-        return dataclasses.replace(
-            problem,
-            message=self._locate(problem.line) + message.removeprefix(head),
-            path=findings.one_line(path),
-            line=record,
+            identity=self.found.identity,
+            problems=(*self.found.problems, *part.problems),
         )

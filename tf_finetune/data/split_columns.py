@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from tf_finetune import findings, specs
-from tf_finetune.data import examples, image_stores, splits, store_selection
+from tf_finetune.data import examples, image_stores, json_rows, splits, store_selection
 
 _CODES = {
     "": splits.LEFT_OUT,
@@ -169,7 +169,10 @@ def _list_rows(
 
 def _to_texts(cells: np.ndarray) -> np.ndarray:
     """Cells of a label column as they stood there; names are joined again."""
-    texts = ["|".join(cell) if isinstance(cell, tuple) else cell for cell in cells]
+    texts = [
+        "|".join(json_rows.read_elements(cell)) if isinstance(cell, tuple) else cell
+        for cell in cells
+    ]
     return examples.object_array(texts)
 
 

@@ -1,18 +1,74 @@
 """A table of any kind as names of columns and rows of cells, whole or one row after another."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, encodings, json_rows
+from tf_finetune.data import csv_rows, encodings, examples, json_rows
 
 ENDINGS = (".csv", *csv_rows.TAB_ENDINGS, *json_rows.ENDINGS)
 # Of JSONL, keys that come up later than in these objects are no columns.
 _FIRST_OBJECTS = 1000
 
-# (1-based line, cells): text, or a `json_rows.Cell`.
+# (1-based line, cells): text, or a `json_rows.Cell`; or a `json_rows.BadRow`.
 Row = tuple[int, list[Any]]
+
+
+class Places:
+    """Where the rows of a table are, as its user looks for them: on the lines of its file.
+
+    Args:
+      path: the file.
+
+    Attributes:
+      path: the file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def describe(
+        self, message: str, line: int | None = None, *, severity: str = findings.ERROR
+    ) -> findings.Problem:
+        """A problem of a row, or of the table.
+
+        Args:
+          message: what is wrong, without the place.
+          line: of the row, as `Row` has it; None: the table.
+          severity: "error" or "warning".
+
+        Returns:
+          The problem, with its place in front.
+        """
+        shown = findings.one_line(self.path) + ("" if line is None else f", line {line}")
+        return findings.Problem(f"{shown}: {message}", severity, path=self.path, line=line)
+
+    def name_rows(self, first: Sequence[int], count: int) -> str:
+        """Some rows for a message.
+
+        Args:
+          first: lines of the first of them, as `Row` has them.
+          count: of all of them.
+
+        Returns:
+          For example "lines 3, 7 and 2 more".
+        """
+        return "lines " + list_places(list(map(str, first)), count)
+
+
+def list_places(first: list[str], count: int) -> str:
+    """Some places for a message.
+
+    Args:
+      first: the first of them.
+      count: of all of them.
+
+    Returns:
+      For example "3, 7 and 2 more".
+    """
+    more = count - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")
 
 
 def is_json(path: str) -> bool:
@@ -97,11 +153,13 @@ def open_rows(path: str, spec: specs.DataSpec, *, expected: str) -> tuple[list[s
     Returns:
       (names of the columns, (1-based line, cells) of each row below them). A row of a CSV may have
       another number of cells. Of JSONL the columns are the keys of the first 1,000 objects; a key
-      that an object lacks is "", one that comes up later is an error.
+      that an object lacks is "", one that comes up later is an error, and a line that cannot be
+      read is a `json_rows.BadRow`.
 
     Raises:
-      findings.RefusedError: the table is empty or has no good names; or, while rows are read, what
-        `csv_rows.iterate_rows` and `json_rows.iterate_objects` refuse.
+      findings.RefusedError: the table is empty or has no good names, or none of the first 1,000
+        lines of JSONL is an object; or, while rows are read, what `csv_rows.iterate_rows` and
+        `json_rows.iterate_objects` refuse.
     """
     if is_json(path):
         return _open_objects(path, spec, expected=expected)
@@ -122,10 +180,15 @@ def _open_objects(
     if not first:
         raise encodings.refusal(path, f"the file is empty. Expected on each line {expected}.")
     columns = list(dict.fromkeys(key for _, values in first for key in values))
+    if not columns:
+        check_rows(path, first)
     known = frozenset(columns)
 
     def make_rows() -> Iterator[Row]:
         for line, values in itertools.chain(first, objects):
+            if isinstance(values, json_rows.BadRow):
+                yield line, values
+                continue
             if not values.keys() <= known:
                 new = findings.list_first(sorted(values.keys() - known))
                 message = (
@@ -150,17 +213,39 @@ def read_table(
 
     Returns:
       (cells of each row, 1-based line of each), at least one row. The keys of JSONL are a first
-      row like the header of a CSV; so are the numbers that --header=none gives as names.
+      row like the header of a CSV; so are the numbers that --header=none gives as names. A line of
+      JSONL that cannot be read is a `json_rows.BadRow`.
 
     Raises:
-      findings.RefusedError: see `csv_rows.read_rows` and `json_rows.read_rows`.
+      findings.RefusedError: see `csv_rows.read_rows` and `json_rows.read_rows`; or no line of JSONL
+        is an object.
     """
     if is_json(path):
         columns, objects, lines = json_rows.read_rows(
             path, expected=expected, encoding=spec.encoding
         )
+        if not columns:
+            check_rows(path, zip(lines, objects, strict=True))
         return [list(columns), *objects], [1, *lines]
     rows, lines = csv_rows.read_rows(path, expected=expected, encoding=spec.encoding)
     if spec.header == "none":
         return [list(number_columns(len(rows[0]))), *rows], [1, *lines]
     return [list(row) for row in rows], lines
+
+
+def check_rows(path: str, rows: Iterable[tuple[int, Any]]) -> None:
+    """Refuses rows that cannot be read, where nothing can be done without them.
+
+    Args:
+      path: the file.
+      rows: (1-based line, cells).
+
+    Raises:
+      findings.RefusedError: some are a `json_rows.BadRow`; the first five are named.
+    """
+    places = Places(path)
+    problems = [
+        places.describe(row.fault, line) for line, row in rows if isinstance(row, json_rows.BadRow)
+    ]
+    if problems:
+        raise findings.RefusedError(*examples.cut_problems(problems))

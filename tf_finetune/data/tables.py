@@ -21,6 +21,7 @@ from tf_finetune.data import (
     examples,
     image_folder,
     image_stores,
+    json_rows,
     mixed_tables,
     table_rows,
     text_store,
@@ -38,7 +39,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
       spec: the data options: `image_column`, `text_column`, `feature_columns`, `label_column`,
         `header`, `encoding`, `on_bad_example`.
       text: path of the .csv, .tsv or .jsonl file. Its image paths are relative to its folder.
-      flag: name of the flag that `text` stands in, for messages.
+      flag: name of the flag that `text` stands in, as for every loader; messages name the file.
 
     Returns:
       The examples; keys of images are the NFC paths with "/". Every other column is a label column;
@@ -54,7 +55,7 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         part, column = _load_alone(spec, text)
         return mixed_tables.join_columns(part, spec, column=column)
     if spec.feature_columns is not None:
-        return column_tables.load(spec, text, flag=flag)
+        return column_tables.load(spec, text)
     return _load_alone(spec, text)[0]
 
 
@@ -193,6 +194,9 @@ class _Rows:
         folder = os.path.dirname(os.path.abspath(self.table.path))
         root = os.path.realpath(os.fsencode(folder))
         for row, line in zip(self.table.rows, self.table.lines, strict=True):
+            if isinstance(row, json_rows.BadRow):
+                self._report(row.fault, line)
+                continue
             if len(row) != len(columns):
                 self._report(
                     f"expected {len(columns)} columns ({shown}). Received {len(row)}.",

@@ -5,7 +5,6 @@ the same, a number that follows from their labels, so that neither sorting nor a
 example to another split; and rows that say the same are in one split.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +28,7 @@ IMAGE_COLUMNS = ("path", "image", "file", "filename")
 _EXPECTED = "text,label"
 _KEY_DIGITS = 16
 _MAX_SHARED = 2**16
+_MAX_LINES = 5
 
 
 def find_text_column(columns: list[str], spec: specs.DataSpec) -> str | None:
@@ -64,15 +64,21 @@ def holds_texts(first: list[str], spec: specs.DataSpec) -> bool:
 
 
 def load_rows(
-    spec: specs.DataSpec, path: str, *, header: table_rows.Row, rows: Iterable[table_rows.Row]
+    spec: specs.DataSpec,
+    path: str,
+    *,
+    header: table_rows.Row,
+    rows: Iterable[table_rows.Row],
+    places: table_rows.Places | None = None,
 ) -> examples.Examples:
     """Lists the texts of a table.
 
     Args:
       spec: the data options: `text_column`, `on_bad_example`.
       path: the file.
-      header: the line and the names of its columns.
+      header: the line, 0 where it is on none, and the names of its columns.
       rows: (1-based line, cells) of each row below the header; read once.
+      places: where the rows are; None: on the lines of the file.
 
     Returns:
       The examples, sorted by key. Every other column is a label column. Their problems are rows of
@@ -86,12 +92,14 @@ def load_rows(
         message = "--text_column and --image_column exclude each other. Leave one of them out."
         raise findings.RefusedError(findings.Problem(message, flag="--text_column"))
     line, names = header
-    csv_rows.check_separator(path, names, line=line, expected=_EXPECTED)
+    csv_rows.check_separator(path, names, line=line or None, expected=_EXPECTED)
     table = csv_rows.make_table(path, [names], [line])
     column = find_text_column(names, spec)
     place = csv_rows.find_column(table, column, flag="text_column")
+    if places is None:
+        places = table_rows.Places(path)
     found = _Rows(table.columns, place)
-    problems = found.read(rows, path, skip=spec.on_bad_example == "skip")
+    problems = found.read(rows, places, skip=spec.on_bad_example == "skip")
     if not found.num_rows:
         raise csv_rows.refusal(
             path, "no row below the header. Expected a row text,label for each text."
@@ -102,7 +110,7 @@ def load_rows(
         )
     texts, cells = examples.object_array(found.texts), found.cells
     keys, order, repeats = _make_keys(texts, list(cells.values()))
-    problems += _count_repeats(path, repeats)
+    problems += _count_repeats(places, repeats)
     delimiter = table_rows.label_delimiter(path, spec)
     return examples.Examples(
         source=path,
@@ -132,34 +140,36 @@ class _Rows:
         }
 
     def read(
-        self, rows: Iterable[table_rows.Row], path: str, *, skip: bool
+        self, rows: Iterable[table_rows.Row], places: table_rows.Places, *, skip: bool
     ) -> list[findings.Problem]:
         """Takes the rows that have a text; says what is wrong with the others."""
         problems, empty = [], []
         shown = findings.one_line(", ".join(self._columns))
         for line, row in rows:
             self.num_rows += 1
-            if len(row) != len(self._columns):
+            if isinstance(row, json_rows.BadRow):
+                problems.append(places.describe(row.fault, line))
+            elif len(row) != len(self._columns):
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
-                problems.append(_problem(path, message, line=line))
-            elif any(spaces.split_words(word) != [word] for word in _read_words(row[self._place])):
+                problems.append(places.describe(message, line))
+            elif _has_spaces(row[self._place]):
                 message = "expected a text, or a list of words without spaces in them."
-                problems.append(_problem(path, message, line=line))
-            elif not _join_words(row[self._place]).strip():
+                problems.append(places.describe(message, line))
+            elif not join_words(row[self._place]).strip():
                 empty.append(line)
             else:
                 self._add(line, row)
         if skip and empty:
-            text = f"{len(empty)} rows without a text are left out, lines {_list_lines(empty)}."
-            warning = _problem(path, text)
-            problems.append(dataclasses.replace(warning, severity=findings.WARNING))
+            shown = places.name_rows(empty[:_MAX_LINES], len(empty))
+            text = f"{len(empty)} rows without a text are left out, {shown}."
+            problems.append(places.describe(text, severity=findings.WARNING))
         elif empty:
             message = "the text is empty. --on_bad_example=skip leaves such rows out."
-            problems += [_problem(path, message, line=line) for line in empty]
+            problems += [places.describe(message, line) for line in empty]
         return problems
 
     def _add(self, line: int, row: list[Any]) -> None:
-        self.texts.append(_join_words(row.pop(self._place)))
+        self.texts.append(join_words(row.pop(self._place)))
         self.lines.extend(np.array([line]))
         for cell, kept in zip(row, self.cells.values(), strict=True):
             # Labels repeat: one text for all of them, but where each row has its own.
@@ -168,26 +178,22 @@ class _Rows:
             kept.append(self._shared.get(cell, cell))
 
 
-def _join_words(cell: str | tuple[str, ...]) -> str:
-    """A text that a JSONL gives as its words."""
-    return cell if isinstance(cell, str) else " ".join(_read_words(cell))
+def join_words(cell: json_rows.Cell) -> str:
+    """The text in a cell, which JSONL and records may give as its words.
+
+    Args:
+      cell: a text, or a list of words.
+
+    Returns:
+      The text; the words with a space between two of them.
+    """
+    return cell if isinstance(cell, str) else " ".join(json_rows.read_elements(cell))
 
 
-def _read_words(cell: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The words of a list; none of a text."""
-    if isinstance(cell, json_rows.ListCell):
-        return cell.elements
-    return () if isinstance(cell, str) else cell
-
-
-def _problem(path: str, message: str, *, line: int | None = None) -> findings.Problem:
-    place = findings.one_line(path) + ("" if line is None else f", line {line}")
-    return findings.Problem(f"{place}: {message}", path=path, line=line)
-
-
-def _list_lines(lines: list[int]) -> str:
-    more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-    return ", ".join(map(str, lines[:5])) + more
+def _has_spaces(cell: json_rows.Cell) -> bool:
+    """Whether a list holds what is not one word."""
+    words = () if isinstance(cell, str) else json_rows.read_elements(cell)
+    return any(spaces.split_words(word) != [word] for word in words)
 
 
 def _make_keys(
@@ -226,9 +232,9 @@ def _hash_text(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS], 16)
 
 
-def _count_repeats(path: str, repeats: np.ndarray) -> list[findings.Problem]:
+def _count_repeats(places: table_rows.Places, repeats: np.ndarray) -> list[findings.Problem]:
     count = int((repeats != np.arange(len(repeats))).sum())
     if not count:
         return []
     message = f"{count} of {len(repeats)} rows repeat the text of another, and are in its split."
-    return [dataclasses.replace(_problem(path, message), severity=findings.WARNING)]
+    return [places.describe(message, severity=findings.WARNING)]

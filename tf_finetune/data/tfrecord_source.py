@@ -15,7 +15,6 @@ import dataclasses
 import glob
 import os
 import re
-import unicodedata
 
 import numpy as np
 
@@ -26,7 +25,9 @@ from tf_finetune.data import (
     image_stores,
     known_names,
     memory,
+    mixed_tables,
     record_columns,
+    record_faults,
     record_features,
     record_framing,
     record_schema,
@@ -39,10 +40,8 @@ _NAME = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$|\.tfrec$", re.IGNORECASE)
 _PATTERN = re.compile(r"[*?\[]")
 _IMAGE_FEATURES = ("image", "image/encoded")
 _LABEL_FEATURES = (examples.LABEL_COLUMN, "image/class/label")
-_MAX_FAULTS = 100
 _MAX_COLUMNS = 256
 _MAX_NAMES = 20
-_SKIP = "on_bad_example=skip"
 
 
 def is_record_path(text: str) -> bool:
@@ -95,19 +94,30 @@ def load(spec: specs.DataSpec, text: str, *, flag: str) -> examples.Examples:
         image's feature; see also `record_schema.read_schema` and `record_tables.load`.
     """
     schema = record_schema.read_schema(spec.record_schema)
-    listing = _Listing(spec, findings.one_line(text), schema)
     files = find_files(text)
     if not files:
-        message = f"--{flag}={listing.source}: no file has such a name."
+        message = f"--{flag}={findings.one_line(text)}: no file has such a name."
         raise findings.RefusedError(findings.Problem(message, path=text, flag=f"--{flag}"))
+    _check_alone(spec, text, flag)
     if spec.feature_columns is not None or record_tables.holds_texts(spec, files):
-        return record_tables.load(spec, text, files, flag=flag)
-    folder = os.path.commonpath([os.path.dirname(path) for path in files])
-    for path in files:
-        listing.read_file(os.fsencode(path), os.path.relpath(path, folder or "."))
+        return record_tables.load(spec, text, files)
+    listing = _Listing(spec, findings.one_line(text), schema, record_faults.RecordPass(spec, files))
+    listing.read()
     if not listing.keys:
         _refuse(listing, flag)
     return _to_examples(listing, text)
+
+
+def _check_alone(spec: specs.DataSpec, text: str, flag: str) -> None:
+    if not mixed_tables.is_mixed(spec):
+        return
+    beside = "--image_column" if spec.text_column is None else "--text_column"
+    message = (
+        f"--feature_columns beside {beside} needs a .csv, .tsv or .jsonl. Received "
+        f"--{flag}={findings.one_line(text)}: of TFRecords only one of the two is read. Leave the "
+        "other out."
+    )
+    raise findings.RefusedError(findings.Problem(message, path=text, flag="--feature_columns"))
 
 
 @dataclasses.dataclass
@@ -117,53 +127,26 @@ class _Listing:
     spec: specs.DataSpec
     source: str
     schema: record_schema.Schema
-    paths: list[bytes] = dataclasses.field(default_factory=list)
-    stamps: list[str] = dataclasses.field(default_factory=list)
+    records: record_faults.RecordPass
     keys: list[str] = dataclasses.field(default_factory=list)
     # File, record, offset, size and bytes behind it of each: five numbers take 40 bytes.
     places: array.array = dataclasses.field(default_factory=lambda: array.array("q"))
     labels: record_columns.RecordColumns = dataclasses.field(
         default_factory=record_columns.RecordColumns
     )
-    problems: list[findings.Problem] = dataclasses.field(default_factory=list)
     seen: set[str] = dataclasses.field(default_factory=set)
     num_without_image: int = 0
     columns: set[str] = dataclasses.field(default_factory=set)
     fractions: set[str] = dataclasses.field(default_factory=set)
 
-    def read_file(self, path: bytes, name: str) -> None:
-        """Adds the records of one file."""
-        shown = findings.one_line(os.fsdecode(path))
-        try:
-            status = os.stat(path)
-            self.paths.append(path)
-            self.stamps.append(f"{name} {status.st_size} {status.st_mtime_ns}")
-            num_before = len(self.problems)
-            for record in record_framing.read_records(path):
-                fault = record.fault or self._add(record, name, status.st_size)
-                if fault:
-                    self._report(f"{shown}, record {record.number} {fault}", shown)
-                if len(self.problems) - num_before >= _MAX_FAULTS:
-                    text = f"{shown}: after {_MAX_FAULTS} bad records the rest is not read."
-                    self.problems.append(findings.Problem(text, path=shown))
-                    break
-        except regular_files.NotRegularError as error:
-            self._refuse_file(shown, str(error.strerror))
-        except OSError as error:
-            self._refuse_file(shown, f"cannot be read: {error.strerror}")
+    def read(self) -> None:
+        """Adds the records of all files."""
+        for file, record in self.records.read():
+            fault = self._add(record, file)
+            if fault:
+                self.records.report(file, record.number, fault)
 
-    def _refuse_file(self, shown: str, reason: str) -> None:
-        self.problems.append(findings.Problem(f"{shown} {reason}.", path=shown))
-
-    def _report(self, message: str, path: str) -> None:
-        skip = self.spec.on_bad_example == "skip"
-        advice = "Skipped." if skip else f"Repair the file; --{_SKIP} leaves the record out."
-        severity = findings.WARNING if skip else findings.ERROR
-        self.problems.append(
-            findings.Problem(f"{message}. {advice}", severity, path, flag=f"--{_SKIP}")
-        )
-
-    def _add(self, record: record_framing.Record, name: str, size: int) -> str:
+    def _add(self, record: record_framing.Record, file: record_faults.RecordFile) -> str:
         """Adds a record; returns what is wrong with it, or ""."""
         reader = record_features.ExampleReader()
         try:
@@ -191,10 +174,10 @@ class _Listing:
             other for other in labels if record_features.is_float(features[other])
         )
         offset = record.start + record_features.find_offset(content, record.data)
-        self.keys.append(_make_key(name, record.number))
-        number = len(self.paths) - 1
-        end = offset + len(content)
-        self.places.extend((number, record.number, offset, len(content), size - end))
+        self.keys.append(file.make_key(record.number))
+        number = len(self.records.files) - 1
+        behind = file.num_bytes - offset - len(content)
+        self.places.extend((number, record.number, offset, len(content), behind))
         self.labels.add(labels)
         return ""
 
@@ -217,14 +200,9 @@ class _Listing:
         return known[0] if known else _IMAGE_FEATURES[0]
 
 
-def _make_key(name: str, number: int) -> str:
-    name = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", f"{name}/{number:08d}")
-
-
 def _refuse(listing: _Listing, flag: str) -> None:
-    problems = listing.problems[:_MAX_FAULTS]
-    if listing.num_without_image >= max(len(problems), 1):
+    problems = listing.records.problems
+    if listing.num_without_image >= max(min(len(problems), record_faults.MAX_FAULTS), 1):
         column = listing.spec.image_column
         hint = "" if column is None else examples.nearest_name(column, sorted(listing.seen))
         others = "; --text_column reads texts, --feature_columns numbers and vectors"
@@ -239,9 +217,8 @@ def _refuse(listing: _Listing, flag: str) -> None:
     if not problems:
         message = f"--{flag}={listing.source} holds no record. Expected tf.train.Example records."
         problems = [findings.Problem(message, path=listing.source, flag=f"--{flag}")]
-    raise findings.RefusedError(
-        *(dataclasses.replace(problem, severity=findings.ERROR) for problem in problems)
-    )
+    problems = [dataclasses.replace(problem, severity=findings.ERROR) for problem in problems]
+    raise findings.RefusedError(*examples.cut_problems(problems))
 
 
 def _to_examples(listing: _Listing, text: str) -> examples.Examples:
@@ -260,11 +237,13 @@ def _to_examples(listing: _Listing, text: str) -> examples.Examples:
     no_default = "" if known else record_features.describe_labels(listing.source, named)
     if not columns:
         raise findings.RefusedError(
-            findings.Problem(no_default, path=text, flag="--label_column"), *listing.problems
+            findings.Problem(no_default, path=text, flag="--label_column"),
+            *listing.records.problems,
         )
     classes = known_names.read_names(listing.spec)
     images = image_stores.SliceImages(
-        examples.object_array(listing.paths), *np.ascontiguousarray(places.T)
+        examples.object_array([os.fsencode(file.path) for file in listing.records.files]),
+        *np.ascontiguousarray(places.T),
     )
     pixels = record_schema.find_pixels(listing.schema, listing.spec.image_column)
     return examples.Examples(
@@ -272,9 +251,9 @@ def _to_examples(listing: _Listing, text: str) -> examples.Examples:
         keys=keys[order],
         inputs=_read_pixels(images, pixels, listing.source) if pixels else images,
         labels={name: known_names.name_numbers(cells, classes) for name, cells in columns.items()},
-        identity="\n".join(listing.stamps),
+        identity=listing.records.identity,
         no_default=no_default,
-        problems=tuple(listing.problems),
+        problems=tuple(listing.records.problems),
     )
 
 

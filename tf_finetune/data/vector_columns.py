@@ -19,16 +19,8 @@ _ELEMENT = re.compile(r"(?P<name>.+)\[(?P<place>0|[1-9]\d{0,6})\]", re.DOTALL)
 Row = tuple[int, list[Any]]
 
 
-class BadRow(list):
-    """A row whose vector cannot be taken apart.
-
-    Attributes:
-      fault: what is wrong with it.
-    """
-
-    def __init__(self, fault: str):
-        super().__init__()
-        self.fault = fault
+class BadVector(json_rows.BadRow):
+    """A row whose vector cannot be taken apart."""
 
 
 def name_elements(name: str, length: int) -> list[str]:
@@ -84,8 +76,8 @@ def find_lengths(names: Sequence[str], rows: Iterator[Row]) -> tuple[dict[str, i
     for place, name in enumerate(names):
         cells = (cells[place] for _, cells in first if len(cells) > place)
         cell = next((cell for cell in cells if cell != ""), "")
-        if isinstance(cell, json_rows.Numbers) and cell.numbers:
-            lengths[name] = len(cell.numbers)
+        if isinstance(cell, json_rows.Numbers) and cell.elements:
+            lengths[name] = len(cell.elements)
     return lengths, itertools.chain(first, rows)
 
 
@@ -101,7 +93,7 @@ def take_apart(
 
     Returns:
       (the columns, each vector's elements in its place; the rows). An empty cell is as many empty
-      cells; a row with anything else than a vector of that length is a `BadRow`.
+      cells; a row with anything else than a vector of that length is a `BadVector`.
     """
     if not lengths:
         return list(names), rows
@@ -129,9 +121,9 @@ def _make_converter(
                 continue
             numbers: Sequence[str] = [""] * lengths[name]
             if cell != "":
-                numbers = cell.numbers if isinstance(cell, json_rows.Numbers) else ()
+                numbers = cell.elements if isinstance(cell, json_rows.Numbers) else ()
             if len(numbers) != lengths[name]:
-                return BadRow(_describe(name, cell, lengths[name]))
+                return BadVector(_describe(name, cell, lengths[name]))
             made += numbers
         return made
 
@@ -143,7 +135,7 @@ def _describe(name: str, cell: Any, length: int) -> str:
     if isinstance(cell, str):
         received = f"'{findings.one_line(cell)[:80]}'"
     elif isinstance(cell, json_rows.Numbers):
-        received = str(len(cell.numbers))
+        received = str(len(cell.elements))
     return (
         f"column '{findings.one_line(name)}': expected a list of {length} numbers, as in the first "
         f"row. Received {received}."

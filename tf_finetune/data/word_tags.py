@@ -48,6 +48,6 @@ def read(
 
 
 def _read_cell(cell: object) -> tuple[str, ...]:
-    if isinstance(cell, json_rows.ListCell):
-        return cell.elements
-    return cell if isinstance(cell, tuple) else tuple(spaces.split_words(str(cell)))
+    if isinstance(cell, tuple):
+        return json_rows.read_elements(cell)
+    return tuple(spaces.split_words(str(cell)))

@@ -301,26 +301,10 @@ def _cut(problems: list[findings.Problem]) -> list[findings.Problem]:
 
 def _check_classes(splits: loading.Splits) -> list[findings.Problem]:
     """Warnings of classes that training does not see; raises where there is nothing to learn."""
-    train = splits.train
-    if train.name != "train":  # Examples that a finished run is measured on.
+    if splits.train.name != "train":  # Examples that a finished run is measured on.
         return []
-    problems = []
-    infos = {info.name: info for info in splits.heads}
-    for name, counts in position_labels.count_classes(train.labels, train.positions).items():
-        classes = infos[name].classes
-        present = [classes[number] for number in np.flatnonzero(counts)]
-        absent = [classes[number] for number in np.flatnonzero(counts == 0)]
-        if len(present) < 2:
-            shown = f"of class '{findings.one_line(present[0])}'" if present else "without a class"
-            message = (
-                f"all pixels of the train split of head '{name}' are {shown}. Expected two classes "
-                f"or more; {mask_files.IGNORED} stands for no class."
-            )
-            raise findings.RefusedError(findings.Problem(message, flag="--head"))
-        if absent:
-            message = (
-                f"the train split has no pixel of {len(absent)} of {len(classes)} classes of head "
-                f"'{name}': {findings.list_first(absent)}."
-            )
-            problems.append(findings.Problem(message, severity=findings.WARNING))
+    problems = position_labels.find_absent_classes(splits.train, splits.heads)
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors:
+        raise findings.RefusedError(*errors)
     return problems

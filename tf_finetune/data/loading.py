@@ -352,7 +352,7 @@ def _join(
                 is_given=is_given,
                 is_first=head is heads[0],
             )
-            problems += label_encoding.find_unlabelled_split(head, labels, split=name)
+            problems += label_encoding.find_unlabelled_split(head.info, labels, split=name)
     # Of tags; masks are read later, and looked at then.
     problems += position_labels.find_absent_classes(made[0], [head.info for head in heads])
     info = DatasetInfo(

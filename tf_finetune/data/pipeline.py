@@ -140,7 +140,7 @@ def _make_views(
     if not split.positions:
         return _Views(image, None, mix)
     if mix is not None:
-        raise ValueError("Images with labels of positions are not mixed: these have one class.")
+        raise ValueError("Images with masks are not mixed: a pixel has one class.")
     return _Views(image, augmentation.make_mask_viewer(views, seeds) if image else None)
 
 

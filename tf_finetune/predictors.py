@@ -291,18 +291,18 @@ def _read_geometry(path: str) -> Any:
     """The PreprocessingSpec of an export with a head about pixels."""
     from tf_finetune.data import preprocessing
 
-    file_path = os.path.join(path, "assets", _IMAGE_FILE)
+    file_path, again = os.path.join(path, "assets", _IMAGE_FILE), "Export the model again."
     if not os.path.isfile(file_path):
-        raise _refuse(path, f"has masks and no assets/{_IMAGE_FILE}. Export the model again.")
+        raise _refuse(path, f"has masks and no assets/{_IMAGE_FILE}. {again}")
     try:
         with open(file_path, encoding="utf-8") as file:
             spec = model_meaning.read_inputs(json.load(file))
     except (OSError, ValueError) as error:
         reason = findings.one_line(str(error))[:100]
-        message = f"has a damaged assets/{_IMAGE_FILE}: {reason}. Export the model again."
+        message = f"has a damaged assets/{_IMAGE_FILE}: {reason}. {again}"
         raise _refuse(path, message) from error
     if not isinstance(spec, preprocessing.PreprocessingSpec):
-        raise _refuse(path, f"has an assets/{_IMAGE_FILE} that is not of images.")
+        raise _refuse(path, f"has an assets/{_IMAGE_FILE} that is not of images. {again}")
     return spec
 
 

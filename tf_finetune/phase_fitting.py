@@ -169,7 +169,7 @@ class Fitter:
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
-        cached = self._read_data(is_first=phase is task.phases[0], dry_run=dry_run)
+        cached = self._read_data(phase, dry_run=dry_run)
         with self._strategy.scope():
             trainer = (
                 trainer_model.TrainerModel(self._model.input, self._model.output)
@@ -198,14 +198,19 @@ class Fitter:
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
 
-    def _read_data(self, *, is_first: bool, dry_run: bool) -> caching.CachedPhase | None:
+    def _read_data(self, phase: specs.PhaseSpec, *, dry_run: bool) -> caching.CachedPhase | None:
         """Makes the phase's data sets, of features where they are computed ahead."""
         train, validation = self._task.splits.train, self._validation
         if dry_run:  # as many as are timed
             train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
             validation = validation.head(self._task.train.batch_size)
         cached = self._features.start_phase(
-            train, validation, is_first=is_first, dry_run=dry_run, deadline=self.deadline
+            train,
+            validation,
+            is_first=phase is self._task.phases[0],
+            num_epochs=phase.epochs,
+            dry_run=dry_run,
+            deadline=self.deadline,
         )
         if cached is not None:
             train, validation = cached.train, cached.validation
@@ -347,6 +352,7 @@ class Fitter:
             with_weights=True,
             num_replicas=self._strategy.num_replicas_in_sync,
             views=(self._task.augment.steps or None) if shuffle else None,
+            num_views=self._task.augment.augment_views if shuffle else None,
             strata=self._find_strata(split) if shuffle else None,
         )
 

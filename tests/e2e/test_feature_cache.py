@@ -151,6 +151,35 @@ def test_views_leave_the_cache_off(train, tmp_path):
     assert not (tmp_path / "features").exists()
 
 
+def test_kept_views_are_found_by_a_second_run(train, tmp_path):
+    views = ("--augment=flip,crop", "--augment_views=3")
+    code, lines = train("first", *EXACT, *views, head(4))
+    assert code == 0
+    assert starting_with(lines, "Feature cache: ").startswith(
+        "Feature cache: 658 frozen weights are run once per example, and for each of 3 views of a "
+        "training image, the features (8, float32) are kept on the disk: "
+    )
+    made = starting_with(lines, "Features: ")
+    assert re.match(r"Features: \d+ computed, 32 bytes each", made)
+    flags = (tmp_path / "first" / "run.flags").read_text().splitlines()
+    assert {"--augment_views=3", "--feature_cache=disk"} <= set(flags)
+    code, lines = train("second", *EXACT, *views, head(4, rate="0.01"))
+    assert code == 0
+    count = made.split()[1]
+    assert starting_with(lines, "Features: ").startswith(
+        f"Features: 0 computed, {count} were there already, "
+    )
+
+
+def test_views_of_no_steps_are_refused(train, tmp_path):
+    code, lines = train("none", "--augment_views=3")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert lines == [
+        "error: --augment_views=3 is how many views of --augment an image has. Give "
+        "--augment=flip,crop or other steps, or leave it out."
+    ]
+
+
 def test_a_dry_run_writes_nothing(train, tmp_path):
     code, lines = train("dry", "--feature_cache=disk", head(20), "--dry_run")
     assert code == 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from tf_finetune import findings, freezing, specs
 from tf_finetune.data import (
+    augmentation,
     loading,
     memory,
     mixed_spec,
@@ -57,6 +58,7 @@ class FeatureCache:
       train: the options.
       fingerprint: of the data set.
       announce: takes the lines that tell the user what happens.
+      views: of the training examples, where they have a few; None: they are as they are.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class FeatureCache:
         *,
         fingerprint: str,
         announce: Callable[[str], None],
+        views: augmentation.KeptViews | None = None,
     ):
         self._model = model
         self._backbone = backbone
@@ -75,6 +78,7 @@ class FeatureCache:
         self._train = train
         self._fingerprint = fingerprint
         self._announce = announce
+        self._views = views
         self._open = contextlib.ExitStack()
         self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
         self.choice: choosing.Choice | None = None
@@ -86,7 +90,7 @@ class FeatureCache:
         splits: loading.Splits,
         *,
         batch_norm: str,
-        has_views: bool,
+        has_new_views: bool,
     ) -> choosing.Choice:
         """Decides, by a trial on the first phase's model where the options leave it open.
 
@@ -94,7 +98,7 @@ class FeatureCache:
           phases: of the run.
           splits: the data.
           batch_norm: "frozen" or "train".
-          has_views: whether each epoch has inputs of its own.
+          has_new_views: whether each epoch has inputs of its own.
 
         Returns:
           The choice; the model is as it was.
@@ -103,13 +107,16 @@ class FeatureCache:
           findings.RefusedError: the features do not fit where the options want them, or
             --cache_dir cannot be written.
         """
-        reason = _find_reason_against(splits, has_views=has_views)
+        reason = _find_reason_against(splits, has_new_views=has_new_views)
+        num_saved = self._count_saved_epochs(phases)
+        if self._views is not None and self._train.feature_cache == choosing.AUTO and not num_saved:
+            reason = f"no phase has more epochs than --augment_views={self._views.number}"
         if self._train.feature_cache == choosing.OFF:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
             return self.choice
         if reason:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
-            self._announce(_describe(self.choice, None))
+            self._announce(f"Feature cache: off, {reason}.")
             return self.choice
         first, train = phases[0], splits.train
         plan = freezing.plan_freeze(
@@ -118,11 +125,10 @@ class FeatureCache:
         freezing.apply_plan(plan, self._backbone.model)
         try:
             split = self._split()
-            epochs = sum(phase.epochs or 1 for phase in phases)
             self.choice = choosing.choose(
                 split,
                 self._train,
-                num_saved=(epochs - 1) * len(train),
+                num_saved=num_saved * len(train),
                 # Columns beside an image are not rounded: a number may count by its last digits.
                 may_round=self._backbone.input_kind == "image"
                 and self._train.precision == "auto"
@@ -136,8 +142,8 @@ class FeatureCache:
             spaces.check_root(self._train.cache_dir)
         if split is not None and self._train.feature_cache not in (choosing.AUTO, choosing.OFF):
             layout = _make_layout(split, precision=self.choice.precision)
-            self._check_fits(layout, len(train) + len(splits.validation))
-        self._announce(_describe(self.choice, split))
+            self._check_fits(layout, self._num_views * len(train) + len(splits.validation))
+        self._announce(_describe(self.choice, split, views=self._views))
         return self.choice
 
     def start_phase(
@@ -146,6 +152,7 @@ class FeatureCache:
         validation: loading.Split,
         *,
         is_first: bool,
+        num_epochs: int | None = None,
         dry_run: bool = False,
         deadline: float = math.inf,
     ) -> CachedPhase | None:
@@ -155,6 +162,7 @@ class FeatureCache:
           train: the training examples.
           validation: those of validation, may be empty.
           is_first: whether it is the phase that the choice was made on.
+          num_epochs: of the phase; None: enough for every view.
           dry_run: nothing is read from the disk or kept on it.
           deadline: `time.monotonic()` seconds after which no more is computed.
 
@@ -172,21 +180,23 @@ class FeatureCache:
         if split is None:
             return None
         layout = _make_layout(split, precision=choice.precision)
-        parts = (train, validation)
-        needed = layout.row_bytes * sum(map(len, parts))
+        needed = layout.row_bytes * (self._num_views * len(train) + len(validation))
         if not self._is_worth_keeping(layout, needed):
             self._announce_without(layout, needed)
             return None
+        if not self._has_use_of_views(num_epochs):
+            return None
         start = time.monotonic()
-        digests = [self._digest(part) for part in parts]
-        features = self._open_store(split, layout, np.concatenate(digests), dry_run=dry_run)
+        parts = self._list_parts(train, validation)
+        digests = np.concatenate([part.digests for part in parts])
+        features = self._open_store(split, layout, digests, dry_run=dry_run)
         compiled = choice.compiled if is_first else None
         own = feature_pass.FeaturePass(
             split, features, self._pre, precision=choice.precision, compiled=compiled
         )
         try:
-            own.compute(parts, digests, deadline=deadline)
-            own_train, own_validation = own.replace(parts, digests)
+            own.compute(parts, deadline=deadline)
+            own_train, own_validation = own.replace(parts)
         except feature_pass.NoRoomError:
             self._announce_without(layout, needed)
             return None
@@ -199,6 +209,38 @@ class FeatureCache:
     def close(self) -> None:
         """Lets other runs make room."""
         self._open.close()
+
+    @property
+    def _num_views(self) -> int:
+        return self._views.number if self._views else 1
+
+    def _count_saved_epochs(self, phases: tuple[specs.PhaseSpec, ...]) -> int:
+        """How many epochs of the run need not compute the frozen part."""
+        epochs = [phase.epochs or 1 for phase in phases]
+        if self._views is None:
+            return sum(epochs) - 1
+        return sum(max(count - self._views.number, 0) for count in epochs)
+
+    def _has_use_of_views(self, num_epochs: int | None) -> bool:
+        """Whether a phase looks at every view; whatever was asked for, as run.flags asks again."""
+        if num_epochs is None or self._num_views <= num_epochs:
+            return True
+        self._announce(
+            f"Feature cache: off in this phase, whose epochs={num_epochs} is fewer than "
+            f"--augment_views={self._num_views}; it computes its frozen part in each epoch."
+        )
+        return False
+
+    def _list_parts(
+        self, train: loading.Split, validation: loading.Split
+    ) -> list[feature_pass.Part]:
+        own, views = self._digest(train), self._views
+        if views is not None:
+            own = keys.digest_views(own, train.keys, views)
+        return [
+            feature_pass.Part(train, own, views),
+            feature_pass.Part(validation, self._digest(validation)),
+        ]
 
     def _digest(self, part: loading.Split) -> np.ndarray:
         """Reads what the examples hold, once for all phases."""
@@ -307,24 +349,30 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
     return shards.Layout(shapes, dtypes)
 
 
-def _find_reason_against(splits: loading.Splits, *, has_views: bool) -> str:
+def _find_reason_against(splits: loading.Splits, *, has_new_views: bool) -> str:
     if any(info.kind == "token_classification" for info in splits.heads):
         return "a head of words counts their pieces in the texts themselves"
-    return "--augment gives each epoch its own images" if has_views else ""
+    return "--augment gives each epoch its own images" if has_new_views else ""
 
 
 def _describe_size(layout: shards.Layout, num_bytes: int) -> str:
     return f"{num_bytes / _GB:.2g} GB of features ({layout.row_bytes:,} bytes per example)"
 
 
-def _describe(choice: choosing.Choice, split: splitting.ModelSplit | None) -> str:
+def _describe(
+    choice: choosing.Choice,
+    split: splitting.ModelSplit | None,
+    *,
+    views: augmentation.KeptViews | None,
+) -> str:
     if choice.mode == choosing.OFF or split is None:
         return f"Feature cache: off, {choice.reason}."
     shapes = ", ".join(
         "x".join(str(side) for side in tensor.shape[1:]) for tensor in split.features.values()
     )
     where = "kept on the disk" if choice.mode == choosing.DISK else "in memory"
+    shown = f", and for each of {views.number} views of a training image" if views else ""
     return (
-        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example, the "
-        f"features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
+        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example"
+        f"{shown}, the features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
     )

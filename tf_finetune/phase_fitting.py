@@ -218,6 +218,12 @@ class Fitter:
         self._validation_data = (
             self._make_dataset(validation, shuffle=False) if len(validation) else None
         )
+        if cached is not None:
+            self._train_data = cached.map_batches(self._train_data)
+            if self._validation_data is not None:
+                self._validation_data = cached.map_batches(
+                    self._validation_data, num_repeated=len(validation)
+                )
         return cached
 
     def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:

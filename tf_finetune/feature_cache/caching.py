@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_finetune import findings, freezing, specs
 from tf_finetune.data import (
@@ -22,7 +23,16 @@ from tf_finetune.data import (
     mixed_spec,
     preprocessing,
 )
-from tf_finetune.feature_cache import choosing, feature_pass, keys, shards, spaces, store
+from tf_finetune.feature_cache import (
+    choosing,
+    epoch_features,
+    feature_pass,
+    keys,
+    prefix,
+    shards,
+    spaces,
+    store,
+)
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import splitting
 
@@ -39,13 +49,35 @@ class CachedPhase:
 
     Attributes:
       split: the cut model.
-      train: the training examples as features.
+      train: the training examples as features; as they are where nothing is kept.
       validation: those of validation.
+      compiled: what makes features of a batch; None: they are made.
     """
 
     split: splitting.ModelSplit
     train: loading.Split
     validation: loading.Split
+    compiled: prefix.Prefix | None = None
+
+    def map_batches(
+        self, batches: tf.data.Dataset, *, num_repeated: int | None = None
+    ) -> tf.data.Dataset:
+        """Batches as what is behind the cut takes them.
+
+        Args:
+          batches: dataset of (inputs or features, ...).
+          num_repeated: examples in it that are the same in every epoch; None: they are not.
+
+        Returns:
+          Dataset of (features, ...), in the same order.
+        """
+        if self.compiled is None:
+            return batches
+        mapped = epoch_features.map_batches(batches, self.compiled, self.split)
+        layout = _make_layout(self.split, precision=choosing.FLOAT32)
+        if num_repeated is None or layout.row_bytes * num_repeated > feature_pass.MEMORY_BYTES:
+            return mapped
+        return mapped.cache()
 
 
 class FeatureCache:
@@ -107,8 +139,8 @@ class FeatureCache:
           findings.RefusedError: the features do not fit where the options want them, or
             --cache_dir cannot be written.
         """
-        reason = _find_reason_against(splits, has_new_views=has_new_views)
-        num_saved = self._count_saved_epochs(phases)
+        reason = self._find_reason_against(splits, has_new_views=has_new_views)
+        num_saved = self._count_saved_epochs(phases, has_new_views=has_new_views)
         if self._views is not None and self._train.feature_cache == choosing.AUTO and not num_saved:
             reason = f"no phase has more epochs than --augment_views={self._views.number}"
         if self._train.feature_cache == choosing.OFF:
@@ -135,12 +167,13 @@ class FeatureCache:
                 and mixed_spec.find_mixed(self._pre) is None,
                 read_batch=lambda: feature_pass.read_batch(train, self._pre),
                 find_tried=lambda: self._find_tried(split),
+                has_new_views=has_new_views,
             )
         finally:
             freezing.release_plan(self._backbone.model)
         if self.choice.mode == choosing.DISK:
             spaces.check_root(self._train.cache_dir)
-        if split is not None and self._train.feature_cache not in (choosing.AUTO, choosing.OFF):
+        if split is not None and self._train.feature_cache in (choosing.DISK, choosing.MEMORY):
             layout = _make_layout(split, precision=self.choice.precision)
             self._check_fits(layout, self._num_views * len(train) + len(splits.validation))
         self._announce(_describe(self.choice, split, views=self._views))
@@ -179,6 +212,11 @@ class FeatureCache:
         split = self._split()
         if split is None:
             return None
+        compiled = choice.compiled if is_first else None
+        if choice.mode == choosing.COMPILED:
+            compiled = compiled or prefix.compile_prefix(split, precision=choice.precision)
+            prefix.settle_thread()
+            return CachedPhase(split, train, validation, compiled)
         layout = _make_layout(split, precision=choice.precision)
         needed = layout.row_bytes * (self._num_views * len(train) + len(validation))
         if not self._is_worth_keeping(layout, needed):
@@ -190,7 +228,6 @@ class FeatureCache:
         parts = self._list_parts(train, validation)
         digests = np.concatenate([part.digests for part in parts])
         features = self._open_store(split, layout, digests, dry_run=dry_run)
-        compiled = choice.compiled if is_first else None
         own = feature_pass.FeaturePass(
             split, features, self._pre, precision=choice.precision, compiled=compiled
         )
@@ -214,9 +251,19 @@ class FeatureCache:
     def _num_views(self) -> int:
         return self._views.number if self._views else 1
 
-    def _count_saved_epochs(self, phases: tuple[specs.PhaseSpec, ...]) -> int:
-        """How many epochs of the run need not compute the frozen part."""
+    def _find_reason_against(self, splits: loading.Splits, *, has_new_views: bool) -> str:
+        if any(info.kind == "token_classification" for info in splits.heads):
+            return "a head of words counts their pieces in the texts themselves"
+        is_kept = self._train.feature_cache in (choosing.MEMORY, choosing.DISK)
+        return choosing.NEW_VIEWS if has_new_views and is_kept else ""
+
+    def _count_saved_epochs(
+        self, phases: tuple[specs.PhaseSpec, ...], *, has_new_views: bool
+    ) -> int:
+        """How many epochs of the run are not computed by the layers that train."""
         epochs = [phase.epochs or 1 for phase in phases]
+        if has_new_views or self._train.feature_cache == choosing.COMPILED:
+            return sum(epochs)
         if self._views is None:
             return sum(epochs) - 1
         return sum(max(count - self._views.number, 0) for count in epochs)
@@ -349,12 +396,6 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
     return shards.Layout(shapes, dtypes)
 
 
-def _find_reason_against(splits: loading.Splits, *, has_new_views: bool) -> str:
-    if any(info.kind == "token_classification" for info in splits.heads):
-        return "a head of words counts their pieces in the texts themselves"
-    return "--augment gives each epoch its own images" if has_new_views else ""
-
-
 def _describe_size(layout: shards.Layout, num_bytes: int) -> str:
     return f"{num_bytes / _GB:.2g} GB of features ({layout.row_bytes:,} bytes per example)"
 
@@ -367,6 +408,11 @@ def _describe(
 ) -> str:
     if choice.mode == choosing.OFF or split is None:
         return f"Feature cache: off, {choice.reason}."
+    if choice.mode == choosing.COMPILED:
+        return (
+            f"Feature cache: none; {split.num_prefix_weights:,} frozen weights run as a compiled "
+            f"graph ({choice.precision}) in each epoch: {choice.reason}."
+        )
     shapes = ", ".join(
         "x".join(str(side) for side in tensor.shape[1:]) for tensor in split.features.values()
     )

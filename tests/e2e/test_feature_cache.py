@@ -107,7 +107,8 @@ def test_bfloat16_features(train, tmp_path):
     [
         (
             "--feature_cache=ram",
-            "error: --feature_cache must be one of auto, off, memory, disk. Received 'ram'.",
+            "error: --feature_cache must be one of auto, off, memory, disk, compiled. "
+            "Received 'ram'.",
         ),
         (
             "--feature_precision=float16",
@@ -178,6 +179,18 @@ def test_views_of_no_steps_are_refused(train, tmp_path):
         "error: --augment_views=3 is how many views of --augment an image has. Give "
         "--augment=flip,crop or other steps, or leave it out."
     ]
+
+
+def test_new_views_in_each_epoch_through_the_compiled_prefix(train, tmp_path):
+    given = ("--feature_cache=compiled", "--feature_precision=float32", "--augment=flip,mixup")
+    code, lines = train("compiled", *given, head(20))
+    assert code == 0
+    assert starting_with(lines, "Feature cache: ").startswith(
+        "Feature cache: none; 658 frozen weights run as a compiled graph (float32) in each epoch: "
+        "--augment gives each epoch its own images, and the frozen part is "
+    )
+    assert "--feature_cache=compiled\n" in (tmp_path / "compiled" / "run.flags").read_text()
+    assert not (tmp_path / "features").exists()
 
 
 def test_a_dry_run_writes_nothing(train, tmp_path):

@@ -61,12 +61,13 @@ def test_auto_is_the_disk_where_much_is_saved(split):
 
 def test_new_views_are_not_kept(split):
     options = {"has_new_views": True, "read_batch": read_nothing}
-    choice = choose(split, **options)
+    choice = choose(split, num_saved=10**12, **options)
     assert (choice.mode, choice.precision) == ("compiled", "float32")
     assert choice.reason.startswith(
         "--augment gives each epoch its own images, and the frozen part is "
     )
-    few = choose(split, num_saved=200, **options)
+    # What is worth keeping may be too little for a graph that saves a part.
+    few = choose(split, **options)
     assert (few.mode, few.reason) == ("off", "--augment gives each epoch its own images")
     asked = choose(split, num_saved=200, feature_cache="compiled", **options)
     assert asked.mode == "compiled"

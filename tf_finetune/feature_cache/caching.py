@@ -139,10 +139,8 @@ class FeatureCache:
           findings.RefusedError: the features do not fit where the options want them, or
             --cache_dir cannot be written.
         """
-        reason = self._find_reason_against(splits, has_new_views=has_new_views)
+        reason = self._find_reason_against(splits, phases, has_new_views=has_new_views)
         num_saved = self._count_saved_epochs(phases, has_new_views=has_new_views)
-        if self._views is not None and self._train.feature_cache == choosing.AUTO and not num_saved:
-            reason = f"no phase has more epochs than --augment_views={self._views.number}"
         if self._train.feature_cache == choosing.OFF:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
             return self.choice
@@ -251,11 +249,23 @@ class FeatureCache:
     def _num_views(self) -> int:
         return self._views.number if self._views else 1
 
-    def _find_reason_against(self, splits: loading.Splits, *, has_new_views: bool) -> str:
+    def _find_reason_against(
+        self,
+        splits: loading.Splits,
+        phases: tuple[specs.PhaseSpec, ...],
+        *,
+        has_new_views: bool,
+    ) -> str:
         if any(info.kind == "token_classification" for info in splits.heads):
             return "a head of words counts their pieces in the texts themselves"
-        is_kept = self._train.feature_cache in (choosing.MEMORY, choosing.DISK)
-        return choosing.NEW_VIEWS if has_new_views and is_kept else ""
+        mode, longest = self._train.feature_cache, max(phase.epochs or 1 for phase in phases)
+        if has_new_views and mode in (choosing.MEMORY, choosing.DISK):
+            return choosing.NEW_VIEWS
+        if self._views is None or mode == choosing.COMPILED:
+            return ""
+        if self._views.number > longest - (mode == choosing.AUTO):
+            return f"the longest phase has epochs={longest} and --augment_views={self._num_views}"
+        return ""
 
     def _count_saved_epochs(
         self, phases: tuple[specs.PhaseSpec, ...], *, has_new_views: bool

@@ -19,7 +19,7 @@ import numpy as np
 
 import tf_finetune as tff
 from tf_finetune import optimizers
-from tf_finetune.data import pipeline
+from tf_finetune.data import pipeline, samples
 
 BATCH_SIZE = 32
 
@@ -32,7 +32,7 @@ def compute_features(model_path, data):
     prepared = tff.make_preprocessing(spec, input_shape=backbone.input_shape)
     splits, prepared, _ = tff.read_images(splits, prepared, on_bad_example="error")
     if backbone.pixel_range is None:
-        sample = pipeline.sample_pixels(splits.train, prepared, count=64, seed=0)
+        sample = samples.sample_pixels(splits.train, prepared, count=64, seed=0)
         backbone = tff.settle_pixel_range(backbone, sample)
     infos = splits.heads
     model = tff.attach_heads(backbone, heads=[tff.HeadSpec(name="label", dropout=0.0)], infos=infos)

@@ -61,20 +61,3 @@ def write_folder(
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "mask", "first"), *rows])
     return path
-
-
-def write_model(path: pathlib.Path, *, size: tuple[int, int] = (24, 32)) -> pathlib.Path:
-    """Writes a classifier whose map tells each primary and its lack, at every pixel."""
-    import keras
-
-    pixels = keras.Input((*size, 3), name="pixels")
-    x = keras.layers.Conv2D(6, 1, activation="relu", name="primaries")(pixels)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    outputs = keras.layers.Dense(5, activation="softmax", name="classifier")(x)
-    model = keras.Model(pixels, outputs)
-    kernel = 2 * np.concatenate([np.eye(3), -np.eye(3)], axis=1)
-    model.get_layer("primaries").set_weights(
-        [kernel.reshape(1, 1, 3, 6), np.array([-1.0] * 3 + [1.0] * 3)]
-    )
-    model.save(path)
-    return path

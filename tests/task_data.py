@@ -26,11 +26,14 @@ def write_images(folder: pathlib.Path, *, count: int, size: int = 12) -> list[np
     return present
 
 
-def write_model(path: pathlib.Path, *, size: int = 12) -> pathlib.Path:
-    """Writes a classifier whose features are each primary and its lack: heads learn in seconds."""
+def write_model(path: pathlib.Path, *, size: tuple[int, int] = (12, 12)) -> pathlib.Path:
+    """Writes a classifier of images of a height and width that heads learn on in seconds.
+
+    Its features are each primary and its lack, as is its map at every pixel.
+    """
     import keras
 
-    pixels = keras.Input((size, size, 3), name="pixels")
+    pixels = keras.Input((*size, 3), name="pixels")
     x = keras.layers.Conv2D(6, 1, activation="relu", name="primaries")(pixels)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = keras.layers.Dense(5, activation="softmax", name="classifier")(x)

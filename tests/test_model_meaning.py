@@ -128,3 +128,55 @@ def test_a_model_is_held_against_its_meaning():
             model_meaning.check_model(model, heads, spec)
     with pytest.raises(ValueError, match="the model takes"):
         model_meaning.check_model(make_model(), heads, text_store.TextSpec())
+
+
+MASK = {"name": "b", "kind": "segmentation", "classes": ["sky", "road"], "thresholds": []}
+TAGS = {"name": "b", "kind": "token_classification", "classes": ["B-A", "O"], "thresholds": []}
+
+
+def make_positions_model(name, shape, *, dtype="float32", places=(4, 5), units=2):
+    given = keras.Input(shape, name=name, dtype=dtype)
+    make = keras.layers.Lambda(lambda values: values, output_shape=(*places, units))
+    return keras.Model({name: given}, {"b": make(given)})
+
+
+def test_a_head_of_pixels_is_held_against_the_input():
+    heads = model_meaning.read_heads([MASK])
+    assert heads == (head_kinds.HeadInfo("b", "segmentation", ("sky", "road")),)
+    spec = preprocessing.PreprocessingSpec(4, 5, 1)
+    model_meaning.check_model(make_positions_model("image", (4, 5, 1)), heads, spec)
+    for places, units, shown in (
+        ((4, 4), 2, "(4, 4, 2)"),
+        ((4, 5), 3, "(4, 5, 3)"),
+        ((), 2, "(2,)"),
+    ):
+        model = make_positions_model("image", (4, 5, 1), places=places, units=units)
+        with pytest.raises(ValueError) as caught:
+            model_meaning.check_model(model, heads, spec)
+        assert str(caught.value) == (
+            f"head b: the model gives {shown} numbers, and its classes need (4, 5, 2)"
+        )
+    with pytest.raises(ValueError) as caught:
+        model_meaning.check_model(model, heads, text_store.TextSpec())
+    assert str(caught.value) == "head b: kind=segmentation is of images"
+
+
+def test_a_head_of_words_is_held_against_the_input():
+    heads = model_meaning.read_heads([TAGS])
+    spec = text_store.TextSpec()
+    model = make_positions_model("text", (), dtype="string", places=(None,))
+    model_meaning.check_model(model, heads, spec)
+    for places, units, shown in (
+        ((None,), 3, "(None, 3)"),
+        ((7,), 2, "(7, 2)"),
+        ((), 2, "(2,)"),
+    ):
+        model = make_positions_model("text", (), dtype="string", places=places, units=units)
+        with pytest.raises(ValueError) as caught:
+            model_meaning.check_model(model, heads, spec)
+        assert str(caught.value) == (
+            f"head b: the model gives {shown} numbers, and its classes need (None, 2)"
+        )
+    with pytest.raises(ValueError) as caught:
+        model_meaning.check_model(model, heads, preprocessing.PreprocessingSpec(4, 5, 1))
+    assert str(caught.value) == "head b: kind=token_classification is of texts"

@@ -271,44 +271,112 @@ def test_sigmoid_heads_start_at_the_log_odds():
     np.testing.assert_allclose(even["sick"], [0.0], atol=1e-6)
 
 
-def make_pixels():
+OF_POSITIONS = {"segmentation": (4, 5), "token_classification": (7,)}
+POSITIONS_OF = pytest.mark.parametrize("kind", OF_POSITIONS)
+
+
+def test_every_kind_is_tested():
+    assert sorted([*OF_EXAMPLES, *OF_POSITIONS]) == sorted(head_kinds.HEAD_KINDS)
+
+
+def make_positions(kind):
+    """(logits, labels, float64 losses of the labelled ones) of three examples of three classes."""
     generator = np.random.default_rng(0)
-    logits = generator.normal(0, 2, (3, 4, 5, 3)).astype(np.float32)
-    labels = generator.integers(-1, 3, (3, 4, 5)).astype(np.int32)
+    shape = (3, *OF_POSITIONS[kind])
+    logits = generator.normal(0, 2, (*shape, 3)).astype(np.float32)
+    labels = generator.integers(-1, 3, shape).astype(np.int32)
     labels[1, :3] = -1
-    return logits, labels
-
-
-@pytest.mark.parametrize("class_weight", ["none", "balanced"])
-def test_the_loss_of_pixels_is_the_mean_of_those_with_a_label(class_weight):
-    logits, labels = make_pixels()
     known = labels >= 0
-    counts = np.bincount(labels[known], minlength=3)
-    head = specs.HeadSpec(name="mask", class_weight=class_weight)
-    info = head_kinds.HeadInfo("mask", "segmentation", ("a", "b", "c"))
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
+    return logits, labels, -np.take_along_axis(log_p[known], labels[known][:, None], axis=-1)[:, 0]
+
+
+def make_position_loss(kind, labels, **options):
+    counts = np.bincount(labels[labels >= 0], minlength=3)
+    info = head_kinds.HeadInfo("head", kind, ("a", "b", "c"))
     losses = objectives.make_losses(
-        (head,), (info,), {"mask": np.arange(3)}, counts={"mask": counts}
+        (specs.HeadSpec(name="head", **options),),
+        (info,),
+        {"head": np.arange(3)},
+        counts={"head": counts},
     )
-    found = losses["mask"](labels, logits, sample_weight=np.full(3, 1 / 3, np.float32))
+    return losses["head"], counts
+
+
+@POSITIONS_OF
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_the_loss_of_positions_is_the_mean_of_those_with_a_label(kind, class_weight):
+    logits, labels, each = make_positions(kind)
+    loss, counts = make_position_loss(kind, labels, class_weight=class_weight)
+    found = loss(labels, logits, sample_weight=np.full(3, 1 / 3, np.float32))
     weights = np.ones(3)
     if class_weight == "balanced":
         weights = counts.sum() / 3 / counts
-    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    each = -np.take_along_axis(log_p[known], labels[known][:, None], axis=-1)[:, 0]
-    expected = (each * weights[labels[known]]).sum() / known.sum()
+    expected = (each * weights[labels[labels >= 0]]).mean()
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-def test_metrics_of_pixels_pass_over_those_without_a_label():
-    logits, labels = make_pixels()
+@POSITIONS_OF
+def test_options_of_the_loss_reach_each_position(kind):
+    logits, labels, _ = make_positions(kind)
     known = labels >= 0
-    info = head_kinds.HeadInfo("mask", "segmentation", ("a", "b", "c"))
-    cross_entropy, accuracy = objectives.make_metrics((info,))["mask"]
+    sample_weight = np.full(3, 1 / 3, np.float32)
+    smoothed, _ = make_position_loss(kind, labels, label_smoothing=0.2)
+    expected = exact_softmax_loss(logits[known], labels[known], 0.2).mean()
+    found = smoothed(labels, logits, sample_weight=sample_weight)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    focal, _ = make_position_loss(kind, labels, loss="focal", focal_gamma=2.0)
+    expected = exact_focal(logits[known], labels[known], "multiclass", 2.0).mean()
+    found = focal(labels, logits, sample_weight=sample_weight)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+@POSITIONS_OF
+def test_positions_without_a_label_add_nothing_to_the_gradient(kind):
+    import tensorflow as tf
+
+    logits, labels, _ = make_positions(kind)
+    loss, _ = make_position_loss(kind, labels)
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        value = loss(labels, variable, sample_weight=np.full(3, 1 / 3, np.float32))
+    gradient = np.array(tape.gradient(value, variable))
+    assert (gradient[labels < 0] == 0).all()
+    assert (gradient[labels >= 0] != 0).all()
+
+
+@POSITIONS_OF
+def test_metrics_of_positions_pass_over_those_without_a_label(kind):
+    logits, labels, each = make_positions(kind)
+    known = labels >= 0
+    info = head_kinds.HeadInfo("head", kind, ("a", "b", "c"))
+    cross_entropy, accuracy = objectives.make_metrics((info,))["head"]
     for metric in (cross_entropy, accuracy):
         metric.update_state(labels[:1], logits[:1])
         metric.update_state(labels[1:], logits[1:])
-    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    each = -np.take_along_axis(log_p[known], labels[known][:, None], axis=-1)
     assert float(cross_entropy.result()) == pytest.approx(each.mean(), rel=1e-5)
     right = logits.argmax(axis=-1) == labels
     assert float(accuracy.result()) == pytest.approx(right[known].mean(), rel=1e-6)
+
+
+def test_words_of_a_replica_are_fewer_than_the_labels_of_the_batch():
+    """Each replica gets labels as wide as the longest text of the batch, and its own texts."""
+    logits, labels, _ = make_positions("token_classification")
+    labels[:2, 5:] = -1  # The longest text is the third.
+    loss, _ = make_position_loss("token_classification", labels)
+    whole = float(loss(labels, logits, sample_weight=np.full(3, 1 / 3, np.float32)))
+    parts = [
+        float(loss(labels[rows], given, sample_weight=np.full(len(given), 1 / 3, np.float32)))
+        for rows, given in ((slice(0, 2), logits[:2, :5]), (slice(2, 3), logits[2:]))
+    ]
+    assert sum(parts) == pytest.approx(whole, rel=1e-6)
+    info = head_kinds.HeadInfo("head", "token_classification", ("a", "b", "c"))
+    for metric, expected in zip(
+        objectives.make_metrics((info,))["head"],
+        objectives.make_metrics((info,))["head"],
+        strict=True,
+    ):
+        metric.update_state(labels[:2], logits[:2, :5])
+        metric.update_state(labels[2:], logits[2:])
+        expected.update_state(labels, logits)
+        assert float(metric.result()) == pytest.approx(float(expected.result()), rel=1e-6)

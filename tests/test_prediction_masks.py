@@ -42,3 +42,34 @@ def test_other_files_are_not_replaced(tmp_path):
     ending = "where an --input lies, which would be lost. Choose another name."
     assert refusal(output, str(folder / "1.png")) == start + ending
     assert refusal(output, str(folder)) == start + ending
+    prediction_masks.check_folder(str(output), HEADS, inputs=[])
+
+
+FORMER = {
+    "found.csv": "path,mask,fraction_a,fraction_b,error\n",
+    "found.jsonl": '{"path": "1.png", "predictions": {}}\n',
+    "found.CSV": "path,mask,error\n",
+}
+OTHER = {
+    "found.csv": "image,mask\n1.png,found_masks/1.png\n",
+    "found.jsonl": '{"image": "1.png", "mask": "found_masks/1.png"}\n',
+    "found.CSV": "",
+}
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_only_masks_of_a_former_prediction_are_replaced(tmp_path, name):
+    """Masks beside a table of labels are a user's work; those of predictions can be made again."""
+    output, folder = tmp_path / "found.csv", tmp_path / "found_masks"
+    output = output if name == "found.jsonl" else tmp_path / name
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"painted by hand")
+    message = (
+        f"--output={output}: masks go to {folder}, which holds files and belongs to no table of "
+        "predictions. Choose another name, or move it away."
+    )
+    assert refusal(output) == message
+    (tmp_path / name).write_text(OTHER[name])
+    assert refusal(output) == message
+    (tmp_path / name).write_text(FORMER[name])
+    prediction_masks.check_folder(str(output), HEADS, inputs=[])

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from tf_finetune import evaluation, head_kinds, report
+from tf_finetune import evaluation, head_kinds, position_metrics, report
 
 NAMES = ("a|b", "_new_ <b>", "c")
 LABELS = np.array([0, 0, 1, 1, 2, 2], np.int32)
@@ -282,3 +282,31 @@ def test_a_head_without_labels_says_so():
         "    2 examples without a label of this head left out."
     )
     assert "| metric |" not in report.format_markdown(measured)
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "true", "lead"),
+    [
+        ("segmentation", ("a", "b"), [0, 1], "mean IoU 1.0000 (1 example)"),
+        ("token_classification", ("B-X", "O"), [0, 1], "entity F1 1.0000 (1 example)"),
+        ("token_classification", ("NOUN", "O"), [0, 1], "micro F1 1.0000 (1 example)"),
+        ("token_classification", ("B-X", "O"), [1, 1], "token accuracy 1.0000 (1 example)"),
+        (
+            "token_classification",
+            ("B-X", "O"),
+            [-1, -1],
+            "nothing is measured, no example has a label",
+        ),
+    ],
+)
+def test_what_reports_of_positions_lead_with(kind, classes, true, lead):
+    counter = position_metrics.PositionCounter(head_kinds.HeadInfo("label", kind, classes))
+    counter.add(9 * np.eye(2, dtype=np.float32)[true][np.newaxis], np.array([true]))
+    measured = counter.make_report()
+    found = evaluation.EvalReport("test", 1, measured.loss, {"label": measured})
+    first = report.format_report(found).splitlines()[1]
+    assert first.startswith(f"  label: {lead}")
+    # What leads is not told again.
+    names = [name for name in measured.metrics if f"{name} " in first]
+    assert len(names) == max(len(measured.metrics) - 1, 0)
+    assert report.format_markdown(found).splitlines()[2] == f"**{lead[0].upper()}{lead[1:]}.**"

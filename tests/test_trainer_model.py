@@ -3,8 +3,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import mask_data, tag_data
 from tf_finetune import distribution, head_kinds, objectives, option_values, specs, trainer_model
-from tf_finetune.data import image_stores, loading, mixing, pipeline, preprocessing
+from tf_finetune.data import (
+    image_stores,
+    loading,
+    mixing,
+    pipeline,
+    preprocessing,
+    reading,
+    text_store,
+)
 
 SHARE = np.array([0.25, 1.0, 0.6], np.float32)
 OWN = {
@@ -228,3 +237,88 @@ def test_two_devices_and_several_steps_at_once_learn_the_same():
         for own, other in zip(plain, weights, strict=True):
             np.testing.assert_allclose(own, other, atol=1e-5)
         assert other_loss == pytest.approx(loss, rel=1e-4)
+
+
+class WordVectors(keras.layers.Layer):
+    """A vector of each word of a text by its length, [batch, words of the longest text, 4]."""
+
+    def call(self, texts):
+        words = tf.strings.split(texts)
+        return tf.one_hot(tf.strings.length(words).to_tensor() % 4, 4)
+
+
+def load_tags(folder):
+    """20 texts of one to six words, the longest of them in any place."""
+    generator = np.random.default_rng(0)
+    texts = [["abcd"[: generator.integers(1, 4)]] * (1 + number % 6) for number in range(20)]
+    path = tag_data.write_csv(
+        folder / "tags.csv", [(words, [f"t{len(word)}" for word in words]) for words in texts]
+    )
+    head = specs.HeadSpec(name="label", kind="token_classification", label="tags")
+    spec = specs.DataSpec(data=str(path), split=(1.0, 0.0, 0.0))
+    return loading.load_data(spec, heads=(head,)), text_store.TextSpec(), None
+
+
+def load_masks(folder):
+    path = mask_data.write_folder(folder / "masks", count=20, size=(6, 8))
+    head = specs.HeadSpec(name="label", kind="segmentation", label="mask", num_classes=4)
+    spec = specs.DataSpec(data=str(path), image_column="image", split=(1.0, 0.0, 0.0))
+    splits = loading.load_data(spec, heads=(head,))
+    splits, pre, _ = reading.read_images(
+        splits, preprocessing.PreprocessingSpec(6, 8, 3), on_bad_example="error"
+    )
+    return splits, pre, option_values.read_augment("flip,rotate:20")
+
+
+def fit_positions(strategy, splits, pre, views):
+    """(weights, the logs of the last of three epochs)"""
+    data = pipeline.make_dataset(
+        splits.train,
+        pre,
+        batch_size=6,
+        shuffle_seed=1,
+        with_weights=True,
+        num_replicas=strategy.num_replicas_in_sync,
+        views=views,
+    )
+    (info,) = splits.heads
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        if views is None:
+            given = keras.Input((), name="text", dtype="string")
+            x = WordVectors()(given)
+        else:
+            given = keras.Input((6, 8, 3), name="image")
+            x = given / 255.0
+        outputs = {"label": keras.layers.Dense(len(info.classes), name="label")(x)}
+        trainer = trainer_model.TrainerModel({given.name: given}, outputs)
+        trainer.use_plain_batch(data)
+        losses = objectives.make_losses(
+            (specs.HeadSpec(name="label", kind=info.kind),),
+            (info,),
+            splits.train.labels,
+            counts=splits.train.count_positions(),
+        )
+        trainer.compile(
+            optimizer=keras.optimizers.SGD(0.5),
+            loss=losses,
+            metrics=objectives.make_metrics((info,)),
+            auto_scale_loss=False,
+            jit_compile=False,
+        )
+    history = trainer.fit(data, epochs=3, shuffle=False, verbose=0).history
+    return trainer.get_weights(), {name: values[-1] for name, values in history.items()}
+
+
+@pytest.mark.parametrize("load", [load_tags, load_masks])
+def test_two_devices_learn_positions_as_one(tmp_path, load):
+    """Labels are as wide as the longest text of a batch, which is on one of the devices."""
+    given = load(tmp_path)
+    weights, logs = fit_positions(tf.distribute.get_strategy(), *given)
+    others, other_logs = fit_positions(distribution.make_strategy("mirrored"), *given)
+    for own, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-5)
+    assert other_logs.keys() == logs.keys() and "accuracy" in logs
+    for name in logs:
+        # Keras's own loss depends on a replica's share of the batch.
+        assert name == "loss" or other_logs[name] == pytest.approx(logs[name], rel=1e-4)

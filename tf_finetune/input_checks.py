@@ -6,7 +6,7 @@ other kind would have no effect, so it is refused too.
 
 import keras
 
-from tf_finetune import findings, head_kinds, specs
+from tf_finetune import findings, head_kinds, option_values, specs
 from tf_finetune.data import (
     augmentation,
     column_encoding,
@@ -100,9 +100,11 @@ def _check_positions(
             "earlier layer with --cut_layer; --mode=inspect lists them."
         )
     for step in augmentation.find_unmasked(spec.augment.steps):
-        messages.append(
-            f"--augment={step} moves pixels in ways that no mask follows. Leave it out."
-        )
+        if step in option_values.MIXING_STEPS:
+            reason = "mixes images, and a pixel of a mask has one class"
+        else:
+            reason = "moves pixels in ways that no mask follows"
+        messages.append(f"--augment={step} {reason}. Leave it out.")
     if messages:
         raise findings.RefusedError(
             *(findings.Problem(message, flag=message.split("=")[0]) for message in messages)

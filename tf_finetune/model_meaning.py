@@ -201,7 +201,6 @@ def check_model(
     if sorted(outputs) != names:
         raise ValueError(f"heads: the model has the outputs {sorted(outputs)}, not {names}")
     for head in heads:
-        expected = (head_kinds.num_logits(head.kind, len(head.classes)),)
         positions = head_kinds.HEAD_KINDS[head.kind].positions
         if positions == "words":
             if not isinstance(inputs, text_store.TextSpec):
@@ -213,7 +212,8 @@ def check_model(
             places = (inputs.height, inputs.width)
         else:
             places = ()
-        if outputs[head.name] != (*places, *expected):
+        expected = (*places, head_kinds.num_logits(head.kind, len(head.classes)))
+        if outputs[head.name] != expected:
             raise ValueError(
                 f"head {head.name}: the model gives {outputs[head.name]} numbers, and its classes "
                 f"need {expected}"

@@ -184,8 +184,13 @@ class HeadLoss(keras.losses.Loss):
 class _LabelledMean(keras.metrics.Mean):
     """A mean over the labels that are there."""
 
+    _row: head_kinds.HeadKind
+
     def _add(self, values: object, labelled: object) -> None:
         mask = ops.cast(ops.reshape(labelled, ops.shape(values)), "float32")
+        if self._row.positions:
+            # Keras takes the mean of a row first: a word of a batch of long texts would count less.
+            values, mask = ops.reshape(values, (-1,)), ops.reshape(mask, (-1,))
         super().update_state(values, sample_weight=mask)
 
 

@@ -35,6 +35,7 @@ from tf_finetune.data import (
     mixed_spec,
     pipeline,
     preprocessing,
+    samples,
     text_store,
 )
 
@@ -380,14 +381,14 @@ def export_trained(
     main = mixed_spec.find_main(outcome.preprocessing)
     beside = mixed_spec.find_columns(outcome.preprocessing)
     if split is not None and isinstance(main, preprocessing.PreprocessingSpec):
-        pixels = pipeline.sample_pixels(split, main, count=count, seed=0)
+        pixels = samples.sample_pixels(split, main, count=count, seed=0)
         inputs = [tf.io.encode_png(tf.cast(image, tf.uint8)).numpy() for image in pixels]
     elif split is not None and isinstance(main, text_store.TextSpec):
-        texts = pipeline.sample_texts(split, count=count, seed=0)
+        texts = samples.sample_texts(split, count=count, seed=0)
         inputs = [text.encode() for text in texts]
     if split is not None and beside is not None:
         # The same seed draws the same rows.
-        rows = pipeline.sample_rows(split, beside, count=count, seed=0)
+        rows = samples.sample_rows(split, beside, count=count, seed=0)
         inputs = list(zip(inputs, rows, strict=True)) if main is not beside else list(rows)
     return exporting.write_export(
         outcome.model,

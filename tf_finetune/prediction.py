@@ -260,6 +260,8 @@ def _add_positions(
     content: Any,
 ) -> prediction_files.Prediction:
     """The row with masks of heads about pixels, of the image's size, and with tags of words."""
+    from tf_finetune.data import mask_geometry, mask_reading
+
     results = dict(row.heads)
     for head in predictor.heads:
         mask = outputs[head.name].class_ids
@@ -272,7 +274,10 @@ def _add_positions(
                 predicted=tags, classes=(), probabilities=(), words=tuple(words)
             )
             continue
-        mask = _restore_mask(mask, predictor.geometry, content)
+        size = mask_reading.find_upright_size(io.BytesIO(content))
+        if size is None:
+            raise ValueError(f"{row.path} was predicted, and its header has no size.")
+        mask = mask_geometry.restore_mask(mask, predictor.geometry, height=size[0], width=size[1])
         # Of what the model saw: --resize=crop leaves borders without a class.
         counts = np.bincount(mask.ravel(), minlength=len(head.classes))[: len(head.classes)]
         fractions = counts / max(int(counts.sum()), 1)
@@ -280,12 +285,3 @@ def _add_positions(
             predicted=(), classes=head.classes, probabilities=tuple(fractions.tolist()), mask=mask
         )
     return dataclasses.replace(row, heads=results)
-
-
-def _restore_mask(mask: np.ndarray, geometry: Any, content: bytes) -> np.ndarray:
-    from tf_finetune.data import mask_geometry, mask_reading
-
-    size = mask_reading.find_upright_size(io.BytesIO(content))
-    if geometry is None or size is None:
-        return mask
-    return mask_geometry.restore_mask(mask, geometry, height=size[0], width=size[1])

@@ -4,17 +4,20 @@ One idea: what is predicted can be learnt from. The files are masks as training 
 size of their images, and the table names them relative to its own folder, as training wants it.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable
 
 import numpy as np
 
-from tf_finetune import findings, head_kinds, workdir
+from tf_finetune import findings, head_kinds, regular_files, workdir
 from tf_finetune.data import mask_files
 
 _ODD_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_NAME = 100
+# The first line of a table of ours is read no further than this.
+_MAX_HEADER_BYTES = 2**20
 
 
 def name_folder(output: str) -> str:
@@ -32,7 +35,9 @@ def name_folder(output: str) -> str:
 def check_folder(
     output: str, heads: tuple[head_kinds.HeadInfo, ...], *, inputs: Iterable[str]
 ) -> None:
-    """Refuses a folder in which masks could not be written or would replace what is read.
+    """Refuses a folder in which masks could not be written or would replace what is not ours.
+
+    The masks of a former prediction are replaced, as its table is.
 
     Args:
       output: path of the table.
@@ -40,7 +45,8 @@ def check_folder(
       inputs: what is read.
 
     Raises:
-      RefusedError: there is something else of that name, or an input lies in the folder.
+      RefusedError: there is something else of that name, or an input lies in the folder, or files
+        that no table of a former prediction stands beside.
     """
     if not any(head_kinds.HEAD_KINDS[head.kind].positions == "pixels" for head in heads):
         return
@@ -54,6 +60,35 @@ def check_folder(
         if os.path.commonpath([own, os.path.realpath(text)]) == own:
             message = f"{shown}, where an --input lies, which would be lost. Choose another name."
             raise findings.RefusedError(findings.Problem(message, path=folder, flag="--output"))
+    if os.path.isdir(folder) and os.listdir(folder) and not _has_former_table(output):
+        message = (
+            f"{shown}, which holds files and belongs to no table of predictions. Choose another "
+            "name, or move it away."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=folder, flag="--output"))
+
+
+def _has_former_table(output: str) -> bool:
+    """Whether a prediction wrote a table that shares its masks' folder with this one."""
+    stem = os.path.splitext(output)[0]
+    return any(_is_table(path) for path in {output, f"{stem}.csv", f"{stem}.jsonl"})
+
+
+def _is_table(path: str) -> bool:
+    """Whether a file begins as `prediction_files.write_predictions` begins."""
+    try:
+        with regular_files.open_regular(path) as file:
+            line = file.readline(_MAX_HEADER_BYTES)
+    except OSError:
+        return False
+    if path.lower().endswith(".csv"):
+        cells = line.decode("utf-8", "replace").rstrip("\n").split(",")
+        return (cells[0], cells[-1]) == ("path", "error")
+    try:
+        first = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and "path" in first and bool({"predictions", "error"} & {*first})
 
 
 class MaskWriter:

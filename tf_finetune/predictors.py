@@ -65,7 +65,8 @@ class Predictor:
       heads: the heads to tell; of an export sorted by name.
       input_kind: "image", "text", "columns" or "mixed".
       columns: what feeds the inputs of a model of columns, or a MixedSpec.
-      geometry: the PreprocessingSpec of a model of images; None where an export does not tell.
+      geometry: the PreprocessingSpec of a run on images, and of an export with a head about pixels;
+        None of others.
     """
 
     predict_batch: PredictBatch
@@ -233,7 +234,9 @@ def export_predictor(path: str, *, trust_model: bool = False) -> Predictor:
     if fed_by is not None:
         is_mixed = isinstance(fed_by, mixed_spec.MixedSpec)
         kind = input_stores.MIXED if is_mixed else input_stores.COLUMNS
-    return Predictor(predict_batch, heads, kind, fed_by, _read_geometry(path))
+    has_masks = any(head_kinds.HEAD_KINDS[head.kind].positions == "pixels" for head in heads)
+    geometry = _read_geometry(path) if has_masks else None
+    return Predictor(predict_batch, heads, kind, fed_by, geometry)
 
 
 def _read_output(outputs: dict[str, Any], head: head_kinds.HeadInfo, *, prefix: str) -> HeadOutput:
@@ -285,20 +288,22 @@ def _summarize_positions(probabilities: np.ndarray, ids: np.ndarray) -> HeadOutp
 
 
 def _read_geometry(path: str) -> Any:
-    """The PreprocessingSpec of an export with a head about pixels; None of others."""
+    """The PreprocessingSpec of an export with a head about pixels."""
     from tf_finetune.data import preprocessing
 
-    file_path = os.path.join(path, "assets", _IMAGE_FILE)
+    file_path, again = os.path.join(path, "assets", _IMAGE_FILE), "Export the model again."
     if not os.path.isfile(file_path):
-        return None
+        raise _refuse(path, f"has masks and no assets/{_IMAGE_FILE}. {again}")
     try:
         with open(file_path, encoding="utf-8") as file:
             spec = model_meaning.read_inputs(json.load(file))
     except (OSError, ValueError) as error:
         reason = findings.one_line(str(error))[:100]
-        message = f"has a damaged assets/{_IMAGE_FILE}: {reason}. Export the model again."
+        message = f"has a damaged assets/{_IMAGE_FILE}: {reason}. {again}"
         raise _refuse(path, message) from error
-    return spec if isinstance(spec, preprocessing.PreprocessingSpec) else None
+    if not isinstance(spec, preprocessing.PreprocessingSpec):
+        raise _refuse(path, f"has an assets/{_IMAGE_FILE} that is not of images. {again}")
+    return spec
 
 
 def _to_output(logits: np.ndarray, head: head_kinds.HeadInfo) -> HeadOutput:

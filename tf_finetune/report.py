@@ -20,6 +20,13 @@ _FEW_EXAMPLES = 30
 _MAX_NAMED_COLUMNS = 12
 # In a small matrix the confusions are seen at once.
 _MIN_LISTED_CLASSES = 11
+# What a report about positions leads with: the first that the split defines, and how it is shown.
+_LEADS = {
+    "mean_iou": "mean IoU",
+    "entity_f1": "entity F1",
+    "f1_micro": "micro F1",
+    "token_accuracy": "token accuracy",
+}
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~&#!$])")
 
 
@@ -164,7 +171,7 @@ def _show(metric: str, value: float) -> str:
 def _find_lead(head: head_metrics.HeadReport) -> str:
     """The metric that a report leads with."""
     if head_kinds.HEAD_KINDS[head.kind].positions:
-        return head_metrics.list_metrics(head_kinds.HeadInfo("", head.kind, head.classes))[0]
+        return next((name for name in _LEADS if name in head.metrics), "")
     return "mean_absolute_error" if head.interval is None else "accuracy"
 
 
@@ -173,8 +180,7 @@ def _lead(head: head_metrics.HeadReport) -> str:
         return "nothing is measured, no example has a label"
     if head_kinds.HEAD_KINDS[head.kind].positions:
         name = _find_lead(head)
-        shown = name.replace("_", " ").replace("iou", "IoU")
-        return f"{shown} {head.metrics[name]:.4f} ({_count(head.num_examples)})"
+        return f"{_LEADS[name]} {head.metrics[name]:.4f} ({_count(head.num_examples)})"
     if head.interval is None:
         error = head.metrics["mean_absolute_error"]
         return f"mean absolute error {error:.4g} ({_count(head.num_examples)})"

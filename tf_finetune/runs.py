@@ -37,7 +37,7 @@ from tf_finetune import (
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, memory_source, mixed_spec, pipeline, preprocessing
+from tf_finetune.data import leaks, memory_source, mixed_spec, pipeline, preprocessing, samples
 from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
@@ -329,7 +329,7 @@ def _settle_pixels(
     if not isinstance(prepared, preprocessing.PreprocessingSpec):
         return backbone
     if backbone.pixel_range is None:
-        sample = pipeline.sample_pixels(
+        sample = samples.sample_pixels(
             run.splits.train, prepared, count=_SAMPLE_IMAGES, seed=run.spec.seed
         )
         backbone = pixel_range.settle(backbone, sample)

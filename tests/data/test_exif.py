@@ -113,3 +113,48 @@ def test_exif_behind_the_frame_header_is_not_looked_for():
     start_of_frame = JPEG.index(b"\xff\xc0")
     contents = JPEG[:start_of_frame] + image_bytes.make_segment(0xC0, b"") + JPEG[2:]
     assert read(contents + image_bytes.make_exif(6)) == 1
+
+
+JPEGS = {
+    "plain": JPEG,
+    "turned": image_bytes.insert_segments(JPEG, image_bytes.make_exif(6)),
+    "behind_profiles": image_bytes.insert_segments(
+        JPEG,
+        *[image_bytes.make_segment(0xE2, b"ICC_PROFILE\0" + bytes(65000))] * 3,
+        b"\xff\xff\xff" + image_bytes.make_exif(8),
+    ),
+    "endless": b"\xff\xd8" + b"\xff\xe1\0\2" * 5000,
+    "fill_bytes": b"\xff\xd8" + b"\xff" * 5000,
+    "empty": b"",
+    "one_byte": b"\xff",
+    "cut_in_a_segment": image_bytes.insert_segments(JPEG, image_bytes.make_exif(6))[:40],
+    **make_malformed(),
+}
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_the_head_of_a_file_says_what_the_file_says(name):
+    contents = JPEGS[name]
+    head = exif.read_head(io.BytesIO(contents))
+    assert contents.startswith(head)
+    assert read(head) == read(contents)
+
+
+def test_only_the_head_is_read():
+    contents = JPEGS["behind_profiles"]
+    start_of_frame = contents.index(b"\xff\xc0")
+    file = Counted(contents + bytes(10**7))
+    head = exif.read_head(file)
+    assert (len(head), read(head)) == (start_of_frame + 10, 8)
+    assert file.num_read < len(head) + 1000
+
+
+class Counted(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    num_read = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.num_read += len(content)
+        return content

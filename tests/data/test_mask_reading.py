@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from tests import mask_data
+from tests.data import test_exif
 from tf_finetune import findings, specs
 from tf_finetune.data import loading, mask_reading, preprocessing, reading
 
@@ -83,6 +84,76 @@ def test_bad_masks_are_skipped(table):
     ]
 
 
+def spoil(table, keys):
+    for key in keys:
+        path = table.parent / "masks" / key.rpartition("/")[2]
+        mask_data.write_mask(path, np.full((24, 32), 200, np.uint8))
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_skipping_does_not_empty_a_split(table, name):
+    splits = load(table)
+    keys = sorted(getattr(splits, name).keys)
+    spoil(table, keys)
+    masks = [f"'{table.parent}/masks/{key.rpartition('/')[2]}'" for key in keys]
+    more = f" and {len(masks) - 5} more" if len(masks) > 5 else ""
+    shown = ", ".join(masks[:5]) + more
+    assert refusals(splits, on_bad_example="skip") == [
+        f"The {name} split has no image left: none of its {len(keys)} has a mask that can be used. "
+        f"Bad masks are {shown}. Repair them or choose other data."
+    ]
+
+
+def load_two_heads(table, rows):
+    path = table.with_name("both.csv")
+    path.write_text("image,mask,label,split\n" + "".join(f"{row}\n" for row in rows))
+    spec = specs.DataSpec(data=str(path), image_column="image", split_column="split")
+    heads = (
+        specs.HeadSpec(name="mask", kind="segmentation", num_classes=4),
+        specs.HeadSpec(name="label", kind="multiclass"),
+    )
+    return loading.load_data(spec, heads=heads)
+
+
+def make_rows(*, masked):
+    """Rows of 20 images, six of them for validation and test; only some have a mask."""
+    names = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
+    return [
+        f"images/{number:03d}.png,{f'masks/{number:03d}.png' if number in masked else ''},"
+        f"{'xy'[number % 2]},{name}"
+        for number, name in enumerate(names)
+    ]
+
+
+def test_skipping_does_not_take_all_masks_beside_another_head(table):
+    splits = load_two_heads(table, make_rows(masked=(0, 1, 14, 17)))
+    spoil(table, ["000.png", "001.png"])
+    assert refusals(splits, on_bad_example="skip") == [
+        "the train split has no label of head 'mask'. Add some, or leave the head out."
+    ]
+
+
+def test_skipping_tells_where_a_head_is_no_longer_measured(table):
+    splits = load_two_heads(table, make_rows(masked=(0, 1, 14, 17)))
+    message = "the test split has no label of head 'mask'. Nothing of this head is measured there."
+    assert message not in [problem.message for problem in read(splits)[2]]
+    spoil(table, ["017.png"])
+    problems = read(splits, on_bad_example="skip")[2]
+    assert message in [problem.message for problem in problems]
+
+
+def test_skipping_does_not_take_a_class_of_another_head(table):
+    rows = make_rows(masked=range(20))
+    for number in range(14):
+        rows[number] = rows[number].replace(",x,", ",y,") if number != 4 else rows[number]
+    splits = load_two_heads(table, rows)
+    spoil(table, ["004.png"])
+    assert refusals(splits, on_bad_example="skip") == [
+        "Class 'x' of head 'label' has no training image left: none of its 1 has a mask that can "
+        f"be used. Bad masks are '{table.parent}/masks/004.png'. Repair them or remove the class."
+    ]
+
+
 def test_five_are_listed_and_the_others_counted(table):
     for path in (table.parent / "masks").iterdir():
         mask_data.write_mask(path, np.full((24, 32), 200, np.uint8))
@@ -106,13 +177,13 @@ def test_nothing_to_learn(table):
         mask_data.write_mask(path, np.full((24, 32), 255, np.uint8))
     assert refusals(load(table)) == [
         "all pixels of the train split of head 'mask' are without a class. Expected two classes or "
-        "more; 255 stands for no class."
+        "more."
     ]
     for path in (table.parent / "masks").iterdir():
         mask_data.write_mask(path, np.zeros((24, 32), np.uint8))
     assert refusals(load(table)) == [
         "all pixels of the train split of head 'mask' are of class '0'. Expected two classes or "
-        "more; 255 stands for no class."
+        "more."
     ]
 
 
@@ -133,6 +204,17 @@ def test_the_size_is_that_of_the_upright_image():
     PIL.Image.new("RGB", (30, 20)).save(plain, "JPEG")
     assert mask_reading.find_upright_size(plain.seek(0) or plain) == (20, 30)
     assert mask_reading.find_upright_size(io.BytesIO(b"no image")) is None
+
+
+def test_the_size_costs_the_header_alone():
+    stream = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 8
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3)).astype(np.uint8)
+    PIL.Image.fromarray(noise).save(stream, "JPEG", exif=exif)
+    file = test_exif.Counted(stream.getvalue())
+    assert mask_reading.find_upright_size(file) == (800, 600)
+    assert file.num_read < 5000 < 100_000 < len(stream.getvalue())
 
 
 def test_everything_bad_is_found_without_a_model(table):

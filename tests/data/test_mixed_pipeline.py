@@ -12,6 +12,7 @@ from tf_finetune.data import (
     mixed_spec,
     pipeline,
     preprocessing,
+    samples,
     store_selection,
     text_store,
 )
@@ -101,8 +102,8 @@ def test_texts_of_like_length_keep_their_columns(tmp_path):
 
 def test_samples_of_one_seed_are_of_the_same_rows(splits):
     spec = make_spec(splits)
-    pixels = pipeline.sample_pixels(splits.train, PIXELS, count=9, seed=4)
-    rows = pipeline.sample_rows(splits.train, spec.columns, count=9, seed=4)
+    pixels = samples.sample_pixels(splits.train, PIXELS, count=9, seed=4)
+    rows = samples.sample_rows(splits.train, spec.columns, count=9, seed=4)
     labels = splits.train.labels["label"]
     chosen = np.sort(np.random.default_rng(4).choice(len(labels), 9, replace=False))
     is_old = np.array([row["numbers"][0, 0] > 50 for row in rows])

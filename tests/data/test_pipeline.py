@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.data import image_bytes
 from tf_finetune import distribution, findings, head_kinds
-from tf_finetune.data import image_stores, loading, pipeline, preprocessing
+from tf_finetune.data import image_stores, loading, pipeline, preprocessing, samples
 
 PRE = preprocessing.PreprocessingSpec(8, 10, 3)
 CLASSES = tuple(f"class {number}" for number in range(40))
@@ -179,7 +179,7 @@ def test_an_empty_split_has_no_batches():
     split = make_split(image_stores.DecodedImages(make_pixels(3)), [])
     dataset = pipeline.make_dataset(split, PRE, batch_size=4, shuffle_seed=0)
     assert list(dataset) == []
-    assert pipeline.sample_pixels(split, PRE, count=3, seed=0).shape == (0, 8, 10, 3)
+    assert samples.sample_pixels(split, PRE, count=3, seed=0).shape == (0, 8, 10, 3)
 
 
 def test_kept_and_streamed_pixels_have_the_same_bits(tmp_path):
@@ -246,26 +246,6 @@ def test_an_error_of_another_kind_passes_through(tmp_path):
         pipeline.naming_bad_images(split, pre=PRE),
     ):
         raise tf.errors.InvalidArgumentError(None, None, "another")
-
-
-@pytest.mark.parametrize("name", ["decoded", "array", "paths", "stream_pixels"])
-def test_sample_pixels(name, tmp_path):
-    pixels = make_pixels(12)
-    split = make_split(make_store(name, pixels, tmp_path), np.arange(3, 12))
-    sample = pipeline.sample_pixels(split, PRE, count=4, seed=0)
-    assert sample.dtype == np.float32
-    members = [np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))[0] for image in sample]
-    assert len(set(members)) == 4
-    assert min(members) >= 3
-    everything = pipeline.sample_pixels(split, PRE, count=100, seed=1)
-    np.testing.assert_array_equal(everything, pixels[3:])
-
-
-def test_sample_pixels_depends_on_the_seed_alone():
-    split = make_split(image_stores.DecodedImages(make_pixels(40)), np.arange(40))
-    samples = [pipeline.sample_pixels(split, PRE, count=5, seed=seed) for seed in (0, 0, 1)]
-    np.testing.assert_array_equal(samples[0], samples[1])
-    assert (samples[0] != samples[2]).any()
 
 
 MEASURE = """

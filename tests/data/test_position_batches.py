@@ -8,7 +8,12 @@ import tensorflow as tf
 from tests import mask_data
 from tests.data import test_mask_reading
 from tf_finetune import option_values
-from tf_finetune.data import pipeline, preprocessing
+from tf_finetune.data import (
+    feature_inputs,
+    pipeline,
+    preprocessing,
+    resampling,
+)
 
 SHOWN = 200
 
@@ -96,6 +101,43 @@ def test_a_mask_moves_with_its_image(splits, steps):
     assert ((images == SHOWN) == (masks == 1))[pure].mean() > 0.99
     _, straight, _ = collect(splits[0].train, splits[1], shuffle_seed=3, epoch=epoch)
     assert (masks != straight).mean() > 0.05
+
+
+@pytest.mark.parametrize("name", ["memory", "files"])
+def test_a_mask_moves_with_its_image_each_time_that_it_comes(splits, name):
+    """Under strata an example comes several times in an epoch, in another view each time."""
+    train = splits[0].train
+    if name == "files":
+        store = dataclasses.replace(train.positions["mask"], pixels=None)
+        train = dataclasses.replace(train, positions={"mask": store})
+    strata = np.repeat([0, 1], [10, 2])
+    images, masks, _ = collect(
+        train,
+        splits[1],
+        shuffle_seed=3,
+        views=option_values.read_augment("rotate:45,flip"),
+        strata=strata,
+    )
+    pure = (masks >= 0) & ((images == SHOWN) | (images == 0))
+    assert ((images == SHOWN) == (masks == 1))[pure].mean() > 0.99
+    rows = resampling.draw_epoch(strata, seed=3, epoch=0)
+    again = [masks[rows == row] for row in (10, 11)]
+    assert [len(shown) for shown in again] == [3, 3]
+    for shown in again:
+        assert len({mask.tobytes() for mask in shown}) == len(shown)
+
+
+def test_what_has_no_views_is_refused(splits):
+    mixed = option_values.read_augment("mixup")
+    with pytest.raises(ValueError) as caught:
+        collect(splits[0].train, splits[1], shuffle_seed=3, views=mixed)
+    assert str(caught.value) == "Images with masks are not mixed: a pixel has one class."
+    arrays = {"map": np.zeros((12, 2, 2, 1), np.float32)}
+    features = feature_inputs.Features(("map",), ((2, 2, 1),), ("float32",), 12, arrays)
+    train = dataclasses.replace(splits[0].train, inputs=features)
+    with pytest.raises(ValueError) as caught:
+        collect(train, splits[1], shuffle_seed=3, views=option_values.read_augment("flip"))
+    assert str(caught.value) == "Features have no views: they were made of images as they are."
 
 
 def test_colours_and_erased_parts_leave_masks(splits):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests import tiny_text
 from tf_finetune import specs
-from tf_finetune.data import doctor, leaks, loading, pipeline, preprocessing, text_store
+from tf_finetune.data import doctor, leaks, loading, pipeline, preprocessing, samples, text_store
 
 SPEC = text_store.TextSpec(column="review")
 
@@ -74,9 +74,9 @@ def test_reading_leaves_texts_alone(splits):
 
 
 def test_samples_are_of_the_split(splits):
-    sample = pipeline.sample_texts(splits.train, count=5, seed=1)
+    sample = samples.sample_texts(splits.train, count=5, seed=1)
     assert len(set(sample)) == 5 and set(sample) <= set(splits.train.texts)
-    assert pipeline.sample_texts(splits.test, count=99, seed=1) == splits.test.texts
+    assert samples.sample_texts(splits.test, count=99, seed=1) == splits.test.texts
 
 
 def test_input_specs_are_read_back():

@@ -1,12 +1,14 @@
 import json
 
 import numpy as np
+import pytest
 
 from tests import tag_data
 from tests.data import record_files
-from tf_finetune import specs
+from tf_finetune import objectives, specs
 from tf_finetune.data import loading, pipeline, sources, text_store
 
+EVERY = ("B-PER O", "B-LOC O", "B-PER B-LOC")
 HEAD = specs.HeadSpec(name="tags", kind="token_classification", label="tags")
 
 
@@ -100,3 +102,54 @@ def test_records_keep_every_word_and_tag(tmp_path):
         for split in splits.parts:
             for text, tags in collect(split).items():
                 assert tags == ([0, 0, 0, 1] if "cat" in text else [1, 1])
+
+
+def test_an_untagged_text_may_be_the_longest_of_its_batch(tmp_path):
+    """Two heads, of which one has no tags for it: labels are as wide as what the model gives."""
+    path = tmp_path / "tags.csv"
+    rows = [f"{' '.join(words)},{' '.join(tags)},X Y" for words, tags in make_short(20)]
+    rows += [f"{'w ' * 9},,{'X ' * 9}"]
+    path.write_text("text,tags,other\n" + "\n".join(rows) + "\n")
+    heads = (HEAD, specs.HeadSpec(name="other", kind="token_classification", label="other"))
+    spec = specs.DataSpec(data=str(path), split=(1.0, 0.0, 0.0))
+    split = loading.load_data(spec, heads=heads).train
+    dataset = pipeline.make_dataset(split, text_store.TextSpec(), batch_size=21)
+    ((inputs, labels),) = dataset.as_numpy_iterator()
+    (row,) = [row for row, text in enumerate(inputs["text"]) if len(text.split()) == 9]
+    assert labels["tags"].shape == labels["other"].shape == (21, 9)
+    assert (labels["tags"][row] == -1).all() and (labels["other"][row] >= 0).all()
+    assert (labels["tags"][:, 2:] == -1).all()
+    loss = objectives.HeadLoss("token_classification", labelled_fraction=40 / 21)
+    found = loss(labels["tags"], np.zeros((21, 9, 2), np.float32), sample_weight=np.ones(21) / 21)
+    assert float(found) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def make_short(count):
+    return [(("a", f"b{number}"), ("O", "B-PER")) for number in range(count)]
+
+
+def find_problems(folder, *, train):
+    """Of `train` for training, and both other splits with every tag."""
+    rows = [f"{row},train" for row in train]
+    rows += [f"x{name} y,{tags},{name}" for name in ("validation", "test") for tags in EVERY]
+    path = folder / "tags.csv"
+    path.write_text("text,tags,split\n" + "\n".join(rows) + "\n")
+    spec = specs.DataSpec(data=str(path), split_column="split")
+    parts, _ = loading.load_parts(spec)
+    splits, problems = loading.examine_parts(parts, spec, heads=(HEAD,))
+    return splits is None, [problem.message for problem in problems]
+
+
+def test_tags_that_training_lacks(tmp_path):
+    assert find_problems(tmp_path, train=["a b,O O", "a c,O O"]) == (
+        True,
+        [
+            "all words of the train split of head 'tags' are of class 'O'. Expected two classes or "
+            "more."
+        ],
+    )
+    assert find_problems(tmp_path, train=["a b,O B-PER", "a c,O O"]) == (
+        False,
+        ["the train split has no word of 1 of 3 classes of head 'tags': 'B-LOC'."],
+    )
+    assert find_problems(tmp_path, train=["a b,O B-PER", "a c,B-LOC O"]) == (False, [])

@@ -12,13 +12,18 @@ from tests.models import hugging_face_folders
 from tf_finetune import main
 
 HEAD = "--head=name=tags,kind=token_classification,label=tags,dropout=0"
-FLAGS = ("--phase=name=all,epochs=12,learning_rate=0.02,freeze=none", "--batch_size=8")
+FLAGS = ("--phase=name=all,epochs=8,learning_rate=0.03,freeze=none", "--batch_size=16")
+# Parts of random weights that are made small, so that the blocks add little to a token's vector: a
+# tag of `tag_data` can be told by its word, and is learnt in seconds.
+SMALL = {".output.dense": 0.1, "position_embeddings": 0.3, "token_type_embeddings": 0.3}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "bert"
-    return hugging_face_folders.write(folder, hugging_face_folders.make_weights())
+    weights = hugging_face_folders.make_weights()
+    for part, factor in SMALL.items():
+        weights |= {name: factor * value for name, value in weights.items() if part in name}
+    return hugging_face_folders.write(tmp_path_factory.mktemp("model") / "bert", weights)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def data(tmp_path_factory):
 def finished(tmp_path_factory, model, data):
     folder = tmp_path_factory.mktemp("runs") / "run"
     flags = (f"--model={model}", f"--data={data}", f"--workdir={folder}", HEAD, *FLAGS)
-    assert main.main([*flags, "--require_min=test/f1_micro:0.6"]) == 0
+    assert main.main([*flags, "--require_min=test/entity_f1:1"]) == 0
     return folder
 
 
@@ -42,18 +47,22 @@ def read_summary(folder):
 def test_names_are_found(finished):
     measured = read_summary(finished)["test"]["tags"]
     assert list(measured) == ["token_accuracy", "f1_macro", "f1_micro", "entity_f1", "log_loss"]
-    assert measured["token_accuracy"] > 0.85
+    assert [measured[name] for name in list(measured)[:4]] == [1.0] * 4
+    assert measured["log_loss"] < 0.05
     page = (finished / "evaluation" / "test" / "report.md").read_text()
+    assert page.splitlines()[2] == "**Entity F1 1.0000 (16 examples).**"
     assert "| class | precision | recall | f1 | words | predicted |" in page
 
 
-@pytest.mark.slow
 def test_noise_is_not_learnt(tmp_path, model):
-    path = tag_data.write_csv(tmp_path / "tags.csv", tag_data.make_sentences(60, shuffled=True))
-    flags = (f"--model={model}", f"--data={path}", f"--workdir={tmp_path / 'run'}", HEAD)
-    short = ("--phase=name=all,epochs=3,learning_rate=0.01,freeze=none", "--batch_size=16")
-    assert main.main([*flags, *short, "--require_min=test/f1_micro:0.9"]) == 3
-    assert read_summary(tmp_path / "run")["test"]["tags"]["f1_micro"] < 0.8
+    """Tags of the same sentences, drawn evenly out of three: one in three is right by chance."""
+    path = tag_data.write_csv(tmp_path / "tags.csv", tag_data.make_sentences(160, shuffled=True))
+    flags = (f"--model={model}", f"--data={path}", f"--workdir={tmp_path / 'run'}", HEAD, *FLAGS)
+    assert main.main([*flags, "--require_min=test/entity_f1:0.9"]) == 3
+    measured = read_summary(tmp_path / "run")["test"]["tags"]
+    assert measured["token_accuracy"] < 0.5
+    assert measured["entity_f1"] < 0.5
+    assert measured["log_loss"] > 0.95 * np.log(3)
 
 
 def test_run_and_export_tag_alike(finished, data, tmp_path):
@@ -68,7 +77,7 @@ def test_run_and_export_tag_alike(finished, data, tmp_path):
     true = [tags for _, tags in tag_data.make_sentences(160)]
     found = [row["tags"].split() for row in rows]
     assert [len(tags) for tags in found] == [len(tags) for tags in true]
-    assert np.mean([ours == theirs for ours, theirs in zip(found, true, strict=True)]) > 0.5
+    assert found == true
     flags = (f"--workdir={finished}", f"--input={data}", f"--output={tmp_path / 'run.jsonl'}")
     assert main.main(["--mode=predict", *flags]) == 0
     first = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])

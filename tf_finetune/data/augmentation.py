@@ -114,7 +114,7 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
     def view(
         image: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor, repeat: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        draws = _draw(table[position] + repeat * _REPEAT_STRIDE, epoch, drawing)
+        draws = _draw(_find_seed(table, position, repeat), epoch, drawing)
         shape = image.shape
         image = view_geometry.move(image, values, draws)
         if "randaugment" in values:
@@ -129,6 +129,11 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
         return tf.ensure_shape(image, shape)
 
     return view
+
+
+def _find_seed(table: tf.Tensor, position: tf.Tensor, repeat: tf.Tensor | int) -> tf.Tensor:
+    """Of the view of an example that came `repeat` times in this epoch before."""
+    return table[position] + repeat * _REPEAT_STRIDE
 
 
 def _draw(seed: tf.Tensor, epoch: tf.Tensor, names: Collection[str]) -> view_geometry.Draws:
@@ -151,15 +156,17 @@ def make_mask_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
       seeds: int64 [n], of `make_seeds`.
 
     Returns:
-      Function of (mask, uint8 [height, width], with a static shape; position; epoch) to a mask of
-      the same kind, by nearest neighbours.
+      Function of (mask, uint8 [height, width], with a static shape; position; epoch; how often the
+      example came before, see `make_viewer`) to a mask of the same kind, by nearest neighbours.
     """
     values = {step.name: step.values for step in steps}
     table = tf.constant(seeds, tf.int64)
 
     @tf.function(autograph=False)
-    def view(mask: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        draws = _draw(table[position], epoch, list(values))
+    def view(
+        mask: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor, repeat: tf.Tensor | int = 0
+    ) -> tf.Tensor:
+        draws = _draw(_find_seed(table, position, repeat), epoch, list(values))
         moved = view_geometry.move(mask[..., tf.newaxis], values, draws, method="nearest")
         return tf.ensure_shape(moved[..., 0], mask.shape)
 

@@ -11,6 +11,8 @@ References:
   https://www.cipa.jp/std/documents/download_e.html?DC-008-Translation-2023-E
 """
 
+from typing import BinaryIO
+
 import tensorflow as tf
 
 _START_OF_SCAN = 0xDA
@@ -41,6 +43,33 @@ def read_orientation(contents: tf.Tensor) -> tf.Tensor:
     data = tf.pad(data, [[0, _PADDING]])
     exif, end = _find_exif(data)
     return tf.cond(exif > 0, lambda: _read_tag(data, exif, end), lambda: tf.constant(1))
+
+
+def read_head(file: BinaryIO) -> bytes:
+    """The part of a JPEG that tells how it is to be turned.
+
+    Args:
+      file: a JPEG, open at its first byte; it must be able to seek.
+
+    Returns:
+      Its first bytes: of them `read_orientation` says what it says of the whole file.
+    """
+    end = 2
+    for _ in range(_MAX_SEGMENTS):
+        file.seek(end)
+        start = file.read(4)
+        if len(start) < 4 or start[0] != _FILL or _is_last(start[1]):
+            break
+        end += 1 if start[1] == _FILL else 2 + int.from_bytes(start[2:], "big")
+    file.seek(0)
+    # What stands at the end says that it is one.
+    return file.read(end + _SEGMENT_HEADER)
+
+
+def _is_last(marker: int) -> bool:
+    """Start of frame or of a scan: no metadata behind it."""
+    is_frame = (marker & 0xF0 == 0xC0) and (marker & 0x03 != 0 or marker == 0xC0)
+    return is_frame or marker == _START_OF_SCAN
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

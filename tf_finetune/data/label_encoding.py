@@ -347,7 +347,7 @@ def is_missing(labels: np.ndarray) -> np.ndarray:
 
 
 def find_unlabelled_split(
-    head: HeadLabels, labels: dict[str, np.ndarray], *, split: str
+    head: head_kinds.HeadInfo, labels: dict[str, np.ndarray], *, split: str
 ) -> list[findings.Problem]:
     """A head that has no label in a split.
 
@@ -359,7 +359,7 @@ def find_unlabelled_split(
     Returns:
       An error for training, a warning for another split that has examples; or none.
     """
-    values, name = labels[head.info.name], head.info.name
+    values, name = labels[head.name], head.name
     if not len(values) or head_kinds.find_labelled(values).any():
         return []
     message = f"the {split} split has no label of head '{name}'."

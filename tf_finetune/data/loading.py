@@ -352,7 +352,9 @@ def _join(
                 is_given=is_given,
                 is_first=head is heads[0],
             )
-            problems += label_encoding.find_unlabelled_split(head, labels, split=name)
+            problems += label_encoding.find_unlabelled_split(head.info, labels, split=name)
+    # Of tags; masks are read later, and looked at then.
+    problems += position_labels.find_absent_classes(made[0], [head.info for head in heads])
     info = DatasetInfo(
         source=source,
         num_examples=sum(len(split) for split in made),
@@ -375,7 +377,7 @@ def _find_absent_classes(
 ) -> list[findings.Problem]:
     """Classes that a split lacks: an error for training, a warning for a split that is given."""
     if head_kinds.HEAD_KINDS[head.info.kind].positions:
-        return []  # The reading of masks knows.
+        return []  # See `position_labels.find_absent_classes`.
     counts = label_encoding.count_classes(labels)
     absent = [name for name in head.info.classes if name not in counts]
     if not absent or (split != "train" and not is_given):

@@ -14,13 +14,15 @@ from typing import BinaryIO, TextIO
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import findings, progress, regular_files
+from tf_finetune import findings, head_kinds, progress, regular_files
 from tf_finetune.data import (
+    emptied_splits,
     exif,
     image_formats,
     image_heads,
     image_sizes,
     image_stores,
+    label_encoding,
     loaders,
     loading,
     mask_files,
@@ -67,7 +69,9 @@ def read_masks(
 
     Raises:
       findings.RefusedError: masks cannot be read, have another size than their image or class
-        numbers out of range, and are not to be skipped; or training has fewer than two classes.
+        numbers out of range, and are not to be skipped, or skipping them leaves a split, a class of
+        the training split or a head there without any example; or training has fewer than two
+        classes.
     """
     parts = splits.parts
     if not any(part.positions for part in parts):
@@ -82,10 +86,13 @@ def read_masks(
         read.append(part.take(np.flatnonzero(good)))
     if problems and on_bad_example != "skip":
         raise findings.RefusedError(*_cut(problems))
+    shown = findings.list_first([findings.one_line(found.path) for found in problems])
+    bad_masks = f"Bad masks are {shown}."
+    emptied_splits.check(splits, read, fault="has a mask that can be used", bad=bad_masks)
+    before = splits
     splits = dataclasses.replace(splits, train=read[0], validation=read[1], test=read[2])
-    warnings = _check_classes(splits)
+    warnings = _check_classes(splits, before)
     if problems:
-        shown = findings.list_first([findings.one_line(found.path) for found in problems])
         message = f"{num_bad} examples are left out because their masks cannot be used: {shown}."
         problem = findings.Problem(message, severity=findings.WARNING, flag=_SKIP_FLAG)
         warnings.append(problem)
@@ -128,8 +135,10 @@ def find_upright_size(file: BinaryIO) -> tuple[int, int] | None:
     if size is None:
         return None
     file.seek(0)
-    if kind == "JPEG" and int(_read_orientation(tf.constant(file.read()))) >= _FIRST_TURNED:
-        return size.width, size.height
+    if kind == "JPEG":
+        head = tf.constant(exif.read_head(file))
+        if int(_read_orientation(head)) >= _FIRST_TURNED:
+            return size.width, size.height
     return size.height, size.width
 
 
@@ -299,28 +308,17 @@ def _cut(problems: list[findings.Problem]) -> list[findings.Problem]:
     return [*problems[:_MAX_LISTED], findings.Problem(more, flag=_SKIP_FLAG)]
 
 
-def _check_classes(splits: loading.Splits) -> list[findings.Problem]:
+def _check_classes(splits: loading.Splits, before: loading.Splits) -> list[findings.Problem]:
     """Warnings of classes that training does not see; raises where there is nothing to learn."""
-    train = splits.train
-    if train.name != "train":  # Examples that a finished run is measured on.
+    if splits.train.name != "train":  # Examples that a finished run is measured on.
         return []
-    problems = []
-    infos = {info.name: info for info in splits.heads}
-    for name, counts in position_labels.count_classes(train.labels, train.positions).items():
-        classes = infos[name].classes
-        present = [classes[number] for number in np.flatnonzero(counts)]
-        absent = [classes[number] for number in np.flatnonzero(counts == 0)]
-        if len(present) < 2:
-            shown = f"of class '{findings.one_line(present[0])}'" if present else "without a class"
-            message = (
-                f"all pixels of the train split of head '{name}' are {shown}. Expected two classes "
-                f"or more; {mask_files.IGNORED} stands for no class."
-            )
-            raise findings.RefusedError(findings.Problem(message, flag="--head"))
-        if absent:
-            message = (
-                f"the train split has no pixel of {len(absent)} of {len(classes)} classes of head "
-                f"'{name}': {findings.list_first(absent)}."
-            )
-            problems.append(findings.Problem(message, severity=findings.WARNING))
+    problems = position_labels.find_absent_classes(splits.train, splits.heads)
+    # Beside another head, skipping can take all masks and leave examples.
+    for part, former in zip(splits.parts, before.parts, strict=True):
+        for head in splits.heads:
+            if head_kinds.find_labelled(former.labels[head.name]).any():
+                problems += label_encoding.find_unlabelled_split(head, part.labels, split=part.name)
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors:
+        raise findings.RefusedError(*errors)
     return problems

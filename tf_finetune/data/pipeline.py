@@ -5,6 +5,7 @@ positions; images follow it. So the same seed gives the same batches whether pix
 memory or from files, and a resumed run can ask for epoch 7 without living through the first six.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from tf_finetune.data import (
     batching,
     column_batches,
     columns,
+    example_order,
     feature_batches,
     feature_inputs,
     image_stores,
@@ -29,7 +31,6 @@ from tf_finetune.data import (
     position_batches,
     preprocessing,
     reading,
-    resampling,
     text_store,
 )
 
@@ -41,7 +42,6 @@ _PREFETCHED_BATCHES = 2
 # Streams cannot be permuted. tfds shuffles examples when it prepares a data set, so a buffer that
 # mixes neighbours differently in each epoch is enough.
 _STREAM_SHUFFLE_BUFFER = 1024
-_INT64_RANGE = 2**63
 
 
 def make_dataset(
@@ -87,28 +87,90 @@ def make_dataset(
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
-        beside them that `pre` does not know, or the reverse; views of texts, or without a
-        `shuffle_seed`; strata without one.
+        beside them that `pre` does not know, or the reverse; views of anything but images, or
+        without a `shuffle_seed`; labels of positions of images that are mixed; strata without a
+        `shuffle_seed`.
       SpecError: a device would get no example; strata of a stream that is not in memory.
     """
     beside, pre = _make_beside(split, pre), mixed_spec.find_main(pre)
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
-    seeds = _make_seeds(shuffle_seed, epoch)
-    view, mix = _make_viewers(split, views, seed=shuffle_seed)
-    batches = _make_batches(split, pre, seeds, batch_size=batch_size, view=view, strata=strata)
+    seeds = example_order.make_seeds(shuffle_seed, epoch)
+    shown = _make_views(split, views, seed=shuffle_seed)
+    batches = _make_batches(
+        split, pre, seeds, batch_size=batch_size, view=shown.image, strata=strata
+    )
     if sizes != batching.plan_batches(len(split), batch_size=batch_size):
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
-    if mix is not None and seeds is not None:
-        batches = _mix_batches(batches, mix, seeds)
-    make_targets = position_batches.make_targets(split, pre, views=views, seed=shuffle_seed)
-    assemble = _make_assembler(
-        split, pre, beside=beside, make_targets=make_targets, with_weights=with_weights
-    )
-    if split.positions:
+    if seeds is not None and shown.mix is not None:
+        batches = _mix_batches(batches, shown.mix, seeds)
+    if seeds is not None and shown.mask is not None:
         batches = position_batches.number_epochs(batches, seeds)
+    find_targets = _make_target_finder(split, pre, shown)
+    assemble = _make_assembler(
+        split, pre, beside=beside, find_targets=find_targets, with_weights=with_weights
+    )
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Views:
+    """What is done to images one by one, to their masks, and to batches of images."""
+
+    image: augmentation.Viewer | None = None
+    mask: augmentation.Viewer | None = None
+    mix: mixing.Mixer | None = None
+
+
+def _make_views(
+    split: loading.Split, views: augmentation.Steps | None, *, seed: int | None
+) -> _Views:
+    if views is None:
+        return _Views()
+    if seed is None:
+        raise ValueError("Views need a shuffle_seed: only the images of training vary.")
+    if isinstance(split.inputs, feature_inputs.Features):
+        raise ValueError("Features have no views: they were made of images as they are.")
+    if isinstance(split.inputs, text_store.Texts | columns.Columns):
+        shown = input_stores.PLURALS[input_stores.find_kind(split.inputs)]
+        raise ValueError(f"{shown.capitalize()} have no views. Expected a split of images.")
+    seeds = augmentation.make_seeds(split.keys, seed=seed)
+    image, mix = augmentation.make_viewer(views, seeds), mixing.make_mixer(views, seeds)
+    if not split.positions:
+        return _Views(image, None, mix)
+    if mix is not None:
+        raise ValueError("Images with masks are not mixed: a pixel has one class.")
+    return _Views(image, augmentation.make_mask_viewer(views, seeds) if image else None)
+
+
+def _make_target_finder(
+    split: loading.Split, pre: preprocessing.InputSpec, shown: _Views
+) -> Callable[..., Any]:
+    """Function of (positions of a batch, ...) to its labels.
+
+    Behind the positions is what the batches have there: where images are viewed how often each came
+    before, where masks are the epoch too, and where images are mixed their shares instead.
+    """
+    labels = {
+        head: tf.constant(values)
+        for head, values in split.labels.items()
+        if head not in split.positions
+    }
+    make_targets = None
+    if split.positions:
+        make_targets = position_batches.make_targets(split, pre, view=shown.mask)
+
+    def find(positions: tf.Tensor, *more: tf.Tensor) -> Any:
+        targets = {head: tf.gather(values, positions) for head, values in labels.items()}
+        if make_targets is not None:
+            return targets | make_targets(positions, *more)
+        if shown.mix is None:
+            return targets
+        partners = {head: mixing.choose_partners(own) for head, own in targets.items()}
+        return mixing.MixedLabels(targets, partners, *more)
+
+    return find
 
 
 def _make_assembler(
@@ -116,31 +178,20 @@ def _make_assembler(
     pre: preprocessing.InputSpec,
     *,
     beside: Callable[[tf.Tensor], dict[str, tf.Tensor]] | None,
-    make_targets: position_batches.MakeTargets,
+    find_targets: Callable[..., Any],
     with_weights: bool,
 ) -> Callable[..., tuple[Any, ...]]:
     """Function of (inputs of a batch, positions of a batch, ...) to a batch of the data set."""
-    labels = {
-        head: tf.constant(values)
-        for head, values in split.labels.items()
-        if head not in split.positions
-    }
     name, shape = text_store.INPUT, tuple[int | None, ...]((None,))
     if isinstance(pre, preprocessing.PreprocessingSpec):
         name, shape = image_stores.INPUT, (None, pre.height, pre.width, pre.channels)
 
-    # Behind the positions: the epoch where positions have labels, shares where images are mixed.
     def assemble(values: Any, positions: tf.Tensor, *more: tf.Tensor) -> tuple[Any, ...]:
         # Columns have their names already.
         inputs = values if isinstance(values, dict) else {name: tf.ensure_shape(values, shape)}
         if beside is not None:
             inputs = inputs | beside(positions)
-        targets: Any = {head: tf.gather(values, positions) for head, values in labels.items()}
-        if split.positions:
-            targets |= make_targets(positions, *more)
-        elif more:
-            partners = {head: mixing.choose_partners(own) for head, own in targets.items()}
-            targets = mixing.MixedLabels(targets, partners, *more)
+        targets = find_targets(positions, *more)
         if not with_weights:
             return inputs, targets
         weights = tf.fill(tf.shape(positions), 1.0 / tf.cast(tf.size(positions), tf.float32))
@@ -164,90 +215,6 @@ def _make_beside(
     return column_batches.make_reader(split.features, pre.columns, np.arange(len(split)))
 
 
-def sample_texts(split: loading.Split, *, count: int, seed: int) -> list[str]:
-    """Some texts of a split.
-
-    Args:
-      split: the examples, texts.
-      count: how many; all of a smaller split.
-      seed: chooses which, 0 or more.
-
-    Returns:
-      At most `count` texts, in the split's order.
-    """
-    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
-    texts = split.texts
-    return [texts[row] for row in np.sort(chosen)]
-
-
-def sample_rows(
-    split: loading.Split, spec: columns.ColumnsSpec, *, count: int, seed: int
-) -> list[dict[str, np.ndarray]]:
-    """Some rows of a split.
-
-    Args:
-      split: the examples, columns, or images or texts with columns beside them.
-      spec: the inputs of the model.
-      count: how many; all of a smaller split.
-      seed: chooses which, 0 or more.
-
-    Returns:
-      At most `count` times {input: [1, ...]}, in the split's order.
-
-    Raises:
-      ValueError: the split holds no columns.
-    """
-    store = split.inputs
-    indices = split.indices
-    if split.features is not None:
-        store, indices = split.features, np.arange(len(split))
-    if not isinstance(store, columns.Columns):
-        raise ValueError("Only tables have rows.")
-    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
-    return [store.read(indices[[row]], spec) for row in np.sort(chosen)]
-
-
-def sample_pixels(
-    split: loading.Split,
-    pre: preprocessing.PreprocessingSpec,
-    *,
-    count: int,
-    seed: int,
-) -> np.ndarray:
-    """Some images of a split, to measure pixel statistics on.
-
-    Args:
-      split: the examples, as `read_images` returns them.
-      pre: what the model takes.
-      count: how many; all of a smaller split.
-      seed: chooses which, 0 or more; a stream that is not in memory gives its first.
-
-    Returns:
-      float32 [k, height, width, channels], values 0 to 255; k is at most `count`.
-
-    Raises:
-      ValueError: the split holds texts.
-      tf.errors.OpError: an image cannot be read or decoded.
-    """
-    images = split.inputs
-    if isinstance(images, text_store.Texts | columns.Columns | feature_inputs.Features):
-        raise ValueError("Only images have pixels.")
-    if isinstance(images, image_stores.StreamImages):
-        elements = loaders.select_elements(images, split.indices).take(count)
-        dataset = elements.map(lambda element, position: loaders.load_element(element, pre))
-        pixels = list(dataset.as_numpy_iterator())
-    else:
-        size = min(count, len(split))
-        chosen = np.sort(np.random.default_rng(seed).choice(len(split), size, replace=False))
-        places = split.indices[chosen]
-        if isinstance(images, image_stores.DecodedImages):
-            return images.pixels[places].astype(np.float32)
-        load = loaders.make_loader(images, places, pre)
-        dataset = tf.data.Dataset.range(size).map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        pixels = list(dataset.as_numpy_iterator())
-    return np.array(pixels, np.float32).reshape(-1, pre.height, pre.width, pre.channels)
-
-
 def _make_options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
@@ -259,70 +226,6 @@ def _make_options() -> tf.data.Options:
     return options
 
 
-def _make_seeds(shuffle_seed: int | None, epoch: tf.Variable | None) -> tf.data.Dataset | None:
-    """Dataset of the one int64 [2] (seed, epoch) that this iterator's order is drawn from."""
-    if shuffle_seed is None:
-        return None
-    seed = shuffle_seed % _INT64_RANGE
-
-    def read(unused: tf.Tensor) -> tf.Tensor:
-        value = 0 if epoch is None else epoch.read_value()
-        return tf.stack([tf.constant(seed, tf.int64), tf.cast(value, tf.int64)])
-
-    return tf.data.Dataset.range(1).map(read)
-
-
-def _make_positions(
-    num_examples: int, seeds: tf.data.Dataset | None, strata: np.ndarray | None
-) -> tf.data.Dataset:
-    """Dataset of int64 scalars, 0 to num_examples - 1 in the epoch's order."""
-    if strata is not None:
-        return _make_balanced_positions(strata, seeds)
-    if seeds is None:
-        return tf.data.Dataset.range(num_examples)
-
-    def shuffle(seed: tf.Tensor) -> tf.Tensor:
-        # 8 bytes per example while the epoch lasts. index_shuffle would need none, but is far from
-        # uniform on small sets (50 examples, TensorFlow 2.21: chi-square 7.8 per degree of
-        # freedom, here 1.0).
-        numbers = tf.range(num_examples, dtype=tf.int64)
-        return tf.random.experimental.stateless_shuffle(numbers, seed=seed)
-
-    return seeds.map(shuffle).unbatch()
-
-
-def _make_balanced_positions(strata: np.ndarray, seeds: tf.data.Dataset | None) -> tf.data.Dataset:
-    """Dataset of as many int64 scalars, in which each stratum comes equally often."""
-    if seeds is None:
-        raise ValueError("Strata need a shuffle_seed: only training is resampled.")
-    return _draw_epochs(strata, seeds, then=lambda rows: rows)
-
-
-def _count_repeats(
-    split: loading.Split, strata: np.ndarray | None, seeds: tf.data.Dataset | None
-) -> tf.data.Dataset | None:
-    """Dataset of int64 scalars: how often each position came in the epoch before; None: never."""
-    # Labels of positions are moved as their image is, and know nothing of repeats.
-    if strata is None or seeds is None or split.positions:
-        return None
-    return _draw_epochs(strata, seeds, then=resampling.count_repeats)
-
-
-def _draw_epochs(
-    strata: np.ndarray, seeds: tf.data.Dataset, *, then: Callable[[np.ndarray], np.ndarray]
-) -> tf.data.Dataset:
-    """Dataset of what `then` makes of the rows of an epoch, one by one."""
-
-    def draw(seed: np.ndarray) -> np.ndarray:
-        return then(resampling.draw_epoch(strata, seed=int(seed[0]), epoch=int(seed[1])))
-
-    def draw_rows(seed: tf.Tensor) -> tf.Tensor:
-        rows = tf.numpy_function(draw, [seed], tf.int64, stateful=False)
-        return tf.ensure_shape(rows, [len(strata)])
-
-    return seeds.map(draw_rows).unbatch()
-
-
 def _make_batches(
     split: loading.Split,
     pre: preprocessing.InputSpec,
@@ -332,25 +235,19 @@ def _make_batches(
     view: augmentation.Viewer | None = None,
     strata: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Dataset of (inputs of a batch, positions of a batch)."""
+    """Dataset of (inputs of a batch, positions of a batch), with a view also repeats of those."""
     store = split.inputs
-    positions = _make_positions(len(split), seeds, strata)
     if isinstance(store, feature_inputs.Features):
-        if seeds is not None and store.lengths is not None:
-            lengths = store.lengths[split.indices]
-            positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
-        batched = positions.batch(batch_size)
+        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
         return feature_batches.make_batches(store, split.indices, positions=batched)
     if isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
-        batched = positions.batch(batch_size)
+        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
         return column_batches.make_batches(store, pre, split.indices, positions=batched)
     if isinstance(store, text_store.Texts) and isinstance(pre, text_store.TextSpec):
         # Once as TensorFlow strings, and only this split's.
         texts = tf.constant(split.texts, tf.string, shape=(len(split),))
-        if seeds is not None and store.lengths is not None:
-            lengths = store.lengths[split.indices]
-            positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
-        return positions.batch(batch_size).map(lambda batch: (tf.gather(texts, batch), batch))
+        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        return batched.map(lambda batch: (tf.gather(texts, batch), batch))
     no_images = text_store.Texts | columns.Columns
     if isinstance(store, no_images) or not isinstance(pre, preprocessing.PreprocessingSpec):
         shown = input_stores.PLURALS[input_stores.find_kind(store)]
@@ -363,17 +260,37 @@ def _make_batches(
             store, split.indices, pre, seeds, batch_size=batch_size, view=view, strata=strata
         )
     if isinstance(store, image_stores.DecodedImages) and view is None:
-        positions = positions.batch(batch_size)
-        return _gather_batches(store, split.indices, positions=positions)
+        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        return _gather_batches(store, split.indices, positions=batched)
     load = loaders.make_loader(store, split.indices, pre)
-    examples = _map_images(
-        lambda position: (load(position), position),
-        positions,
-        seeds,
-        view=view,
-        repeats=_count_repeats(split, strata, seeds),
-    )
+    if view is None or seeds is None:
+        positions = example_order.make_positions(len(split), seeds, strata)
+        examples = _map(lambda position: (load(position), position), positions)
+    else:
+        turns = example_order.make_turns(len(split), seeds, strata)
+        examples = _map_views(
+            lambda position, repeat: (load(position), position, repeat), turns, seeds, view=view
+        )
     return examples.batch(batch_size)
+
+
+def _batch_positions(
+    split: loading.Split,
+    seeds: tf.data.Dataset | None,
+    *,
+    batch_size: int,
+    strata: np.ndarray | None,
+) -> tf.data.Dataset:
+    """Dataset of int64 [b]; texts of like length together where their lengths are known."""
+    positions = example_order.make_positions(len(split), seeds, strata)
+    store = split.inputs
+    lengths = None
+    if isinstance(store, feature_inputs.Features | text_store.Texts):
+        lengths = store.lengths
+    if seeds is not None and lengths is not None:
+        lengths = lengths[split.indices]
+        positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
+    return positions.batch(batch_size)
 
 
 def _gather_batches(
@@ -388,28 +305,13 @@ def _gather_batches(
     return positions.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _make_viewers(
-    split: loading.Split, views: augmentation.Steps | None, *, seed: int | None
-) -> tuple[augmentation.Viewer | None, mixing.Mixer | None]:
-    """What is done to images one by one, and to batches of them."""
-    if views is None:
-        return None, None
-    if seed is None:
-        raise ValueError("Views need a shuffle_seed: only the images of training vary.")
-    if isinstance(split.inputs, text_store.Texts | columns.Columns):
-        shown = input_stores.PLURALS[input_stores.find_kind(split.inputs)]
-        raise ValueError(f"{shown.capitalize()} have no views. Expected a split of images.")
-    seeds = augmentation.make_seeds(split.keys, seed=seed)
-    return augmentation.make_viewer(views, seeds), mixing.make_mixer(views, seeds)
-
-
 def _mix_batches(
     batches: tf.data.Dataset, mix: mixing.Mixer, seeds: tf.data.Dataset
 ) -> tf.data.Dataset:
     """Dataset of (images of a batch, their positions, what each kept of itself)."""
 
     def apply(batch: tuple[tf.Tensor, ...], epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images, positions = batch
+        images, positions, *_ = batch
         mixed, shares = mix(images, positions, epoch)
         return mixed, positions, shares
 
@@ -417,26 +319,24 @@ def _mix_batches(
     return numbered.map(apply, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _map_images(
-    load: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+def _map(load: Callable[..., tuple[tf.Tensor, ...]], items: tf.data.Dataset) -> tf.data.Dataset:
+    return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _map_views(
+    load: Callable[..., tuple[tf.Tensor, ...]],
     items: tf.data.Dataset,
-    seeds: tf.data.Dataset | None,
+    seeds: tf.data.Dataset,
     *,
-    view: augmentation.Viewer | None,
-    repeats: tf.data.Dataset | None = None,
+    view: augmentation.Viewer,
 ) -> tf.data.Dataset:
-    """Dataset of (image, position), as `load` gives them or in the epoch's view."""
-    if view is None or seeds is None:
-        return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    if repeats is None:
-        repeats = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    """Dataset of (image, position, repeat), as `load` gives them but in the epoch's view."""
 
-    def show(item: Any, epoch: tf.Tensor, repeat: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, position = load(*item) if isinstance(item, tuple) else load(item)
-        return view(image, position, epoch, repeat), position
+    def show(item: tuple[tf.Tensor, ...], epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, position, repeat = load(*item)
+        return view(image, position, epoch, repeat), position, repeat
 
-    numbered = tf.data.Dataset.zip(items, augmentation.repeat_epoch(seeds), repeats)
-    return numbered.map(show, num_parallel_calls=tf.data.AUTOTUNE)
+    return _map(show, tf.data.Dataset.zip(items, augmentation.repeat_epoch(seeds)))
 
 
 def _stream_batches(
@@ -449,7 +349,7 @@ def _stream_batches(
     view: augmentation.Viewer | None,
     strata: np.ndarray | None,
 ) -> tf.data.Dataset:
-    """Dataset of (images of a batch, positions of a batch) from a stream's elements."""
+    """As `_make_batches`, from a stream's elements."""
     if strata is not None:
         raise specs.SpecError(
             "--resample=balanced draws examples in any order, and this data set is too large "
@@ -470,4 +370,8 @@ def _stream_batches(
     def load(element: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return loaders.load_element(element, pre), position
 
-    return _map_images(load, ordered, seeds, view=view).batch(batch_size)
+    if view is None or seeds is None:
+        return _map(load, ordered).batch(batch_size)
+    never = tf.constant(0, tf.int64)
+    examples = _map_views(lambda *item: (*load(*item), never), ordered, seeds, view=view)
+    return examples.batch(batch_size)

@@ -19,24 +19,24 @@ from tf_finetune.data import (
     mask_reading,
     position_labels,
     preprocessing,
+    text_store,
 )
+from tf_finetune.text import spaces
 
-# (places of the batch's examples in the split, epoch) to {HEAD: labels}.
+# See `make_targets`.
 MakeTargets = Callable[..., dict[str, tf.Tensor]]
 
 
-def number_epochs(batches: tf.data.Dataset, seeds: tf.data.Dataset | None) -> tf.data.Dataset:
+def number_epochs(batches: tf.data.Dataset, seeds: tf.data.Dataset) -> tf.data.Dataset:
     """Adds the number of the epoch to each batch.
 
     Args:
-      batches: dataset of (inputs, places).
-      seeds: dataset of the one int64 [2] (seed, epoch); None: the epoch is 0.
+      batches: dataset of tuples.
+      seeds: dataset of the one int64 [2] (seed, epoch).
 
     Returns:
-      Dataset of (inputs, places, int64 scalar).
+      Dataset of the same tuples, the epoch (int64 scalar) behind.
     """
-    if seeds is None:
-        seeds = tf.data.Dataset.from_tensors(tf.zeros([2], tf.int64))
     numbered = tf.data.Dataset.zip(batches, augmentation.repeat_epoch(seeds))
     return numbered.map(lambda batch, epoch: (*batch, epoch))
 
@@ -45,21 +45,22 @@ def make_targets(
     split: loading.Split,
     pre: preprocessing.InputSpec,
     *,
-    views: augmentation.Steps | None,
-    seed: int | None,
+    view: augmentation.Viewer | None,
 ) -> MakeTargets:
     """A graph function that gives the labels of positions of a batch.
 
     Args:
       split: the examples, as `reading.read_images` returns them.
       pre: what the model takes.
-      views: how images vary; None: not.
-      seed: of the run; None without views.
+      view: of `augmentation.make_mask_viewer`; None: images are given as they are.
 
     Returns:
-      Function of (int64 [b], places in the split; int64 scalar, the epoch) to {HEAD: int32
-      [b, height, width], of tags [b, most words], -1 without a class}; of a split without such
-      labels it gives {}.
+      Function of (int64 [b], places in the split; with a view also how often each example came in
+      this epoch before, int64 [b], and the epoch, int64 scalar) to {HEAD: int32 [b, height, width],
+      of tags [b, words of the longest text of the batch], -1 without a class}.
+
+    Raises:
+      ValueError: the split has tags and no texts.
     """
     stores = split.positions
     tags = {
@@ -67,6 +68,7 @@ def make_targets(
         for name, store in stores.items()
         if isinstance(store, position_labels.TagLabels)
     }
+    count_words = _make_word_counter(split) if tags else None
     loads = {
         name: _make_loader(store, pre)
         for name, store in stores.items()
@@ -74,18 +76,16 @@ def make_targets(
         and isinstance(pre, preprocessing.PreprocessingSpec)
     }
     places = {name: tf.constant(split.labels[name], tf.int32) for name in stores}
-    view = None
-    if views is not None and seed is not None:
-        view = augmentation.make_mask_viewer(views, augmentation.make_seeds(split.keys, seed=seed))
 
-    def make(positions: tf.Tensor, epoch: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        targets = {
-            name: gather(tf.gather(places[name], positions)) for name, gather in tags.items()
-        }
+    def make(positions: tf.Tensor, *turn: tf.Tensor) -> dict[str, tf.Tensor]:
+        targets = {}
+        for name, gather in tags.items():
+            found = gather(tf.gather(places[name], positions))
+            targets[name] = _widen(found, count_words(positions)) if count_words else found
         for name, load in loads.items():
             masks = load(tf.gather(places[name], positions))
             if view is not None:
-                masks = _view(masks, positions, epoch, view)
+                masks = _view(masks, positions, *turn, view=view)
             none = tf.constant(position_labels.IGNORED)
             targets[name] = tf.where(masks == mask_files.IGNORED, none, tf.cast(masks, tf.int32))
         return targets
@@ -94,7 +94,7 @@ def make_targets(
 
 
 def _make_gatherer(store: position_labels.TagLabels) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Function of int32 [b], places in the store or -1, to int32 [b, most words]."""
+    """Function of int32 [b], places in the store or -1, to int32 [b, most tags]."""
     # The row behind the last is that of -1.
     lengths = np.append(store.lengths, 0)
     tags = tf.RaggedTensor.from_row_lengths(store.tags, lengths, validate=False)
@@ -106,12 +106,32 @@ def _make_gatherer(store: position_labels.TagLabels) -> Callable[[tf.Tensor], tf
     return gather
 
 
+def _make_word_counter(split: loading.Split) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Function of int64 [b], places in the split, to int32: words of the longest text."""
+    # Not of the tags: a text without any may be the longest, and the model tags its words too.
+    if not isinstance(split.inputs, text_store.Texts):
+        raise ValueError("Tags are of the words of texts. Received a split without texts.")
+    counts = np.array([len(spaces.split_words(text)) for text in split.texts], np.int32)
+    return lambda positions: tf.reduce_max(tf.gather(counts, positions))
+
+
+def _widen(tags: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """int32 [b, width], -1 behind the tags."""
+    padding = [[0, 0], [0, width - tf.shape(tags)[1]]]
+    return tf.pad(tags, padding, constant_values=position_labels.IGNORED)
+
+
 def _view(
-    masks: tf.Tensor, positions: tf.Tensor, epoch: tf.Tensor, view: augmentation.Viewer
+    masks: tf.Tensor,
+    positions: tf.Tensor,
+    repeats: tf.Tensor,
+    epoch: tf.Tensor,
+    *,
+    view: augmentation.Viewer,
 ) -> tf.Tensor:
     return tf.map_fn(
-        lambda pair: view(pair[0], pair[1], epoch),
-        (masks, positions),
+        lambda own: view(own[0], own[1], epoch, own[2]),
+        (masks, positions, repeats),
         fn_output_signature=tf.TensorSpec(masks.shape[1:], tf.uint8),
     )
 

@@ -8,11 +8,11 @@ that permutes, skips or counts labels goes on working.
 import dataclasses
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tf_finetune import head_kinds
+from tf_finetune import findings, head_kinds
 
 IGNORED = -1
 
@@ -133,6 +133,44 @@ class Part(typing.Protocol):
     def positions(self) -> dict[str, PositionLabels]:
         """The stores."""
         ...
+
+
+def find_absent_classes(
+    train: Part, heads: Sequence[head_kinds.HeadInfo]
+) -> list[findings.Problem]:
+    """Classes that no position of training has.
+
+    Args:
+      train: the training split; masks that were not read yet are passed over.
+      heads: the heads.
+
+    Returns:
+      Of each head of positions an error where training has fewer than two classes, a warning where
+      it lacks some; nothing where no example has a label at all.
+    """
+    problems = []
+    for head in heads:
+        store, places = train.positions.get(head.name), train.labels[head.name]
+        if store is None or store.counts is None or not (places >= 0).any():
+            continue
+        counts = store.counts[places[places >= 0]].sum(axis=0)
+        units = head_kinds.HEAD_KINDS[head.kind].positions
+        present = [head.classes[number] for number in np.flatnonzero(counts)]
+        absent = [head.classes[number] for number in np.flatnonzero(counts == 0)]
+        if len(present) < 2:
+            shown = f"of class '{findings.one_line(present[0])}'" if present else "without a class"
+            message = (
+                f"all {units} of the train split of head '{head.name}' are {shown}. Expected two "
+                "classes or more."
+            )
+            problems.append(findings.Problem(message, flag="--head"))
+        elif absent:
+            message = (
+                f"the train split has no {units.removesuffix('s')} of {len(absent)} of "
+                f"{len(head.classes)} classes of head '{head.name}': {findings.list_first(absent)}."
+            )
+            problems.append(findings.Problem(message, severity=findings.WARNING))
+    return problems
 
 
 def count_all(parts: Iterable[Part]) -> dict[str, np.ndarray]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import findings, head_kinds, progress
+from tf_finetune import findings, progress
 from tf_finetune.data import (
+    emptied_splits,
     examples,
     image_formats,
     image_heads,
@@ -105,7 +106,9 @@ def read_images(
         raise findings.RefusedError(*examples.cut_problems(errors))
     out = heads.rule_out()
     kept = _keep(parts, bad=out, pixels=pixels)
-    _check_not_emptied(splits, kept, bad=out)
+    emptied_splits.check(
+        splits, kept, fault="can be decoded", bad=f"Bad images are {_list_names(parts, out)}."
+    )
     train, validation, test = kept
     splits = dataclasses.replace(splits, train=train, validation=validation, test=test)
     return splits, pre, (*mask_problems, *_warn_skipped(parts, heads))
@@ -353,37 +356,6 @@ def _keep(
             part = dataclasses.replace(part, inputs=decoded, indices=rows)
         kept.append(part.take(good))
     return kept
-
-
-def _check_not_emptied(
-    splits: loading.Splits, kept: list[loading.Split], *, bad: dict[int, str]
-) -> None:
-    problems = []
-    before = (splits.train, splits.validation, splits.test)
-    for old, new in zip(before, kept, strict=True):
-        if len(old) and not len(new):
-            message = (
-                f"The {old.name} split has no image left: none of its {len(old)} can be decoded. "
-                f"Bad images are {_list_names(before, bad)}. Repair them or choose other data."
-            )
-            problems.append(findings.Problem(message))
-    for head in splits.heads if len(kept[0]) else ():
-        counts = [
-            head_kinds.count_labels(
-                part.labels[head.name], kind=head.kind, num_classes=len(head.classes)
-            )
-            for part in (splits.train, kept[0])
-        ]
-        for name, old_count, new_count in zip(head.classes, *counts, strict=True):
-            if old_count and not new_count:
-                message = (
-                    f"Class '{findings.one_line(name)}' of head '{head.name}' has no training "
-                    f"image left: none of its {old_count} can be decoded. Bad images are "
-                    f"{_list_names(before, bad)}. Repair them or remove the class."
-                )
-                problems.append(findings.Problem(message))
-    if problems:
-        raise findings.RefusedError(*problems)
 
 
 def _list_names(parts: tuple[loading.Split, ...], bad: dict[int, str]) -> str:

@@ -108,6 +108,13 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["00000001.npz"]
 
 
+def test_a_run_that_has_ended_keeps_none(tmp_path):
+    write(tmp_path, 1.0)
+    (tmp_path / "notes.txt").write_text("the user's")
+    checkpoints.remove_all(str(tmp_path))
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
 def test_what_an_interrupted_write_left_is_removed(tmp_path):
     write(tmp_path, 1.0)
     (tmp_path / ".0123abcd.00000002.npz").write_bytes(b"half")

@@ -106,6 +106,17 @@ def read_newest(folder: str) -> tuple[Checkpoint | None, tuple[findings.Problem,
     return None, tuple(warnings)
 
 
+def remove_all(folder: str) -> None:
+    """Removes the checkpoints of a run that has ended.
+
+    Args:
+      folder: of the run's checkpoints; it need not exist.
+    """
+    remove_unfinished(folder)
+    for number in list_numbers(folder):
+        os.remove(_path(folder, number))
+
+
 def list_numbers(folder: str) -> list[int]:
     """The checkpoints of a run.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from tf_finetune import findings, workdir
 
-_LOCK = os.path.join(workdir.STATE_DIR, "lock")
+NAME = "lock"
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def hold(folder: str) -> Iterator[None]:
     Raises:
       RefusedError: another process holds it, or the folder cannot be written.
     """
-    path = os.path.join(folder, _LOCK)
+    path = os.path.join(folder, workdir.STATE_DIR, NAME)
     shown = findings.one_line(folder)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)

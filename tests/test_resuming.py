@@ -194,9 +194,35 @@ def test_how_often_it_writes():
     assert not resuming.Recorder(None, every_secs=100.0).is_due(epoch_ended=True)
 
 
-def test_numbers_of_another_model_are_no_ones(tmp_path):
-    import keras
-
-    variable = keras.Variable(np.zeros(3, "f4"))
-    with pytest.raises(ValueError, match="The checkpoint's model has other variables"):
-        resuming._assign([variable], "model", {"model/0": np.zeros(4, "f4")})
+@pytest.mark.parametrize(
+    ("state", "arrays"),
+    [
+        ({}, {}),
+        ({"inputs": {"the data": "1"}, "run": {}, "standing": {"results": []}}, {}),
+        ({"inputs": {"the data": "1"}, "run": {}, "standing": {"results": [], "odd": 1}}, {}),
+        (
+            {
+                "inputs": {"the data": "1"},
+                "run": {"rows": [], "best_value": None, "best_epoch": 0},
+                "standing": {"results": []},
+            },
+            {"best/0": np.zeros((1, 2), "f4")},
+        ),
+        (
+            {
+                "inputs": {"the data": "1"},
+                "run": {"rows": [], "best_value": None, "best_epoch": 0},
+                "standing": {"results": [], "phase": 0},
+            },
+            {"optimizer/0": np.zeros((1, 2), "f4")},
+        ),
+    ],
+)
+def test_what_another_program_wrote(material, tmp_path, state, arrays):
+    checkpoints.write(str(tmp_path), state, arrays, keep=1)
+    with pytest.raises(findings.RefusedError) as caught:
+        run(material, tmp_path)
+    assert caught.value.problems[0].message == (
+        f"{tmp_path}: the newest checkpoint is of another program or model. Expected one that this "
+        "version wrote for these flags. Remove the workdir to start again."
+    )

@@ -109,16 +109,19 @@ class Recorder:
             self._announce(f"Warning: {problem.message}")
         if found is None:
             return
-        self._compare_inputs(found.state["inputs"])
-        progress = found.state["run"]
-        run.rows[:] = progress["rows"]
-        run.best_value, run.best_epoch = progress["best_value"], progress["best_epoch"]
-        run.best_weights = [
-            found.arrays.get(f"{_BEST}/{place}", weight) for place, weight in enumerate(self._start)
-        ]
-        values = found.state["standing"]
-        self.standing = Standing(**{**values, "results": tuple(values["results"])})
-        self._began -= self.standing.secs
+        self._compare_inputs(found.state.get("inputs"))
+        try:
+            progress, values = found.state["run"], found.state["standing"]
+            self.standing = Standing(**{**values, "results": tuple(values["results"])})
+            run.rows[:] = progress["rows"]
+            run.best_value, run.best_epoch = progress["best_value"], progress["best_epoch"]
+            run.best_weights = [
+                _like(weight, found.arrays.get(f"{_BEST}/{place}", weight))
+                for place, weight in enumerate(self._start)
+            ]
+            self._began -= self.standing.secs
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._made_by_another() from error
         self._saved = _Saved(self.standing, found.arrays)
         self._announce(
             f"Going on from checkpoint {found.number}: {len(run.rows)} epochs are done"
@@ -139,7 +142,7 @@ class Recorder:
         if saved is None or saved.standing.phase != phase or not _is_inside(saved.arrays):
             return False
         for group in (_MODEL, _OPTIMIZER):
-            _assign(_list_variables(trainer)[group], group, saved.arrays)
+            self._assign(_list_variables(trainer)[group], group)
         return True
 
     def restore_metrics(self, trainer: keras.Model) -> None:
@@ -148,9 +151,9 @@ class Recorder:
         Args:
           trainer: the model that `fit` has built.
         """
-        saved, self._saved = self._saved, None
-        if saved is not None and saved.standing.step:
-            _assign(trainer.metrics_variables, _METRICS, saved.arrays)
+        if self._saved is not None and self._saved.standing.step:
+            self._assign(trainer.metrics_variables, _METRICS)
+        self._saved = None
 
     def move(self, **changes: Any) -> None:
         """Notes where the run stands.
@@ -252,7 +255,27 @@ class Recorder:
         self._written = time.monotonic()
         self._write_secs = self._written - start
 
-    def _compare_inputs(self, saved: Mapping[str, Any]) -> None:
+    def _assign(self, variables: list[Any], group: str) -> None:
+        saved = list(_select(group, self._saved.arrays)) if self._saved else []
+        if len(saved) != len(variables):
+            raise self._made_by_another()
+        for variable, array in zip(variables, saved, strict=True):
+            try:
+                variable.assign(_like(variable, array))
+            except ValueError as error:
+                raise self._made_by_another() from error
+
+    def _made_by_another(self) -> findings.RefusedError:
+        message = (
+            f"{findings.one_line(self._folder)}: the newest checkpoint is of another program or "
+            "model. Expected one that this version wrote for these flags. Remove the workdir to "
+            "start again."
+        )
+        return findings.RefusedError(findings.Problem(message, flag="--resume"))
+
+    def _compare_inputs(self, saved: Any) -> None:
+        if not isinstance(saved, dict):
+            raise self._made_by_another()
         changed = [what for what, value in self._inputs.items() if saved.get(what) != value]
         if changed:
             message = (
@@ -335,13 +358,11 @@ def _list_variables(trainer: keras.Model) -> dict[str, list[Any]]:
     }
 
 
-def _assign(variables: list[Any], group: str, arrays: Mapping[str, np.ndarray]) -> None:
-    saved = list(_select(group, arrays))
-    if [tuple(variable.shape) for variable in variables] != [array.shape for array in saved]:
-        # The same flags, data and model build the same variables.
-        raise ValueError(f"The checkpoint's {group} has other variables than this model.")
-    for variable, array in zip(variables, saved, strict=True):
-        variable.assign(array)
+def _like(expected: Any, array: np.ndarray) -> np.ndarray:
+    """The array, if it may take the other's place."""
+    if tuple(expected.shape) != array.shape:
+        raise ValueError(f"expected shape {tuple(expected.shape)}, received {array.shape}")
+    return array
 
 
 def _select(group: str, arrays: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:

@@ -14,7 +14,10 @@ from tests import tiny
 from tf_finetune import main
 
 PHASES = {
-    "frozen": ("--phase=name=head,epochs=25,learning_rate=0.03,freeze=all",),
+    "frozen": (
+        "--phase=name=head,epochs=25,learning_rate=0.03,freeze=all",
+        "--feature_cache=memory",
+    ),
     "partly_frozen": (
         "--phase=name=head,epochs=8,learning_rate=0.03,freeze=all",
         "--phase=name=fine,epochs=15,freeze=3,learning_rate=0.01",

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tf_finetune import findings, run_folder, spec_paths, specs, workdir
+from tf_finetune import checkpoints, findings, run_folder, run_lock, spec_paths, specs, workdir
 
 SPEC = spec_paths.absolute_paths(
     specs.RunSpec(
@@ -37,6 +37,27 @@ def test_a_free_folder(tmp_path):
     assert run_folder.find_finished(str(tmp_path), SPEC) is None
 
 
+def test_a_run_that_ended_before_it_claimed_the_folder_left_only_its_lock(tmp_path):
+    with run_lock.hold(str(tmp_path)):
+        pass
+    assert run_folder.find_finished(str(tmp_path), SPEC) is None
+    (tmp_path / "state" / "notes.txt").write_text("")
+    assert "holds files that are no run's" in problem_of(
+        run_folder.find_finished, str(tmp_path), SPEC
+    )
+
+
+def test_how_a_run_goes_on_is_no_part_of_what_it_is(tmp_path):
+    folder = str(tmp_path / "run")
+    train = dataclasses.replace(SPEC.train, resume="must", checkpoint_secs=1.0, keep_checkpoints=9)
+    other = dataclasses.replace(SPEC, train=train)
+    assert run_folder.spec_hash(other) == run_folder.spec_hash(SPEC)
+    run_folder.claim(folder, requested=SPEC)
+    checkpoints.write(os.path.join(folder, "state", "checkpoints"), {}, {}, keep=1)
+    assert run_folder.has_checkpoint(folder)
+    assert run_folder.find_finished(folder, other) is None
+
+
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "run").write_text("")
     assert problem_of(run_folder.find_finished, str(tmp_path / "run"), SPEC) == (
@@ -47,11 +68,14 @@ def test_a_file_is_no_workdir(tmp_path):
 def test_a_claimed_folder_is_found_again(tmp_path):
     folder = str(tmp_path / "run")
     run_folder.claim(folder, requested=SPEC)
-    assert "unfinished" in problem_of(run_folder.find_finished, folder, SPEC)
+    assert run_folder.find_finished(folder, SPEC) is None  # unfinished: it goes on
     workdir.write_json(os.path.join(folder, workdir.SUMMARY), {"status": "completed"})
     assert run_folder.find_finished(folder, SPEC) == {"status": "completed"}
     workdir.write_json(os.path.join(folder, workdir.SUMMARY), {"status": "diverged"})
-    assert "unfinished" in problem_of(run_folder.find_finished, folder, SPEC)
+    assert problem_of(run_folder.find_finished, folder, SPEC) == (
+        f"--workdir={folder} holds this run, which diverged: it would again. Expected other flags, "
+        "such as a smaller --learning_rate, and another --workdir."
+    )
     assert run_folder.read_spec(folder) == SPEC
     assert "--seed=0" in run_folder.read_flag_lines(folder)
 

@@ -113,12 +113,16 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     Args:
       phase: the phase's name, for the error's text.
+
+    Attributes:
+      first_step: steps of the epoch that an earlier run has done.
     """
 
     def __init__(self, phase: str):
         super().__init__()
         self._phase = phase
         self._epoch = 0
+        self.first_step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
@@ -130,8 +134,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise DivergedError(
                 f"The loss became {loss} in phase {self._phase!r}, epoch {self._epoch}, "
-                f"step {batch + 1}. Expected a finite number. The best weights so far are kept; "
-                "try a smaller --learning_rate or --gradient_clip_norm=1."
+                f"step {self.first_step + batch + 1}. Expected a finite number. The best weights "
+                "so far are kept; try a smaller --learning_rate or --gradient_clip_norm=1."
             )
 
 
@@ -164,6 +168,8 @@ class Keeper(keras.callbacks.Callback):
       patience: epochs without improvement that end the phase; None: never.
       learning_rate: epoch (0-based, of the run) to the rate at its end.
       history_path: history.csv, or None.
+      waited: epochs since the last improvement, of a phase that goes on.
+      improved: whether an epoch of such a phase was the best.
       writers: {"train": ..., "validation": ...} TensorBoard summary writers; may be empty.
     """
 
@@ -176,6 +182,8 @@ class Keeper(keras.callbacks.Callback):
         patience: int | None,
         history_path: str | None,
         writers: dict[str, Any],
+        waited: int = 0,
+        improved: bool = False,
     ):
         super().__init__()
         self._run = run
@@ -184,10 +192,10 @@ class Keeper(keras.callbacks.Callback):
         self._patience = patience
         self._history_path = history_path
         self._writers = writers
-        self._waited = 0
         self._written = -math.inf
-        self.out_of_patience = False
-        self.improved = False
+        self.waited = waited
+        self.improved = improved
+        self.out_of_patience = patience is not None and waited >= patience
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Records the epoch and decides whether the next one is worth its time."""
@@ -210,10 +218,10 @@ class Keeper(keras.callbacks.Callback):
             )
         if self._run.offer(value, epoch=epoch + 1, model=self.model):
             self.improved = True
-            self._waited = 0
+            self.waited = 0
             return
-        self._waited += 1
-        if self._patience is not None and self._waited >= self._patience:
+        self.waited += 1
+        if self._patience is not None and self.waited >= self._patience:
             self.out_of_patience = True
             self.model.stop_training = True
 
@@ -248,6 +256,9 @@ class EpochLines(keras.callbacks.Callback):
       first_epoch: 0-based epoch of the run at which the phase begins.
       num_epochs: epochs of the phase.
       steps: steps in an epoch.
+
+    Attributes:
+      first_step: steps of the epoch that an earlier run has done.
     """
 
     def __init__(self, run: Progress, *, label: str, first_epoch: int, num_epochs: int, steps: int):
@@ -258,6 +269,7 @@ class EpochLines(keras.callbacks.Callback):
         self._num_epochs = num_epochs
         self._steps = steps
         self._bar: progress.ProgressBar | None = None
+        self.first_step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Opens the epoch's bar."""
@@ -267,7 +279,7 @@ class EpochLines(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""
         if self._bar is not None:
-            self._bar.update(batch + 1)
+            self._bar.update(self.first_step + batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Replaces the bar by the epoch's numbers; a star marks the best so far."""

@@ -7,6 +7,7 @@ requirement not met, or nothing learnt; 4 training diverged; 130 interrupted, 14
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from tf_finetune.models import admission
 
 # The modes that open --model in any case.
 _EXAMINED_EARLY = ("train", "inspect")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HELP = ("--help", "-h", "-help", "--helpfull", "-?")
 
 
@@ -54,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.problems)
     except findings.RefusedError as error:
         return _refuse([problem.message for problem in error.problems])
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" ({findings.one_line(os.fsdecode(error.filename))})" if error.filename else ""
+        return _refuse(
+            [
+                f"The disk is full{where}. What was written before is whole: make room, and run "
+                "the same command again."
+            ]
+        )
     except _Terminated:
         print("Terminated.", file=sys.stderr)
         return 143

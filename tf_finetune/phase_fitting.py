@@ -18,10 +18,12 @@ import tensorflow as tf
 from tf_finetune import (
     callbacks,
     freezing,
+    interruptions,
     monitors,
     objectives,
     optimizers,
     recipe,
+    resuming,
     specs,
     token_lengths,
     trainer_model,
@@ -90,6 +92,7 @@ class Fitter:
       strategy: a tf.distribute strategy; None: one device.
       workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
       features: of the run, after `choose`.
+      recorder: of the run's checkpoints.
 
     Attributes:
       run: what is known so far: history and best weights.
@@ -106,7 +109,9 @@ class Fitter:
         strategy: Any,
         workdir_path: str | None,
         features: caching.FeatureCache,
+        recorder: resuming.Recorder,
     ):
+        self._recorder = recorder
         self._features = features
         self.deadline = math.inf
         self._model = model
@@ -116,11 +121,13 @@ class Fitter:
         self._workdir = workdir_path
         self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._train: data_loading.Split
         self._train_data: tf.data.Dataset
         self._validation = task.splits.validation
         if len(self._validation):
             self._validation = token_lengths.sort_split(self._validation, backbone.model)
         self._validation_data: tf.data.Dataset | None = None
+        self._cached: caching.CachedPhase | None = None
         sizes = batching.plan_batches(
             len(task.splits.train),
             batch_size=task.train.batch_size,
@@ -132,6 +139,7 @@ class Fitter:
         metric = monitor.rpartition("/")[2]
         self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
         self.run.start(model)
+        recorder.begin(self.run)
         self.num_frozen_layers = 0
 
     def prepare(
@@ -214,16 +222,11 @@ class Fitter:
         )
         if cached is not None:
             train, validation = cached.train, cached.validation
+        self._train, self._cached = train, cached
         self._train_data = self._make_dataset(train, shuffle=True)
         self._validation_data = (
             self._make_dataset(validation, shuffle=False) if len(validation) else None
         )
-        if cached is not None:
-            self._train_data = cached.map_batches(self._train_data)
-            if self._validation_data is not None:
-                self._validation_data = cached.map_batches(
-                    self._validation_data, num_repeated=len(validation)
-                )
         return cached
 
     def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:
@@ -284,7 +287,7 @@ class Fitter:
         return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
 
     def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
-        """Fits one phase.
+        """Fits one phase, from where the recorder says that it stands.
 
         Args:
           trainer: from `prepare`.
@@ -295,8 +298,10 @@ class Fitter:
 
         Raises:
           callbacks.DivergedError: the loss became NaN or infinite.
+          RefusedError: a checkpoint cannot be written.
         """
-        first_epoch = len(self.run.rows)
+        standing = self._recorder.standing
+        first_epoch, last_epoch = standing.first_epoch, standing.first_epoch + (phase.epochs or 1)
         writers = self._make_writers()
         keeper = callbacks.Keeper(
             self.run,
@@ -307,6 +312,8 @@ class Fitter:
             ),
             history_path=self._path(workdir.HISTORY),
             writers=writers,
+            waited=standing.waited,
+            improved=standing.improved,
         )
         stopper = callbacks.StopAtDeadline(self.deadline)
         lines = callbacks.EpochLines(
@@ -316,21 +323,7 @@ class Fitter:
             num_epochs=phase.epochs or 1,
             steps=self._steps,
         )
-        trainer.fit(
-            self._train_data,
-            validation_data=self._validation_data,
-            initial_epoch=first_epoch,
-            epochs=first_epoch + (phase.epochs or 1),
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks.ExampleOrder(self._epoch),
-                callbacks.StopOnNonFinite(phase.name),
-                stopper,
-                keeper,
-                lines,
-            ],
-        )
+        self._fit_epochs(trainer, keeper, stopper, lines, phase=phase.name, last=last_epoch)
         for writer in writers.values():
             writer.close()
         stopped_by = "patience" if keeper.out_of_patience else "schedule"
@@ -342,14 +335,52 @@ class Fitter:
             best_value=self.run.best_value,
         )
 
+    def _fit_epochs(
+        self,
+        trainer: keras.Model,
+        keeper: callbacks.Keeper,
+        stopper: callbacks.StopAtDeadline,
+        lines: callbacks.EpochLines,
+        *,
+        phase: str,
+        last: int,
+    ) -> None:
+        """Runs `fit` up to the run's epoch `last`; the rest of an epoch that goes on first."""
+        if self._recorder.standing.step:
+            # Keras builds the metrics on their first batch; before that they have no sums.
+            trainer.evaluate(self._train_data.take(1), verbose=0)
+        order, non_finite = callbacks.ExampleOrder(self._epoch), callbacks.StopOnNonFinite(phase)
+        with interruptions.postponed() as interruption:
+            saver = resuming.CheckpointWriter(
+                self._recorder, keeper, steps=self._steps, interruption=interruption
+            )
+            while len(self.run.rows) < last and not (keeper.out_of_patience or stopper.reached):
+                step = self._recorder.standing.step
+                lines.first_step = non_finite.first_step = step
+                data = self._train_data
+                if step:
+                    data = self._make_dataset(self._train, shuffle=True, first_batch=step)
+                trainer.fit(
+                    data,
+                    validation_data=self._validation_data,
+                    initial_epoch=len(self.run.rows),
+                    # `fit` takes the number of steps of all epochs from the first.
+                    epochs=len(self.run.rows) + 1 if step else last,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[order, non_finite, stopper, keeper, lines, saver],
+                )
+
     def finish(self) -> None:
         """Leaves the best weights in the model and undoes what a plan did to its layers."""
         self._model.set_weights(self.run.best_weights)
         freezing.release_plan(self._backbone.model)
         self._features.close()
 
-    def _make_dataset(self, split: data_loading.Split, *, shuffle: bool) -> tf.data.Dataset:
-        return pipeline.make_dataset(
+    def _make_dataset(
+        self, split: data_loading.Split, *, shuffle: bool, first_batch: int = 0
+    ) -> tf.data.Dataset:
+        dataset = pipeline.make_dataset(
             split,
             self._task.preprocessing,
             batch_size=self._task.train.batch_size,
@@ -360,7 +391,11 @@ class Fitter:
             views=(self._task.augment.steps or None) if shuffle else None,
             num_views=self._task.augment.augment_views if shuffle else None,
             strata=self._find_strata(split) if shuffle else None,
+            first_batch=first_batch,
         )
+        if self._cached is None:
+            return dataset
+        return self._cached.map_batches(dataset, num_repeated=None if shuffle else len(split))
 
     def _find_strata(self, split: data_loading.Split) -> np.ndarray | None:
         task = self._task

@@ -10,9 +10,11 @@ import re
 from typing import Any
 
 from tf_finetune import (
+    checkpoints,
     findings,
     flagfiles,
     regular_files,
+    run_lock,
     run_records,
     spec_flags,
     specs,
@@ -53,24 +55,28 @@ def default_workdir(spec: specs.RunSpec) -> str:
 
 
 def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
-    """Looks whether a workdir is free, or holds this very run, finished.
+    """Looks whether a workdir is free, or holds this very run.
 
     Args:
       folder: the workdir; it need not exist.
       spec: the requested run, with absolute paths.
 
     Returns:
-      The summary of the finished run, or None where the folder is free.
+      The summary of the finished run, or None where the folder is free or the run can go on.
 
     Raises:
-      RefusedError: the folder holds something else, another run, or an unfinished one.
+      RefusedError: the folder holds something else, another run, one that diverged, or what
+        --resume does not allow.
     """
-    if not os.path.exists(folder):
-        return None
     shown = findings.one_line(folder)
-    if not os.path.isdir(folder):
-        raise _refused(f"--workdir={shown} is a file. Expected a folder.", folder)
-    if not os.listdir(folder):
+    if _is_free(folder):
+        if spec.train.resume == "must":
+            raise _refused(
+                f"--resume=must, and --workdir={shown} holds no run. Name the workdir of the run "
+                "that was interrupted, or leave --resume out.",
+                folder,
+                flag="--resume",
+            )
         return None
     if not os.path.isfile(os.path.join(folder, workdir.RUN_FLAGS)):
         raise _refused(
@@ -90,10 +96,52 @@ def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
         found = read_summary(folder)
         if found["status"] != DIVERGED:
             return found
-    raise _refused(
-        f"--workdir={shown} holds this run, unfinished, and runs cannot be resumed yet. Remove the "
-        "folder to start again, or choose another --workdir.",
-        folder,
+        raise _refused(
+            f"--workdir={shown} holds this run, which diverged: it would again. Expected other "
+            "flags, such as a smaller --learning_rate, and another --workdir.",
+            folder,
+        )
+    if spec.train.resume == "never":
+        raise _refused(
+            f"--workdir={shown} holds this run, unfinished, and --resume=never. Leave that out to "
+            "go on, or remove the folder to start again.",
+            folder,
+            flag="--resume",
+        )
+    if spec.train.resume == "must" and not has_checkpoint(folder):
+        raise _refused(
+            f"--resume=must, and the run in --workdir={shown} ended before its first checkpoint. "
+            "Leave --resume out to start again.",
+            folder,
+            flag="--resume",
+        )
+    return None
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether there is something to go on from.
+
+    Args:
+      folder: the workdir; it need not exist.
+
+    Returns:
+      True if it has a checkpoint.
+    """
+    return bool(checkpoints.list_numbers(os.path.join(folder, workdir.CHECKPOINTS_DIR)))
+
+
+def _is_free(folder: str) -> bool:
+    if not os.path.exists(folder):
+        return True
+    if not os.path.isdir(folder):
+        shown = findings.one_line(folder)
+        raise _refused(f"--workdir={shown} is a file. Expected a folder.", folder)
+    if os.path.isfile(os.path.join(folder, workdir.RUN_FLAGS)):
+        return False
+    # A run that was ended before it claimed the folder has left its lock.
+    state = os.path.join(folder, workdir.STATE_DIR)
+    return set(os.listdir(folder)) <= {workdir.STATE_DIR} and (
+        not os.path.isdir(state) or set(os.listdir(state)) <= {run_lock.NAME}
     )
 
 
@@ -289,5 +337,5 @@ def _short_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")[:40] or "run"
 
 
-def _refused(message: str, folder: str) -> findings.RefusedError:
-    return findings.RefusedError(findings.Problem(message, path=folder, flag="--workdir"))
+def _refused(message: str, folder: str, flag: str = "--workdir") -> findings.RefusedError:
+    return findings.RefusedError(findings.Problem(message, path=folder, flag=flag))

@@ -7,6 +7,7 @@ from typing import Any
 from tf_finetune import (
     distribution,
     monitors,
+    resuming,
     run_folder,
     run_state,
     spec_flags,
@@ -39,7 +40,8 @@ def write_start(
     Raises:
       findings.RefusedError: the workdir holds another run, or cannot be written.
     """
-    run_folder.claim(run.folder, requested=run.request)
+    if not run_folder.has_checkpoint(run.folder):  # else what was measured stands there
+        run_folder.claim(run.folder, requested=run.request)
     resolved = _resolve(run, backbone, task, choice=choice)
     contents = {
         workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
@@ -60,6 +62,46 @@ def write_start(
         distribution.describe_environment(
             strategy=run.strategy, precision=run.precision, seed=run.spec.seed
         ),
+    )
+
+
+def find_settled_precision(run: run_state.Run) -> str | None:
+    """What the run measured before it was interrupted, for `training.plan_features`.
+
+    Args:
+      run: the run.
+
+    Returns:
+      The precision of its features; None: the run is new, or has not got that far.
+    """
+    if run.spec.dry_run or not run_folder.has_checkpoint(run.folder):
+        return None
+    found = run_folder.read_spec(run.folder).train.feature_precision
+    return None if found == choosing.AUTO else found
+
+
+def make_recorder(
+    run: run_state.Run, backbone: model_loading.Backbone, task: training.Task
+) -> resuming.Recorder:
+    """What writes the run's checkpoints, and goes on from the newest.
+
+    Args:
+      run: the run.
+      backbone: its pretrained model.
+      task: what will be trained.
+
+    Returns:
+      The recorder, for `training.fit`.
+    """
+    return resuming.Recorder(
+        os.path.join(run.folder, workdir.CHECKPOINTS_DIR),
+        every_secs=task.train.checkpoint_secs,
+        keep=task.train.keep_checkpoints,
+        inputs={
+            "the data": run.splits.info.fingerprint,
+            "the pretrained model": backbone.sha256,
+        },
+        announce=run.announce,
     )
 
 

@@ -14,6 +14,7 @@ import keras
 
 from tf_finetune import (
     callbacks,
+    checkpoints,
     distribution,
     evaluation,
     exporting,
@@ -26,6 +27,7 @@ from tf_finetune import (
     recipe,
     report,
     run_folder,
+    run_lock,
     run_messages,
     run_start,
     run_state,
@@ -127,7 +129,13 @@ def _train(run: run_state.Run) -> dict[str, Any]:
             ),
         )
     run.clock.lap("model")
-    features = training.plan_features(model, backbone, task, announce=run.announce)
+    features = training.plan_features(
+        model,
+        backbone,
+        task,
+        settled=run_start.find_settled_precision(run),
+        announce=run.announce,
+    )
     run.clock.lap("features")
     if run.spec.dry_run:
         result = training.fit(
@@ -142,6 +150,20 @@ def _train(run: run_state.Run) -> dict[str, Any]:
         run.announce("--dry_run: nothing was trained or written.")
         cost = dataclasses.asdict(result.cost) if result.cost else None
         return {"status": "dry_run", "cost": cost}
+    with run_lock.hold(run.folder):
+        # Another process may have done all this meanwhile.
+        if finished := run_folder.find_finished(run.folder, run.request):
+            return _finish_again(finished)
+        return _train_in_folder(run, backbone, task, model, features)
+
+
+def _train_in_folder(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    model: keras.Model,
+    features: caching.FeatureCache,
+) -> dict[str, Any]:
     run_start.write_start(run, backbone, task, choice=features.choice)
     outcome = trained.TrainedModel(
         model,
@@ -240,13 +262,14 @@ def _fit(
                 workdir_path=run.folder,
                 deadline=deadline,
                 features=features,
+                recorder=run_start.make_recorder(run, backbone, task),
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
         trained.write_trained(run.folder, outcome)  # fit has put the best weights back
         run.announce(
             f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export work "
-            "on them. To train again, remove the folder or choose another --workdir."
+            f"on them. {_describe_next(run, error)}"
         )
         if isinstance(error, callbacks.DivergedError):
             workdir.write_json(
@@ -256,6 +279,13 @@ def _fit(
         raise
     run.clock.lap("train")
     return result
+
+
+def _describe_next(run: run_state.Run, error: BaseException) -> str:
+    if isinstance(error, callbacks.DivergedError):
+        return "To train again, choose other flags and another --workdir."
+    start = "" if run_folder.has_checkpoint(run.folder) else ", from the start"
+    return f"Run the same command again to go on{start}."
 
 
 def _tune(run: run_state.Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
@@ -305,6 +335,7 @@ def _finish(
     run.clock.lap("export")
     summary = _summarize(run, backbone, result, reports, exported)
     workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
+    checkpoints.remove_all(os.path.join(run.folder, workdir.CHECKPOINTS_DIR))
     for text in run_messages.describe_end(summary, folder=run.folder):
         run.announce(text)
     if unmet:

@@ -41,6 +41,7 @@ _TITLES = {
 _COMPOSITES: dict[str, type] = {"head": specs.HeadSpec, "phase": specs.PhaseSpec}
 _NOT_IN_RUN_FLAGS = frozenset(
     {"mode", "workdir", "dry_run", "input", "output", "top_k", "inspect_format"}
+    | {"resume", "checkpoint_secs", "keep_checkpoints"}
 )
 _PATHS = frozenset(
     {
@@ -174,8 +175,8 @@ def write_flags(spec: specs.RunSpec) -> str:
       spec: any spec; make its paths absolute first if it is to be read from another folder.
 
     Returns:
-      A line per option that has a value; mode, workdir, dry_run and what --mode=predict reads
-      are left out.
+      A line per option that has a value; mode, workdir, dry_run, what --mode=predict reads, and
+      how a run is kept and gone on with are left out.
 
     Raises:
       SpecError: a value cannot stand in a flagfile.

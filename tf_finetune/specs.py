@@ -139,6 +139,21 @@ class TrainSpec(options.CheckedSpec):
     cache_dir: str | None = option(
         None, "Folder of kept features; default: ~/.cache/tf_finetune/features."
     )
+    resume: str = option(
+        "auto",
+        "Whether a workdir's unfinished run goes on: auto, if there is one; must: anything else is "
+        "refused; never: it is refused.",
+        choices=("auto", "never", "must"),
+    )
+    checkpoint_secs: float = option(
+        600.0,
+        "Longest time in seconds without a checkpoint; one is also written after each epoch that "
+        "took long enough. 0: none.",
+        lower_bound=0.0,
+    )
+    keep_checkpoints: int = option(
+        2, "How many checkpoints of an unfinished run are kept.", lower_bound=1
+    )
     cache_max_gb: float = option(
         10.0,
         "What kept features may take on the disk; the longest unused go first.",

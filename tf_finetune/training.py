@@ -15,6 +15,7 @@ import keras
 from tf_finetune import (
     callbacks,
     phase_fitting,
+    resuming,
     specs,
     training_cost,
 )
@@ -64,6 +65,7 @@ def fit(
     deadline: float | None = None,
     dry_run: bool = False,
     features: caching.FeatureCache | None = None,
+    recorder: resuming.Recorder | None = None,
     announce: Callable[[str], None] = print,
 ) -> TrainResult:
     """Trains the heads and what the phases unfreeze; leaves the best weights in the model.
@@ -77,6 +79,7 @@ def fit(
       deadline: `time.monotonic()` seconds after which training ends with the best weights so far.
       dry_run: estimate the cost and stop; the model is left as it was.
       features: from `plan_features`; None: it is called here.
+      recorder: writes checkpoints, and goes on from the newest; None: neither.
       announce: takes the lines that tell the user what happens.
 
     Returns:
@@ -87,28 +90,20 @@ def fit(
       DivergedError: the loss became NaN or infinite; the model holds the best weights.
     """
     features = features or plan_features(model, backbone, task, announce=announce)
+    recorder = recorder or resuming.Recorder(None)
     fitter = phase_fitting.Fitter(
-        model, backbone, task, strategy=strategy, workdir_path=workdir_path, features=features
+        model,
+        backbone,
+        task,
+        strategy=strategy,
+        workdir_path=workdir_path,
+        features=features,
+        recorder=recorder,
     )
-    fitter.deadline = math.inf if deadline is None else deadline
-    results: list[PhaseResult] = []
-    cost = None
+    fitter.deadline = math.inf if deadline is None else deadline - recorder.standing.secs
+    results = [PhaseResult(**result) for result in recorder.standing.results]
     try:
-        for phase in task.phases:
-            trainer = _prepare_in_time(fitter, phase, announce, dry_run=dry_run)
-            if trainer is None:
-                break
-            start_value, validation_secs = fitter.evaluate_start(trainer)
-            if cost is None:
-                cost = fitter.estimate_cost(trainer, validation_secs)
-                announce(_describe_cost(cost, task, model))
-                if dry_run:
-                    break
-            if time.monotonic() >= fitter.deadline:
-                announce(f"Phase {phase.name}: not started, --max_minutes is over.")
-                break
-            results.append(fitter.run_phase(trainer, phase))
-            announce(_describe_phase(results[-1], fitter.run, start_value))
+        cost = _run_phases(fitter, task, recorder, results, announce=announce, dry_run=dry_run)
     finally:
         num_trainable = phase_fitting.count_numbers(model.trainable_weights)
         fitter.finish()
@@ -130,6 +125,7 @@ def plan_features(
     backbone: model_loading.Backbone,
     task: Task,
     *,
+    settled: str | None = None,
     announce: Callable[[str], None] = print,
 ) -> caching.FeatureCache:
     """Decides whether the frozen part is computed ahead, by a trial where options leave it open.
@@ -138,6 +134,7 @@ def plan_features(
       model: from `heads.attach_heads`.
       backbone: the model's backbone.
       task: data, heads and options.
+      settled: the precision that this very run chose before it was interrupted.
       announce: takes the line that says what was decided.
 
     Returns:
@@ -154,9 +151,49 @@ def plan_features(
         announce=announce,
         views=views,
     )
-    is_new = bool(steps) and views is None
-    features.choose(task.phases, task.splits, batch_norm=task.batch_norm, has_new_views=is_new)
+    features.choose(
+        task.phases,
+        task.splits,
+        batch_norm=task.batch_norm,
+        has_new_views=bool(steps) and views is None,
+        settled=settled,
+    )
     return features
+
+
+def _run_phases(
+    fitter: phase_fitting.Fitter,
+    task: Task,
+    recorder: resuming.Recorder,
+    results: list[PhaseResult],
+    *,
+    announce: Callable[[str], None],
+    dry_run: bool,
+) -> training_cost.CostEstimate | None:
+    """Adds a result for each phase; returns what training was said to cost."""
+    cost = training_cost.read_estimate(recorder.standing.cost)
+    for number, phase in enumerate(task.phases):
+        if number < recorder.standing.phase:
+            continue
+        trainer = _prepare_in_time(fitter, phase, announce, dry_run=dry_run)
+        if trainer is None:
+            break
+        if not recorder.restore(trainer, number):
+            start_value, validation_secs = fitter.evaluate_start(trainer)
+            recorder.start_phase(number, first_epoch=len(fitter.run.rows), value=start_value)
+            if cost is None:
+                cost = fitter.estimate_cost(trainer, validation_secs)
+                recorder.move(cost=dataclasses.asdict(cost))
+                announce(_describe_cost(cost, task, trainer))
+                if dry_run:
+                    break
+        if time.monotonic() >= fitter.deadline:
+            announce(f"Phase {phase.name}: not started, --max_minutes is over.")
+            break
+        results.append(fitter.run_phase(trainer, phase))
+        announce(_describe_phase(results[-1], fitter.run, recorder.standing.start_value))
+        recorder.end_phase(number, tuple(map(dataclasses.asdict, results)))
+    return cost
 
 
 def _prepare_in_time(

@@ -4,7 +4,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -101,6 +101,21 @@ def estimate_cost(phases: Sequence[specs.PhaseSpec], *, epoch_secs: float) -> Co
         sum(bounds[phase.name][side] * (phase.epochs or 1) for phase in phases) for side in (0, 1)
     )
     return CostEstimate(bounds, (low, high), peak_memory_bytes())
+
+
+def read_estimate(saved: Mapping[str, Any] | None) -> CostEstimate | None:
+    """The estimate that a checkpoint holds.
+
+    Args:
+      saved: as `dataclasses.asdict` made it, by way of JSON; None: there is none.
+
+    Returns:
+      The estimate.
+    """
+    if saved is None:
+        return None
+    bounds = {name: tuple(both) for name, both in saved["secs_per_epoch"].items()}
+    return CostEstimate(bounds, tuple(saved["total_secs"]), saved["peak_memory_bytes"])
 
 
 def peak_memory_bytes() -> int:

@@ -136,13 +136,26 @@ def test_another_run_in_the_workdir_is_refused(run, capsys):
     assert "there --seed=0; here --seed=1" in error
 
 
-def test_an_unfinished_run_is_refused(run, tmp_path, capsys):
+def test_an_unfinished_run_is_gone_on_with_as_resume_says(run, tmp_path, capsys):
     folder = tmp_path / "cut_short"
     shutil.copytree(run.folder, folder)
+    assert os.listdir(folder / "state" / "checkpoints") == []  # a finished run needs none
     (folder / "summary.json").unlink()
     flags = [f"--workdir={folder}" if "--workdir" in flag else flag for flag in run.flags]
-    assert main.main(flags) == 2
-    assert "holds this run, unfinished, and runs cannot be resumed yet." in capsys.readouterr().err
+    assert main.main([*flags, "--resume=never"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --workdir={folder} holds this run, unfinished, and --resume=never. Leave that out "
+        "to go on, or remove the folder to start again.\n"
+    )
+    assert main.main([*flags, "--resume=must"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --resume=must, and the run in --workdir={folder} ended before its first "
+        "checkpoint. Leave --resume out to start again.\n"
+    )
+    assert main.main([*flags, f"--workdir={tmp_path / 'none'}", "--resume=must"]) == 2
+    assert "holds no run. Name the workdir of the run that was" in capsys.readouterr().err
+    assert main.main(flags) == 0
+    assert numbers_of(folder) == numbers_of(run.folder)
 
 
 def numbers_of(folder):

@@ -56,6 +56,7 @@ def make_dataset(
     views: augmentation.Steps | None = None,
     num_views: int | None = None,
     strata: np.ndarray | None = None,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """One epoch of batches; finite, deterministic, the last partial batch kept.
 
@@ -79,6 +80,8 @@ def make_dataset(
         `augmentation.number_view`; None: each epoch has its own.
       strata: int64 [n], what is drawn evenly, see `resampling`; needs `shuffle_seed`. None: each
         example comes once.
+      first_batch: so many batches are left out at the beginning: they are read, and given to
+        nobody.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
@@ -104,6 +107,7 @@ def make_dataset(
     )
     if sizes != batching.plan_batches(len(split), batch_size=batch_size):
         batches = batches.rebatch(tf.constant(sizes, tf.int64))
+    batches = batches.skip(first_batch)
     if seeds is not None and shown.mix is not None:
         batches = _mix_batches(batches, shown.mix, seeds)
     if seeds is not None and shown.mask is not None:
@@ -113,7 +117,7 @@ def make_dataset(
         split, pre, beside=beside, find_targets=find_targets, with_weights=with_weights
     )
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes) - first_batch))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
 
 

@@ -123,6 +123,7 @@ class FeatureCache:
         *,
         batch_norm: str,
         has_new_views: bool,
+        settled: str | None = None,
     ) -> choosing.Choice:
         """Decides, by a trial on the first phase's model where the options leave it open.
 
@@ -131,6 +132,7 @@ class FeatureCache:
           splits: the data.
           batch_norm: "frozen" or "train".
           has_new_views: whether each epoch has inputs of its own.
+          settled: the precision that this very run chose before it was interrupted.
 
         Returns:
           The choice; the model is as it was.
@@ -164,7 +166,7 @@ class FeatureCache:
                 and self._train.precision == "auto"
                 and mixed_spec.find_mixed(self._pre) is None,
                 read_batch=lambda: feature_pass.read_batch(train, self._pre),
-                find_tried=lambda: self._find_tried(split),
+                find_tried=lambda: settled or self._find_tried(split),
                 has_new_views=has_new_views,
             )
         finally:

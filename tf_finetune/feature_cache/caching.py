@@ -260,7 +260,8 @@ class FeatureCache:
     ) -> str:
         if any(info.kind == "token_classification" for info in splits.heads):
             return "a head of words counts their pieces in the texts themselves"
-        mode, longest = self._train.feature_cache, max(phase.epochs or 1 for phase in phases)
+        mode = self._train.feature_cache
+        longest = max((phase.epochs or 1 for phase in phases), default=0)
         if has_new_views and mode in (choosing.MEMORY, choosing.DISK):
             return choosing.NEW_VIEWS
         if self._views is None or mode == choosing.COMPILED:

@@ -61,3 +61,27 @@ def test_the_flag_comes_back_from_run_flags():
     spec = spec_flags.parse_args(["--augment=flip,crop:0.5,1"]).spec
     assert spec.augment.augment == "flip,crop:0.5,1"
     assert "--augment=flip,crop:0.5,1\n" in spec_flags.write_flags(spec)
+
+
+@pytest.mark.parametrize(
+    ("augment", "number", "problem"),
+    [
+        (
+            "none",
+            3,
+            "--augment_views=3 is how many views of --augment an image has. Give "
+            "--augment=flip,crop or other steps, or leave it out.",
+        ),
+        (
+            "flip,cutmix,mixup",
+            3,
+            "--augment_views=3 keeps views of single images, and cutmix, mixup of --augment mix "
+            "those of a batch. Leave one of them out.",
+        ),
+        ("flip", 0, "--augment_views must be from 1 to 1000. Received 0."),
+    ],
+)
+def test_views_that_cannot_be_kept_are_refused(augment, number, problem):
+    with pytest.raises(options.SpecError) as caught:
+        specs.AugmentSpec(augment=augment, augment_views=number)
+    assert caught.value.problems == (problem,)

@@ -191,6 +191,13 @@ class AugmentSpec(options.CheckedSpec):
         "erase[:MIN_AREA,MAX_AREA], randaugment[:NUM,MAGNITUDE]; and pairs of training images in "
         "one: mixup[:ALPHA], cutmix[:ALPHA].",
     )
+    augment_views: int | None = option(
+        None,
+        "Random views that each training image has; the epochs take turns with them, so that what "
+        "frozen layers make of them is computed once. Default: a new view in each epoch.",
+        lower_bound=1,
+        upper_bound=1000,
+    )
 
     @property
     def steps(self) -> tuple[option_values.AugmentStep, ...]:
@@ -200,7 +207,20 @@ class AugmentSpec(options.CheckedSpec):
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
         try:
-            option_values.read_augment(self.augment)
+            steps = option_values.read_augment(self.augment)
         except SpecError as error:
             return list(error.problems)
+        if self.augment_views is None:
+            return []
+        if not steps:
+            return [
+                f"--augment_views={self.augment_views} is how many views of --augment an image "
+                "has. Give --augment=flip,crop or other steps, or leave it out."
+            ]
+        mixing = [step.name for step in steps if step.name in option_values.MIXING_STEPS]
+        if mixing:
+            return [
+                f"--augment_views={self.augment_views} keeps views of single images, and "
+                f"{', '.join(mixing)} of --augment mix those of a batch. Leave one of them out."
+            ]
         return []

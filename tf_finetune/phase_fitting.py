@@ -127,6 +127,7 @@ class Fitter:
         if len(self._validation):
             self._validation = token_lengths.sort_split(self._validation, backbone.model)
         self._validation_data: tf.data.Dataset | None = None
+        self._cached: caching.CachedPhase | None = None
         sizes = batching.plan_batches(
             len(task.splits.train),
             batch_size=task.train.batch_size,
@@ -176,7 +177,7 @@ class Fitter:
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
-        cached = self._read_data(is_first=phase is task.phases[0], dry_run=dry_run)
+        cached = self._read_data(phase, dry_run=dry_run)
         with self._strategy.scope():
             trainer = (
                 trainer_model.TrainerModel(self._model.input, self._model.output)
@@ -205,18 +206,23 @@ class Fitter:
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
 
-    def _read_data(self, *, is_first: bool, dry_run: bool) -> caching.CachedPhase | None:
+    def _read_data(self, phase: specs.PhaseSpec, *, dry_run: bool) -> caching.CachedPhase | None:
         """Makes the phase's data sets, of features where they are computed ahead."""
         train, validation = self._task.splits.train, self._validation
         if dry_run:  # as many as are timed
             train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
             validation = validation.head(self._task.train.batch_size)
         cached = self._features.start_phase(
-            train, validation, is_first=is_first, dry_run=dry_run, deadline=self.deadline
+            train,
+            validation,
+            is_first=phase is self._task.phases[0],
+            num_epochs=phase.epochs,
+            dry_run=dry_run,
+            deadline=self.deadline,
         )
         if cached is not None:
             train, validation = cached.train, cached.validation
-        self._train = train
+        self._train, self._cached = train, cached
         self._train_data = self._make_dataset(train, shuffle=True)
         self._validation_data = (
             self._make_dataset(validation, shuffle=False) if len(validation) else None
@@ -374,7 +380,7 @@ class Fitter:
     def _make_dataset(
         self, split: data_loading.Split, *, shuffle: bool, first_batch: int = 0
     ) -> tf.data.Dataset:
-        return pipeline.make_dataset(
+        dataset = pipeline.make_dataset(
             split,
             self._task.preprocessing,
             batch_size=self._task.train.batch_size,
@@ -383,9 +389,13 @@ class Fitter:
             with_weights=True,
             num_replicas=self._strategy.num_replicas_in_sync,
             views=(self._task.augment.steps or None) if shuffle else None,
+            num_views=self._task.augment.augment_views if shuffle else None,
             strata=self._find_strata(split) if shuffle else None,
             first_batch=first_batch,
         )
+        if self._cached is None:
+            return dataset
+        return self._cached.map_batches(dataset, num_repeated=None if shuffle else len(split))
 
     def _find_strata(self, split: data_loading.Split) -> np.ndarray | None:
         task = self._task

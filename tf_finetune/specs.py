@@ -126,8 +126,9 @@ class TrainSpec(options.CheckedSpec):
     feature_cache: str = option(
         "auto",
         "What the frozen layers in front make of each example is computed once: disk keeps it for "
-        "later runs, memory for this one. auto: disk where a short trial says that it saves time.",
-        choices=("auto", "off", "memory", "disk"),
+        "later runs, memory for this one; compiled: it is computed in each epoch, by a graph made "
+        "for that. auto: disk, or with new views in each epoch compiled, where it saves enough.",
+        choices=("auto", "off", "memory", "disk", "compiled"),
     )
     feature_precision: str = option(
         "auto",

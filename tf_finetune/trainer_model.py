@@ -56,8 +56,8 @@ class _SlicedStep:
             return super().train_step(*args, **kwargs)  # type: ignore[misc]
 
 
-class TrainerModel(_PlainBatch, _SlicedStep, keras.Model):
-    """The twin of a whole functional model; labels may be those of mixed images."""
+class _MixedLoss:
+    """A model whose labels may be those of mixed images."""
 
     def compute_loss(
         self,
@@ -89,7 +89,9 @@ class TrainerModel(_PlainBatch, _SlicedStep, keras.Model):
         """
         if isinstance(y, mixing.MixedLabels):
             y, y_pred, sample_weight = _unfold(y, y_pred, sample_weight)
-        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        return super().compute_loss(  # type: ignore[misc]
+            x, y, y_pred, sample_weight, training=training
+        )
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The metrics; of mixed images as if each had only its own labels.
@@ -104,10 +106,16 @@ class TrainerModel(_PlainBatch, _SlicedStep, keras.Model):
           {metric: value so far}.
         """
         own = y.own if isinstance(y, mixing.MixedLabels) else y
-        return super().compute_metrics(x, own, y_pred, sample_weight=sample_weight)
+        return super().compute_metrics(  # type: ignore[misc]
+            x, own, y_pred, sample_weight=sample_weight
+        )
 
 
-class SuffixTrainer(_PlainBatch, _SlicedStep, splitting.SuffixModel):
+class TrainerModel(_PlainBatch, _SlicedStep, _MixedLoss, keras.Model):
+    """The twin of a whole functional model."""
+
+
+class SuffixTrainer(_PlainBatch, _SlicedStep, _MixedLoss, splitting.SuffixModel):
     """The twin of what is behind the cut: it takes features."""
 
 

@@ -19,6 +19,7 @@ from tf_finetune import (
     specs,
     training_cost,
 )
+from tf_finetune.data import augmentation
 from tf_finetune.feature_cache import caching, feature_pass
 from tf_finetune.models import loading as model_loading
 
@@ -139,6 +140,8 @@ def plan_features(
     Returns:
       The features of the run, for `fit`.
     """
+    steps, number = task.augment.steps, task.augment.augment_views
+    views = augmentation.KeptViews(steps, task.seed, number) if number else None
     features = caching.FeatureCache(
         model,
         backbone,
@@ -146,13 +149,13 @@ def plan_features(
         task.train,
         fingerprint=task.splits.info.fingerprint,
         announce=announce,
+        views=views,
     )
-    has_views = bool(task.augment.steps)
     features.choose(
         task.phases,
         task.splits,
         batch_norm=task.batch_norm,
-        has_views=has_views,
+        has_new_views=bool(steps) and views is None,
         settled=settled,
     )
     return features

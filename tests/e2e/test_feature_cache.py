@@ -107,7 +107,8 @@ def test_bfloat16_features(train, tmp_path):
     [
         (
             "--feature_cache=ram",
-            "error: --feature_cache must be one of auto, off, memory, disk. Received 'ram'.",
+            "error: --feature_cache must be one of auto, off, memory, disk, compiled. "
+            "Received 'ram'.",
         ),
         (
             "--feature_precision=float16",
@@ -148,6 +149,47 @@ def test_views_leave_the_cache_off(train, tmp_path):
     assert starting_with(lines, "Feature cache: ") == (
         "Feature cache: off, --augment gives each epoch its own images."
     )
+    assert not (tmp_path / "features").exists()
+
+
+def test_kept_views_are_found_by_a_second_run(train, tmp_path):
+    views = ("--augment=flip,crop", "--augment_views=3")
+    code, lines = train("first", *EXACT, *views, head(4))
+    assert code == 0
+    assert starting_with(lines, "Feature cache: ").startswith(
+        "Feature cache: 658 frozen weights are run once per example, and for each of 3 views of a "
+        "training image, the features (8, float32) are kept on the disk: "
+    )
+    made = starting_with(lines, "Features: ")
+    assert re.match(r"Features: \d+ computed, 32 bytes each", made)
+    flags = (tmp_path / "first" / "run.flags").read_text().splitlines()
+    assert {"--augment_views=3", "--feature_cache=disk"} <= set(flags)
+    code, lines = train("second", *EXACT, *views, head(4, rate="0.01"))
+    assert code == 0
+    count = made.split()[1]
+    assert starting_with(lines, "Features: ").startswith(
+        f"Features: 0 computed, {count} were there already, "
+    )
+
+
+def test_views_of_no_steps_are_refused(train, tmp_path):
+    code, lines = train("none", "--augment_views=3")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert lines == [
+        "error: --augment_views=3 is how many views of --augment an image has. Give "
+        "--augment=flip,crop or other steps, or leave it out."
+    ]
+
+
+def test_new_views_in_each_epoch_through_the_compiled_prefix(train, tmp_path):
+    given = ("--feature_cache=compiled", "--feature_precision=float32", "--augment=flip,mixup")
+    code, lines = train("compiled", *given, head(20))
+    assert code == 0
+    assert starting_with(lines, "Feature cache: ").startswith(
+        "Feature cache: none; 658 frozen weights run as a compiled graph (float32) in each epoch: "
+        "--augment gives each epoch its own images, and the frozen part is "
+    )
+    assert "--feature_cache=compiled\n" in (tmp_path / "compiled" / "run.flags").read_text()
     assert not (tmp_path / "features").exists()
 
 

@@ -23,6 +23,17 @@ PHASES = {
         "--phase=name=fine,epochs=15,freeze=3,learning_rate=0.01",
         "--augment=flip,rotate",
     ),
+    "kept_views": (
+        "--phase=name=head,epochs=25,learning_rate=0.03,freeze=all",
+        "--augment=flip,rotate",
+        "--augment_views=3",
+        "--feature_cache=memory",
+    ),
+    "compiled": (
+        "--phase=name=head,epochs=20,learning_rate=0.03,freeze=all",
+        "--augment=flip,rotate",
+        "--feature_cache=compiled",
+    ),
     "unfrozen": ("--freeze=none", "--epochs=25", "--augment=crop", "--batch_norm=train"),
 }
 

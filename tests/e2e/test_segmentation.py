@@ -59,6 +59,25 @@ def test_rectangles_are_found(finished):
     assert "| class | iou | precision | recall | f1 | pixels | predicted |" in page
 
 
+def test_kept_views_have_the_masks_of_the_images_that_they_were(tmp_path, model, data, capsys):
+    histories = []
+    for mode in ("off", "memory", "compiled"):
+        folder = tmp_path / mode
+        flags = [f"--model={model}", f"--data={data}", f"--workdir={folder}", HEAD, *FLAGS[:2]]
+        flags += ["--phase=name=head,epochs=5,learning_rate=0.3", "--augment=flip,crop,rotate:20"]
+        flags += ["--augment_views=2", f"--feature_cache={mode}", "--feature_precision=float32"]
+        assert main.main([*flags, "--batch_size=8"]) == 0
+        with open(folder / "logs" / "history.csv", newline="") as file:
+            histories.append([float(row["cross_entropy"]) for row in csv.DictReader(file)])
+        features = [row for row in capsys.readouterr().out.splitlines() if "Features: " in row]
+        assert [row.split()[:3] for row in features] == (
+            [["Features:", "102", "computed,"]] if mode == "memory" else []
+        )
+    assert len(histories[0]) == 5
+    np.testing.assert_allclose(histories[1], histories[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(histories[2], histories[0], rtol=1e-5, atol=1e-5)
+
+
 def test_noise_is_not_learnt(tmp_path, model):
     """Each pixel's class is drawn evenly out of four: one in four is right by chance."""
     path = mask_data.write_folder(tmp_path / "data", count=30, shuffled=True)

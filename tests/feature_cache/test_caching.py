@@ -304,8 +304,8 @@ def test_the_deadline_ends_the_pass_and_keeps_what_was_computed(folder, tmp_path
     features = training.plan_features(built, backbone, task, announce=lambda text: None)
     make, calls = feature_pass._make_dataset, []
 
-    def make_counting(split, pre):
-        for batch in make(split, pre):
+    def make_counting(*args, **options):
+        for batch in make(*args, **options):
             calls.append(batch)
             yield batch
 

@@ -14,7 +14,14 @@ def split():
 
 
 def choose(
-    split, *, num_saved=10**9, may_round=False, tried=None, read_batch=test_prefix.pixels, **options
+    split,
+    *,
+    num_saved=10**9,
+    may_round=False,
+    tried=None,
+    read_batch=test_prefix.pixels,
+    has_new_views=False,
+    **options,
 ):
     return choosing.choose(
         split,
@@ -23,6 +30,7 @@ def choose(
         may_round=may_round,
         read_batch=read_batch,
         find_tried=lambda: tried,
+        has_new_views=has_new_views,
     )
 
 
@@ -49,6 +57,21 @@ def test_auto_is_the_disk_where_much_is_saved(split):
     choice = choose(split, read_batch=read_nothing)
     assert (choice.mode, choice.precision, choice.is_tried) == ("disk", "float32", False)
     assert choice.reason.startswith("the frozen part is ")
+
+
+def test_new_views_are_not_kept(split):
+    options = {"has_new_views": True, "read_batch": read_nothing}
+    choice = choose(split, num_saved=10**12, **options)
+    assert (choice.mode, choice.precision) == ("compiled", "float32")
+    assert choice.reason.startswith(
+        "--augment gives each epoch its own images, and the frozen part is "
+    )
+    # What is worth keeping may be too little for a graph that saves a part.
+    few = choose(split, **options)
+    assert (few.mode, few.reason) == ("off", "--augment gives each epoch its own images")
+    asked = choose(split, num_saved=200, feature_cache="compiled", **options)
+    assert asked.mode == "compiled"
+    assert choose(split, num_saved=200, feature_cache="compiled").mode == "compiled"
 
 
 @pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")

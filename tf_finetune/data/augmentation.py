@@ -19,6 +19,7 @@ References:
   Zhong et al. 2017, "Random Erasing Data Augmentation", https://arxiv.org/abs/1708.04896
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Collection
@@ -69,6 +70,21 @@ Viewer = Callable[..., tf.Tensor]
 Steps = tuple[option_values.AugmentStep, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptViews:
+    """Views that are few enough to be kept.
+
+    Attributes:
+      steps: of `AugmentSpec.steps`, none of MIXING_STEPS.
+      seed: of the run.
+      number: how many an example has.
+    """
+
+    steps: Steps
+    seed: int
+    number: int
+
+
 def make_seeds(keys: np.ndarray, *, seed: int) -> np.ndarray:
     """A number for each example that its views are drawn from.
 
@@ -88,12 +104,27 @@ def make_seeds(keys: np.ndarray, *, seed: int) -> np.ndarray:
     return numbers
 
 
-def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
+def number_view(epoch: tf.Tensor, repeat: tf.Tensor | int, *, num_views: int) -> tf.Tensor:
+    """Which of its views an example has, where the epochs take turns with a few.
+
+    Args:
+      epoch: int64.
+      repeat: int64, how often the example came in this epoch before.
+      num_views: how many there are; number v is what epoch v has where there is one in each epoch.
+
+    Returns:
+      int64, 0 to num_views - 1.
+    """
+    return (epoch + repeat) % num_views
+
+
+def make_viewer(steps: Steps, seeds: np.ndarray, *, num_views: int | None = None) -> Viewer | None:
     """A graph function that gives the view of one image in one epoch.
 
     Args:
       steps: of `AugmentSpec.steps`; those of MIXING_STEPS are left aside.
       seeds: int64 [n], of `make_seeds`.
+      num_views: see `number_view`; None: each epoch has its own.
 
     Returns:
       Function of (image, float32 [height, width, 1 or 3], values 0 to 255, with a static shape;
@@ -114,7 +145,7 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
     def view(
         image: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor, repeat: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        draws = _draw(_find_seed(table, position, repeat), epoch, drawing)
+        draws = _draw_turn(table[position], epoch, repeat, drawing, num_views=num_views)
         shape = image.shape
         image = view_geometry.move(image, values, draws)
         if "randaugment" in values:
@@ -131,9 +162,18 @@ def make_viewer(steps: Steps, seeds: np.ndarray) -> Viewer | None:
     return view
 
 
-def _find_seed(table: tf.Tensor, position: tf.Tensor, repeat: tf.Tensor | int) -> tf.Tensor:
+def _draw_turn(
+    seed: tf.Tensor,
+    epoch: tf.Tensor,
+    repeat: tf.Tensor | int,
+    names: Collection[str],
+    *,
+    num_views: int | None,
+) -> view_geometry.Draws:
     """Of the view of an example that came `repeat` times in this epoch before."""
-    return table[position] + repeat * _REPEAT_STRIDE
+    if num_views is None:
+        return _draw(seed + repeat * _REPEAT_STRIDE, epoch, names)
+    return _draw(seed, number_view(epoch, repeat, num_views=num_views), names)
 
 
 def _draw(seed: tf.Tensor, epoch: tf.Tensor, names: Collection[str]) -> view_geometry.Draws:
@@ -146,7 +186,7 @@ def _draw(seed: tf.Tensor, epoch: tf.Tensor, names: Collection[str]) -> view_geo
     }
 
 
-def make_mask_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
+def make_mask_viewer(steps: Steps, seeds: np.ndarray, *, num_views: int | None = None) -> Viewer:
     """A graph function that moves the mask of an image as `make_viewer` moves the image.
 
     Colours and erased parts change no label.
@@ -154,6 +194,7 @@ def make_mask_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
     Args:
       steps: of `AugmentSpec.steps`; none that `find_unmasked` names.
       seeds: int64 [n], of `make_seeds`.
+      num_views: as for `make_viewer`.
 
     Returns:
       Function of (mask, uint8 [height, width], with a static shape; position; epoch; how often the
@@ -166,7 +207,7 @@ def make_mask_viewer(steps: Steps, seeds: np.ndarray) -> Viewer:
     def view(
         mask: tf.Tensor, position: tf.Tensor, epoch: tf.Tensor, repeat: tf.Tensor | int = 0
     ) -> tf.Tensor:
-        draws = _draw(_find_seed(table, position, repeat), epoch, list(values))
+        draws = _draw_turn(table[position], epoch, repeat, list(values), num_views=num_views)
         moved = view_geometry.move(mask[..., tf.newaxis], values, draws, method="nearest")
         return tf.ensure_shape(moved[..., 0], mask.shape)
 

@@ -19,9 +19,11 @@ class Features:
       shapes: of one example, in the same order.
       dtypes: names of TensorFlow, in the same order.
       size: number of examples.
-      arrays: {name: [n, ...]}; None: they are read from the disk.
-      read: function of positions (int64 [b]) to a list of [b, ...]; None: they are in memory.
+      arrays: {name: [rows, ...]}; None: they are read from the disk.
+      read: function of rows (int64 [b]) to a list of [b, ...]; None: they are in memory.
       lengths: int32 [n], tokens of the texts they were made of, which group them into batches.
+      num_views: each example has so many rows one after another, one of each view, see
+        `augmentation.number_view`; None: one, of the example as it is.
     """
 
     names: tuple[str, ...]
@@ -31,6 +33,7 @@ class Features:
     arrays: dict[str, np.ndarray] | None = None
     read: Callable[[np.ndarray], list[np.ndarray]] | None = None
     lengths: np.ndarray | None = None
+    num_views: int | None = None
 
     def __len__(self) -> int:
         return self.size

@@ -54,6 +54,7 @@ def make_dataset(
     with_weights: bool = False,
     num_replicas: int = 1,
     views: augmentation.Steps | None = None,
+    num_views: int | None = None,
     strata: np.ndarray | None = None,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
@@ -75,6 +76,8 @@ def make_dataset(
       num_replicas: devices that share each batch; the last batches are such that all get examples.
       views: how images vary with (seed, epoch, key), and whether pairs of them are mixed; needs
         `shuffle_seed`. None: they are given as they are.
+      num_views: how many views an image has, with which the epochs take turns, see
+        `augmentation.number_view`; None: each epoch has its own.
       strata: int64 [n], what is drawn evenly, see `resampling`; needs `shuffle_seed`. None: each
         example comes once.
       first_batch: so many batches are left out at the beginning: they are read, and given to
@@ -90,15 +93,15 @@ def make_dataset(
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
-        beside them that `pre` does not know, or the reverse; views of anything but images, or
-        without a `shuffle_seed`; labels of positions of images that are mixed; strata without a
-        `shuffle_seed`.
+        beside them that `pre` does not know, or the reverse; views of anything but images and
+        features of as many views, or without a `shuffle_seed`; labels of positions of images that
+        are mixed; strata without a `shuffle_seed`.
       SpecError: a device would get no example; strata of a stream that is not in memory.
     """
     beside, pre = _make_beside(split, pre), mixed_spec.find_main(pre)
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     seeds = example_order.make_seeds(shuffle_seed, epoch)
-    shown = _make_views(split, views, seed=shuffle_seed)
+    shown = _make_views(split, views, seed=shuffle_seed, num_views=num_views)
     batches = _make_batches(
         split, pre, seeds, batch_size=batch_size, view=shown.image, strata=strata
     )
@@ -128,24 +131,31 @@ class _Views:
 
 
 def _make_views(
-    split: loading.Split, views: augmentation.Steps | None, *, seed: int | None
+    split: loading.Split,
+    views: augmentation.Steps | None,
+    *,
+    seed: int | None,
+    num_views: int | None,
 ) -> _Views:
+    if isinstance(split.inputs, feature_inputs.Features):
+        feature_batches.check_views(split.inputs, has_views=views is not None, num_views=num_views)
     if views is None:
         return _Views()
     if seed is None:
         raise ValueError("Views need a shuffle_seed: only the images of training vary.")
-    if isinstance(split.inputs, feature_inputs.Features):
-        raise ValueError("Features have no views: they were made of images as they are.")
     if isinstance(split.inputs, text_store.Texts | columns.Columns):
         shown = input_stores.PLURALS[input_stores.find_kind(split.inputs)]
         raise ValueError(f"{shown.capitalize()} have no views. Expected a split of images.")
     seeds = augmentation.make_seeds(split.keys, seed=seed)
-    image, mix = augmentation.make_viewer(views, seeds), mixing.make_mixer(views, seeds)
+    image = augmentation.make_viewer(views, seeds, num_views=num_views)
+    mix = mixing.make_mixer(views, seeds)
     if not split.positions:
         return _Views(image, None, mix)
     if mix is not None:
         raise ValueError("Images with masks are not mixed: a pixel has one class.")
-    return _Views(image, augmentation.make_mask_viewer(views, seeds) if image else None)
+    if image is None:
+        return _Views()
+    return _Views(image, augmentation.make_mask_viewer(views, seeds, num_views=num_views))
 
 
 def _make_target_finder(
@@ -241,6 +251,9 @@ def _make_batches(
 ) -> tf.data.Dataset:
     """Dataset of (inputs of a batch, positions of a batch), with a view also repeats of those."""
     store = split.inputs
+    if isinstance(store, feature_inputs.Features) and store.num_views is not None:
+        turns = example_order.make_turns(len(split), seeds, strata).batch(batch_size)
+        return feature_batches.make_view_batches(store, split.indices, seeds, turns=turns)
     if isinstance(store, feature_inputs.Features):
         batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
         return feature_batches.make_batches(store, split.indices, positions=batched)

@@ -13,15 +13,26 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tf_finetune import findings, freezing, specs
 from tf_finetune.data import (
+    augmentation,
     loading,
     memory,
     mixed_spec,
     preprocessing,
 )
-from tf_finetune.feature_cache import choosing, feature_pass, keys, shards, spaces, store
+from tf_finetune.feature_cache import (
+    choosing,
+    epoch_features,
+    feature_pass,
+    keys,
+    prefix,
+    shards,
+    spaces,
+    store,
+)
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import splitting
 
@@ -38,13 +49,35 @@ class CachedPhase:
 
     Attributes:
       split: the cut model.
-      train: the training examples as features.
+      train: the training examples as features; as they are where nothing is kept.
       validation: those of validation.
+      compiled: what makes features of a batch; None: they are made.
     """
 
     split: splitting.ModelSplit
     train: loading.Split
     validation: loading.Split
+    compiled: prefix.Prefix | None = None
+
+    def map_batches(
+        self, batches: tf.data.Dataset, *, num_repeated: int | None = None
+    ) -> tf.data.Dataset:
+        """Batches as what is behind the cut takes them.
+
+        Args:
+          batches: dataset of (inputs or features, ...).
+          num_repeated: examples in it that are the same in every epoch; None: they are not.
+
+        Returns:
+          Dataset of (features, ...), in the same order.
+        """
+        if self.compiled is None:
+            return batches
+        mapped = epoch_features.map_batches(batches, self.compiled, self.split)
+        layout = _make_layout(self.split, precision=choosing.FLOAT32)
+        if num_repeated is None or layout.row_bytes * num_repeated > feature_pass.MEMORY_BYTES:
+            return mapped
+        return mapped.cache()
 
 
 class FeatureCache:
@@ -57,6 +90,7 @@ class FeatureCache:
       train: the options.
       fingerprint: of the data set.
       announce: takes the lines that tell the user what happens.
+      views: of the training examples, where they have a few; None: they are as they are.
     """
 
     def __init__(
@@ -68,6 +102,7 @@ class FeatureCache:
         *,
         fingerprint: str,
         announce: Callable[[str], None],
+        views: augmentation.KeptViews | None = None,
     ):
         self._model = model
         self._backbone = backbone
@@ -75,6 +110,7 @@ class FeatureCache:
         self._train = train
         self._fingerprint = fingerprint
         self._announce = announce
+        self._views = views
         self._open = contextlib.ExitStack()
         self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
         self.choice: choosing.Choice | None = None
@@ -86,7 +122,7 @@ class FeatureCache:
         splits: loading.Splits,
         *,
         batch_norm: str,
-        has_views: bool,
+        has_new_views: bool,
         settled: str | None = None,
     ) -> choosing.Choice:
         """Decides, by a trial on the first phase's model where the options leave it open.
@@ -95,7 +131,7 @@ class FeatureCache:
           phases: of the run.
           splits: the data.
           batch_norm: "frozen" or "train".
-          has_views: whether each epoch has inputs of its own.
+          has_new_views: whether each epoch has inputs of its own.
           settled: the precision that this very run chose before it was interrupted.
 
         Returns:
@@ -105,13 +141,14 @@ class FeatureCache:
           findings.RefusedError: the features do not fit where the options want them, or
             --cache_dir cannot be written.
         """
-        reason = _find_reason_against(splits, has_views=has_views)
+        reason = self._find_reason_against(splits, phases, has_new_views=has_new_views)
+        num_saved = self._count_saved_epochs(phases, has_new_views=has_new_views)
         if self._train.feature_cache == choosing.OFF:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
             return self.choice
         if reason:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
-            self._announce(_describe(self.choice, None))
+            self._announce(f"Feature cache: off, {reason}.")
             return self.choice
         first, train = phases[0], splits.train
         plan = freezing.plan_freeze(
@@ -120,26 +157,26 @@ class FeatureCache:
         freezing.apply_plan(plan, self._backbone.model)
         try:
             split = self._split()
-            epochs = sum(phase.epochs or 1 for phase in phases)
             self.choice = choosing.choose(
                 split,
                 self._train,
-                num_saved=(epochs - 1) * len(train),
+                num_saved=num_saved * len(train),
                 # Columns beside an image are not rounded: a number may count by its last digits.
                 may_round=self._backbone.input_kind == "image"
                 and self._train.precision == "auto"
                 and mixed_spec.find_mixed(self._pre) is None,
                 read_batch=lambda: feature_pass.read_batch(train, self._pre),
                 find_tried=lambda: settled or self._find_tried(split),
+                has_new_views=has_new_views,
             )
         finally:
             freezing.release_plan(self._backbone.model)
         if self.choice.mode == choosing.DISK:
             spaces.check_root(self._train.cache_dir)
-        if split is not None and self._train.feature_cache not in (choosing.AUTO, choosing.OFF):
+        if split is not None and self._train.feature_cache in (choosing.DISK, choosing.MEMORY):
             layout = _make_layout(split, precision=self.choice.precision)
-            self._check_fits(layout, len(train) + len(splits.validation))
-        self._announce(_describe(self.choice, split))
+            self._check_fits(layout, self._num_views * len(train) + len(splits.validation))
+        self._announce(_describe(self.choice, split, views=self._views))
         return self.choice
 
     def start_phase(
@@ -148,6 +185,7 @@ class FeatureCache:
         validation: loading.Split,
         *,
         is_first: bool,
+        num_epochs: int | None = None,
         dry_run: bool = False,
         deadline: float = math.inf,
     ) -> CachedPhase | None:
@@ -157,6 +195,7 @@ class FeatureCache:
           train: the training examples.
           validation: those of validation, may be empty.
           is_first: whether it is the phase that the choice was made on.
+          num_epochs: of the phase; None: enough for every view.
           dry_run: nothing is read from the disk or kept on it.
           deadline: `time.monotonic()` seconds after which no more is computed.
 
@@ -173,22 +212,28 @@ class FeatureCache:
         split = self._split()
         if split is None:
             return None
+        compiled = choice.compiled if is_first else None
+        if choice.mode == choosing.COMPILED:
+            compiled = compiled or prefix.compile_prefix(split, precision=choice.precision)
+            prefix.settle_thread()
+            return CachedPhase(split, train, validation, compiled)
         layout = _make_layout(split, precision=choice.precision)
-        parts = (train, validation)
-        needed = layout.row_bytes * sum(map(len, parts))
+        needed = layout.row_bytes * (self._num_views * len(train) + len(validation))
         if not self._is_worth_keeping(layout, needed):
             self._announce_without(layout, needed)
             return None
+        if not self._has_use_of_views(num_epochs):
+            return None
         start = time.monotonic()
-        digests = [self._digest(part) for part in parts]
-        features = self._open_store(split, layout, np.concatenate(digests), dry_run=dry_run)
-        compiled = choice.compiled if is_first else None
+        parts = self._list_parts(train, validation)
+        digests = np.concatenate([part.digests for part in parts])
+        features = self._open_store(split, layout, digests, dry_run=dry_run)
         own = feature_pass.FeaturePass(
             split, features, self._pre, precision=choice.precision, compiled=compiled
         )
         try:
-            own.compute(parts, digests, deadline=deadline)
-            own_train, own_validation = own.replace(parts, digests)
+            own.compute(parts, deadline=deadline)
+            own_train, own_validation = own.replace(parts)
         except feature_pass.NoRoomError:
             self._announce_without(layout, needed)
             return None
@@ -201,6 +246,61 @@ class FeatureCache:
     def close(self) -> None:
         """Lets other runs make room."""
         self._open.close()
+
+    @property
+    def _num_views(self) -> int:
+        return self._views.number if self._views else 1
+
+    def _find_reason_against(
+        self,
+        splits: loading.Splits,
+        phases: tuple[specs.PhaseSpec, ...],
+        *,
+        has_new_views: bool,
+    ) -> str:
+        if any(info.kind == "token_classification" for info in splits.heads):
+            return "a head of words counts their pieces in the texts themselves"
+        mode = self._train.feature_cache
+        longest = max((phase.epochs or 1 for phase in phases), default=0)
+        if has_new_views and mode in (choosing.MEMORY, choosing.DISK):
+            return choosing.NEW_VIEWS
+        if self._views is None or mode == choosing.COMPILED:
+            return ""
+        if self._views.number > longest - (mode == choosing.AUTO):
+            return f"the longest phase has epochs={longest} and --augment_views={self._num_views}"
+        return ""
+
+    def _count_saved_epochs(
+        self, phases: tuple[specs.PhaseSpec, ...], *, has_new_views: bool
+    ) -> int:
+        """How many epochs of the run are not computed by the layers that train."""
+        epochs = [phase.epochs or 1 for phase in phases]
+        if has_new_views or self._train.feature_cache == choosing.COMPILED:
+            return sum(epochs)
+        if self._views is None:
+            return sum(epochs) - 1
+        return sum(max(count - self._views.number, 0) for count in epochs)
+
+    def _has_use_of_views(self, num_epochs: int | None) -> bool:
+        """Whether a phase looks at every view; whatever was asked for, as run.flags asks again."""
+        if num_epochs is None or self._num_views <= num_epochs:
+            return True
+        self._announce(
+            f"Feature cache: off in this phase, whose epochs={num_epochs} is fewer than "
+            f"--augment_views={self._num_views}; it computes its frozen part in each epoch."
+        )
+        return False
+
+    def _list_parts(
+        self, train: loading.Split, validation: loading.Split
+    ) -> list[feature_pass.Part]:
+        own, views = self._digest(train), self._views
+        if views is not None:
+            own = keys.digest_views(own, train.keys, views)
+        return [
+            feature_pass.Part(train, own, views),
+            feature_pass.Part(validation, self._digest(validation)),
+        ]
 
     def _digest(self, part: loading.Split) -> np.ndarray:
         """Reads what the examples hold, once for all phases."""
@@ -309,24 +409,29 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
     return shards.Layout(shapes, dtypes)
 
 
-def _find_reason_against(splits: loading.Splits, *, has_views: bool) -> str:
-    if any(info.kind == "token_classification" for info in splits.heads):
-        return "a head of words counts their pieces in the texts themselves"
-    return "--augment gives each epoch its own images" if has_views else ""
-
-
 def _describe_size(layout: shards.Layout, num_bytes: int) -> str:
     return f"{num_bytes / _GB:.2g} GB of features ({layout.row_bytes:,} bytes per example)"
 
 
-def _describe(choice: choosing.Choice, split: splitting.ModelSplit | None) -> str:
+def _describe(
+    choice: choosing.Choice,
+    split: splitting.ModelSplit | None,
+    *,
+    views: augmentation.KeptViews | None,
+) -> str:
     if choice.mode == choosing.OFF or split is None:
         return f"Feature cache: off, {choice.reason}."
+    if choice.mode == choosing.COMPILED:
+        return (
+            f"Feature cache: none; {split.num_prefix_weights:,} frozen weights run as a compiled "
+            f"graph ({choice.precision}) in each epoch: {choice.reason}."
+        )
     shapes = ", ".join(
         "x".join(str(side) for side in tensor.shape[1:]) for tensor in split.features.values()
     )
     where = "kept on the disk" if choice.mode == choosing.DISK else "in memory"
+    shown = f", and for each of {views.number} views of a training image" if views else ""
     return (
-        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example, the "
-        f"features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
+        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example"
+        f"{shown}, the features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
     )

@@ -21,10 +21,16 @@ from tf_finetune.models import splitting
 Batch = Mapping[str, tf.Tensor]
 
 OFF, AUTO, MEMORY, DISK = "off", "auto", "memory", "disk"
+# Nothing is kept: each epoch has images of its own, and the compiled prefix runs in each.
+COMPILED = "compiled"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Compiling the prefix, reading and writing take as long as some processors need for so many; less
 # saved is nothing saved.
 _MIN_SAVED_PRODUCTS = 10**11
+# A compiled prefix saves a part only (ResNet-50 in float32: 5.2 of 6.7 processor seconds are left),
+# and its trial costs as much as it saves on about 2 * 10**13.
+_MIN_COMPILED_PRODUCTS = 4 * 10**13
+NEW_VIEWS = "--augment gives each epoch its own images"
 # So much faster than the uncompiled prefix that compiling a second one would cost more than it
 # could gain.
 _CLEARLY_FASTER = 2.2
@@ -39,7 +45,7 @@ class Choice:
     """What a run does about its frozen part.
 
     Attributes:
-      mode: "off", "memory" or "disk".
+      mode: "off", "memory", "disk" or "compiled".
       precision: of the features, "float32" or "bfloat16".
       reason: why, as a sentence without its full stop.
       compiled: the prefix, where the trial has made it.
@@ -61,17 +67,19 @@ def choose(
     may_round: bool,
     read_batch: Callable[[], Batch],
     find_tried: Callable[[], str | None],
+    has_new_views: bool = False,
 ) -> Choice:
     """Decides what --feature_cache and --feature_precision leave to be decided.
 
     Args:
       split: the model of the first phase, cut; None: nothing in front is frozen.
       train: the options; --feature_cache is not off.
-      num_saved: how many examples all epochs of the run have, less those of one epoch.
+      num_saved: how many examples all epochs of the run have, less those that are computed once.
       may_round: whether "auto" may compute in bfloat16.
       read_batch: gives the inputs of some examples; called for a trial.
       find_tried: gives what an earlier run's trial on this prefix chose, whose features are kept,
         or None; called before a trial.
+      has_new_views: whether each epoch has inputs of its own, which are not worth keeping.
 
     Returns:
       The choice.
@@ -81,10 +89,16 @@ def choose(
     if split is None:
         return Choice(OFF, precision, "no layer in front of all that trains is frozen")
     billions = costs.count_products(split) * max(num_saved, 0) / 1e9
-    reason = f"the frozen part is {billions:,.1f} billion products in the later epochs"
-    if train.feature_cache == AUTO and billions * 1e9 < _MIN_SAVED_PRODUCTS:
-        return Choice(OFF, precision, f"{reason}, which are soon done")
-    mode = DISK if train.feature_cache == AUTO else train.feature_cache
+    mode, reason = train.feature_cache, f"the frozen part is {billions:,.1f} billion products"
+    if has_new_views:
+        if mode == AUTO and billions * 1e9 < _MIN_COMPILED_PRODUCTS:
+            return Choice(OFF, precision, NEW_VIEWS)
+        mode, reason = COMPILED, f"{NEW_VIEWS}, and {reason}"
+    elif mode != COMPILED:
+        reason += " in the later epochs"
+        if mode == AUTO and billions * 1e9 < _MIN_SAVED_PRODUCTS:
+            return Choice(OFF, precision, f"{reason}, which are soon done")
+        mode = DISK if mode == AUTO else mode
     if wanted != AUTO or not may_round or not prefix.has_bfloat16():
         return Choice(mode, precision, reason)
     tried = find_tried()

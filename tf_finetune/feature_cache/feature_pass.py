@@ -6,12 +6,21 @@ whatever reason, has not been in vain.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tf_finetune import progress
-from tf_finetune.data import feature_inputs, loading, memory, pipeline, preprocessing, text_store
+from tf_finetune.data import (
+    augmentation,
+    feature_inputs,
+    loading,
+    memory,
+    pipeline,
+    preprocessing,
+    text_store,
+)
 from tf_finetune.feature_cache import prefix, store
 from tf_finetune.models import splitting
 
@@ -44,6 +53,21 @@ def read_batch(split: loading.Split, pre: preprocessing.InputSpec) -> dict[str, 
     return inputs
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Examples whose features are wanted.
+
+    Attributes:
+      split: the examples.
+      digests: uint8 [n, 16], or of views [n * number, 16], see `keys.digest_views`.
+      views: how each example is viewed; None: it is taken as it is.
+    """
+
+    split: loading.Split
+    digests: np.ndarray
+    views: augmentation.KeptViews | None = None
+
+
 class FeaturePass:
     """One pass.
 
@@ -55,8 +79,8 @@ class FeaturePass:
       compiled: the prefix, if a trial has made it.
 
     Attributes:
-      num_computed: examples whose features were computed.
-      num_found: examples whose features were there.
+      num_computed: examples, or views of them, whose features were computed.
+      num_found: those whose features were there.
     """
 
     def __init__(
@@ -77,36 +101,34 @@ class FeaturePass:
         self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
 
-    def compute(
-        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray], *, deadline: float
-    ) -> None:
+    def compute(self, parts: Sequence[Part], *, deadline: float) -> None:
         """Puts all that is missing into the store.
 
         Args:
-          parts: splits.
-          digests: uint8 [n, 16] of each split's examples.
+          parts: of which features are wanted.
           deadline: `time.monotonic()` seconds after which no more is computed.
 
         Raises:
           OutOfTimeError: the deadline is over; what was computed is in the store.
           NoRoomError: the store is in memory, or became so, and the features do not fit.
         """
-        num_examples = sum(map(len, parts))
-        self._num_bytes = num_examples * self._store.layout.row_bytes
+        digests = np.concatenate([part.digests for part in parts])
+        self._num_bytes = len(digests) * self._store.layout.row_bytes
         self._memory_limit = max(memory.find_available_bytes() // 2, MEMORY_BYTES)
         # Together: an example of both parts is computed once.
-        missing = self._store.find_missing(np.concatenate(digests))
-        self.num_found = num_examples - len(missing)
+        missing = self._store.find_missing(digests)
+        self.num_found = len(digests) - len(missing)
         self._check_memory()
         if not len(missing):
             return
         start, first = time.monotonic(), 0
         try:
             with progress.ProgressBar("Computing features", len(missing)) as bar:
-                for part, own in zip(parts, digests, strict=True):
-                    rows = missing[(missing >= first) & (missing < first + len(part))] - first
-                    first += len(part)
-                    self._compute_part(part, own, rows, bar, deadline=deadline)
+                for part in parts:
+                    last = first + len(part.digests)
+                    rows = missing[(missing >= first) & (missing < last)] - first
+                    first = last
+                    self._compute_part(part, rows, bar, deadline=deadline)
                     if time.monotonic() >= deadline and self.num_computed < len(missing):
                         where = "are kept" if self._store.is_kept else "are lost"
                         raise OutOfTimeError(
@@ -117,23 +139,17 @@ class FeaturePass:
             self._store.flush()
             self._pass_secs = time.monotonic() - start
 
-    def replace(
-        self, parts: tuple[loading.Split, ...], digests: list[np.ndarray]
-    ) -> list[loading.Split]:
+    def replace(self, parts: Sequence[Part]) -> list[loading.Split]:
         """The splits as features.
 
         Args:
-          parts: splits, all of whose features are in the store.
-          digests: uint8 [n, 16] of each split's examples.
+          parts: whose features are in the store.
 
         Returns:
           The same examples, with features in the place of inputs.
         """
         in_memory = not self._store.is_kept or self._num_bytes <= MEMORY_BYTES
-        return [
-            self._replace(part, own, in_memory=in_memory)
-            for part, own in zip(parts, digests, strict=True)
-        ]
+        return [self._replace(part, in_memory=in_memory) for part in parts]
 
     def describe(self, secs: float) -> str:
         """The line at the pass's end.
@@ -160,23 +176,34 @@ class FeaturePass:
         return "; the graph has tables or is too large, so its weights are no constants"
 
     def _compute_part(
+        self, part: Part, rows: np.ndarray, bar: progress.ProgressBar, *, deadline: float
+    ) -> None:
+        number = part.views.number if part.views else 1
+        for view in range(number):
+            self._compute_view(
+                part, rows[rows % number == view] // number, view, bar, deadline=deadline
+            )
+
+    def _compute_view(
         self,
-        part: loading.Split,
-        digests: np.ndarray,
+        part: Part,
         rows: np.ndarray,
+        view: int,
         bar: progress.ProgressBar,
         *,
         deadline: float,
     ) -> None:
-        if not len(rows):
+        """Of one view of some examples, or of the examples as they are."""
+        if not len(rows) or time.monotonic() >= deadline:
             return
         if self._compiled is None:
             self._compiled = prefix.compile_prefix(self._split, precision=self._precision)
-        chosen = part.take(rows)
-        for inputs, labels in _make_dataset(chosen, self._pre):
+        digests = part.digests.reshape(len(part.split), -1, part.digests.shape[-1])[rows, view]
+        chosen = part.split.take(rows)
+        for inputs, labels in _make_dataset(chosen, self._pre, views=part.views, view=view):
             if time.monotonic() >= deadline:
                 return
-            own = rows[labels["row"].numpy()]
+            own = labels["row"].numpy()
             features = self._compiled(inputs)
             self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
             self.num_computed += len(own)
@@ -188,28 +215,45 @@ class FeaturePass:
         if not self._store.is_kept and self._num_bytes > self._memory_limit:
             raise NoRoomError
 
-    def _replace(
-        self, part: loading.Split, digests: np.ndarray, *, in_memory: bool
-    ) -> loading.Split:
-        layout, old = self._store.layout, part.inputs
+    def _replace(self, part: Part, *, in_memory: bool) -> loading.Split:
+        layout, split, old = self._store.layout, part.split, part.split.inputs
         lengths = None
         if isinstance(old, text_store.Texts) and old.lengths is not None:
-            lengths = old.lengths[part.indices]
+            lengths = old.lengths[split.indices]
         inputs = feature_inputs.Features(
             names=tuple(layout.shapes),
             shapes=tuple(layout.shapes.values()),
             dtypes=tuple(layout.dtypes.values()),
-            size=len(part),
-            arrays=self._store.read(digests) if in_memory else None,
-            read=None if in_memory else self._store.make_reader(digests),
+            size=len(split),
+            arrays=self._store.read(part.digests) if in_memory else None,
+            read=None if in_memory else self._store.make_reader(part.digests),
             lengths=lengths,
+            num_views=part.views.number if part.views else None,
         )
         # What stands beside images or texts went into the prefix with them.
-        return dataclasses.replace(part, inputs=inputs, indices=np.arange(len(part)), features=None)
+        rows = np.arange(len(split))
+        return dataclasses.replace(split, inputs=inputs, indices=rows, features=None)
 
 
-def _make_dataset(split: loading.Split, pre: preprocessing.InputSpec) -> tf.data.Dataset:
+def _make_dataset(
+    split: loading.Split,
+    pre: preprocessing.InputSpec,
+    *,
+    views: augmentation.KeptViews | None = None,
+    view: int = 0,
+) -> tf.data.Dataset:
     """Batches of inputs with each example's row in the split as its label."""
     rows = np.arange(len(split), dtype=np.int64)
     numbered = dataclasses.replace(split, labels={"row": rows}, positions={})
-    return pipeline.make_dataset(numbered, pre, batch_size=_PASS_BATCH)
+    if views is None:
+        return pipeline.make_dataset(numbered, pre, batch_size=_PASS_BATCH)
+    # As the epoch of that number reads them, whose order does not matter here.
+    return pipeline.make_dataset(
+        numbered,
+        pre,
+        batch_size=_PASS_BATCH,
+        shuffle_seed=views.seed,
+        epoch=tf.Variable(view, dtype=tf.int64, trainable=False),
+        views=views.steps,
+        num_views=views.number,
+    )

@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 
 from tf_finetune.data import (
+    augmentation,
     columns,
     image_heads,
     image_stores,
@@ -138,6 +140,32 @@ def digest_examples(
         value = hashlib.blake2b(content, digest_size=DIGEST_BYTES, person=_person(store)).digest()
         found[row] = np.frombuffer(value, np.uint8)
     return found
+
+
+def digest_views(
+    digests: np.ndarray, keys: np.ndarray, views: augmentation.KeptViews
+) -> np.ndarray:
+    """Digests of the views of examples.
+
+    Args:
+      digests: uint8 [n, 16], of `digest_examples`.
+      keys: object [n] of str, the examples' keys, from which views are drawn.
+      views: of the examples.
+
+    Returns:
+      uint8 [n * views.number, 16]: view v of example i is row i * views.number + v. Equal for equal
+      contents in equal views: how many views there are does not matter.
+    """
+    steps = sorted([step.name, step.values] for step in views.steps)
+    start = hashlib.blake2b(json.dumps(steps).encode(), digest_size=DIGEST_BYTES, person=b"view")
+    seeds = augmentation.make_seeds(keys, seed=views.seed)
+    found = np.empty((len(digests), views.number, DIGEST_BYTES), np.uint8)
+    for row, (own, seed) in enumerate(zip(digests, seeds, strict=True)):
+        for number in range(views.number):
+            digest = start.copy()
+            digest.update(own.tobytes() + struct.pack("<qq", seed, number))
+            found[row, number] = np.frombuffer(digest.digest(), np.uint8)
+    return found.reshape(-1, DIGEST_BYTES)
 
 
 def _person(store: Any) -> bytes:

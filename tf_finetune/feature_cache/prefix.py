@@ -116,6 +116,20 @@ def _graph_options(*, bfloat16: bool) -> Iterator[None]:
             tf.config.optimizer.set_experimental_options({name: bool(before.get(name, False))})
 
 
+def settle_thread() -> None:
+    """Makes this thread keep the options that it has, whatever other threads do meanwhile.
+
+    A thread reads the options of the process when it first calls a function, and keeps them.
+    """
+    with _options_lock:
+        _nothing()
+
+
+@tf.function
+def _nothing() -> tf.Tensor:
+    return tf.zeros(())
+
+
 def has_bfloat16() -> bool:
     """Whether this machine's processor computes in bfloat16.
 

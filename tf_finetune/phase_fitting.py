@@ -130,7 +130,7 @@ class Fitter:
         self._cached: caching.CachedPhase | None = None
         sizes = batching.plan_batches(
             len(task.splits.train),
-            batch_size=task.train.batch_size,
+            batch_size=task.train.step_examples,
             num_replicas=self._strategy.num_replicas_in_sync,
         )
         self._steps = len(sizes)
@@ -166,14 +166,7 @@ class Fitter:
         )
         freezing.apply_plan(plan, self._backbone.model)
         self.num_frozen_layers = plan.num_frozen
-        decay = f", weight decay {task.train.weight_decay:g}" if task.train.weight_decay else ""
-        announce(
-            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
-            f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
-            f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
-            f"{self._steps} steps, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
-            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
-        )
+        announce(self._describe_phase(phase, plan))
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
@@ -185,6 +178,7 @@ class Fitter:
                 else cached.split.make_suffix(trainer_model.SuffixTrainer)
             )
             trainer.use_plain_batch(self._train_data)
+            trainer.use_accumulation(task.train.accumulate_steps)
             infos, labelled = task.splits.heads, task.splits.train
             trainer.compile(
                 optimizer=optimizers.make_optimizer(
@@ -201,16 +195,33 @@ class Fitter:
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
-                jit_compile=False if self._takes_strings else "auto",
+                # Nor has it slices of a size that is only known when it runs.
+                jit_compile=False
+                if self._takes_strings or task.train.accumulate_steps > 1
+                else "auto",
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
+
+    def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
+        train = self._task.train
+        parts = ""
+        if train.accumulate_steps > 1:
+            parts = f" (each of {train.accumulate_steps} batches of {train.batch_size})"
+        decay = f", weight decay {train.weight_decay:g}" if train.weight_decay else ""
+        return (
+            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
+            f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
+            f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
+            f"{self._steps} steps{parts}, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
+            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
+        )
 
     def _read_data(self, phase: specs.PhaseSpec, *, dry_run: bool) -> caching.CachedPhase | None:
         """Makes the phase's data sets, of features where they are computed ahead."""
         train, validation = self._task.splits.train, self._validation
         if dry_run:  # as many as are timed
-            train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
+            train = train.head(self._task.train.step_examples * training_cost.TIMED_STEPS)
             validation = validation.head(self._task.train.batch_size)
         cached = self._features.start_phase(
             train,
@@ -380,10 +391,11 @@ class Fitter:
     def _make_dataset(
         self, split: data_loading.Split, *, shuffle: bool, first_batch: int = 0
     ) -> tf.data.Dataset:
+        train = self._task.train
         dataset = pipeline.make_dataset(
             split,
             self._task.preprocessing,
-            batch_size=self._task.train.batch_size,
+            batch_size=train.step_examples if shuffle else train.batch_size,
             shuffle_seed=self._task.seed if shuffle else None,
             epoch=self._epoch if shuffle else None,
             with_weights=True,

@@ -71,6 +71,12 @@ class TrainSpec(options.CheckedSpec):
     """How the model is fitted. None: the recipe's value (README, "The recipe")."""
 
     batch_size: int = option(32, "Examples in a step, over all devices.", lower_bound=1)
+    accumulate_steps: int = option(
+        1,
+        "A step adds up the gradients of so many batches: that of one batch of all their examples, "
+        "in the memory of one of them.",
+        lower_bound=1,
+    )
     epochs: int | None = option(
         None, "Passes over the training data; replaces the recipe's phases.", lower_bound=1
     )
@@ -159,6 +165,11 @@ class TrainSpec(options.CheckedSpec):
         "What kept features may take on the disk; the longest unused go first.",
         lower_bound=0.0,
     )
+
+    @property
+    def step_examples(self) -> int:
+        """Training examples in a step of the optimizer, over all devices."""
+        return self.batch_size * self.accumulate_steps
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

@@ -218,3 +218,32 @@ def test_normalization_that_trains_sees_each_part_on_two_devices_too(material):
         ]
         moved.append([c for c, name in zip(changed, names, strict=True) if "moving" in name])
     assert all(map(all, moved)), moved
+
+
+def test_several_steps_at_once_learn_the_same(material):
+    # 5 steps in an epoch: two executions of 3 and 2, or one where no more are there.
+    phases = (specs.PhaseSpec(name="all", epochs=3, freeze="none", learning_rate=0.01),)
+    _, one = fit_both(material, batch_size=10, phases=phases)
+    for steps in (3, 100):
+        model, backbone, task = build(
+            material,
+            batch_size=10,
+            steps_per_execution=steps,
+            phases=phases,
+            warmup_fraction=0.3,
+            gradient_clip_norm=0.1,
+        )
+        result = training.fit(model, backbone, task, announce=silent)
+        assert_same_history(one, result.history)
+        assert result.cost.total_secs[0] > 0
+        assert result.cost.num_timed == min(steps, 5)
+
+
+def test_several_steps_at_once_need_one_device(material):
+    mirrored = distribution.make_strategy("mirrored")
+    with pytest.raises(
+        specs.SpecError,
+        match=r"^--steps_per_execution=2 runs on one device only, and this run has 2\. Leave it "
+        r"out, or give --strategy=one_device\.$",
+    ):
+        fit_both(material, strategy=mirrored, steps_per_execution=2)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_finetune import (
     callbacks,
+    distribution,
     freezing,
     interruptions,
     monitors,
@@ -128,12 +129,14 @@ class Fitter:
             self._validation = token_lengths.sort_split(self._validation, backbone.model)
         self._validation_data: tf.data.Dataset | None = None
         self._cached: caching.CachedPhase | None = None
+        distribution.check_steps(self._strategy, steps_per_execution=task.train.steps_per_execution)
         sizes = batching.plan_batches(
             len(task.splits.train),
             batch_size=task.train.step_examples,
             num_replicas=self._strategy.num_replicas_in_sync,
         )
         self._steps = len(sizes)
+        self._steps_at_once = min(task.train.steps_per_execution, self._steps)
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
@@ -194,6 +197,7 @@ class Fitter:
                 loss_weights={head.name: head.loss_weight for head in task.heads},
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
+                steps_per_execution=self._steps_at_once,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
                 # Nor has it slices of a size that is only known when it runs.
                 jit_compile=False
@@ -221,7 +225,8 @@ class Fitter:
         """Makes the phase's data sets, of features where they are computed ahead."""
         train, validation = self._task.splits.train, self._validation
         if dry_run:  # as many as are timed
-            train = train.head(self._task.train.step_examples * training_cost.TIMED_STEPS)
+            num_timed = max(training_cost.TIMED_STEPS, self._steps_at_once)
+            train = train.head(self._task.train.step_examples * num_timed)
             validation = validation.head(self._task.train.batch_size)
         cached = self._features.start_phase(
             train,
@@ -285,8 +290,11 @@ class Fitter:
         saved = [np.array(variable) for variable in variables]
         timer = training_cost.StepTimer()
         # The first steps trace the graph; the last ones tell the cost.
+        timed = self._train_data.take(training_cost.TIMED_STEPS)
+        if self._steps_at_once > 1:
+            timed = self._train_data.take(self._steps_at_once).repeat(2)
         trainer.fit(
-            self._train_data.take(training_cost.TIMED_STEPS),
+            timed,
             verbose=0,
             shuffle=False,
             callbacks=[timer],
@@ -295,7 +303,9 @@ class Fitter:
             variable.assign(value)
         step_secs = timer.secs_per_step()
         epoch_secs = step_secs * self._steps + validation_secs
-        return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
+        return training_cost.estimate_cost(
+            self._task.phases, epoch_secs=epoch_secs, num_timed=timer.num_timed()
+        )
 
     def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
         """Fits one phase, from where the recorder says that it stands.

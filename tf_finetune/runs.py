@@ -97,6 +97,8 @@ def train(
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors or splits is None:
         raise findings.RefusedError(*errors)
+    strategy = distribution.make_strategy(spec.train.strategy)
+    distribution.check_steps(strategy, steps_per_execution=spec.train.steps_per_execution)
     keras.utils.set_random_seed(spec.seed)
     run = run_state.Run(
         spec=spec,
@@ -106,7 +108,7 @@ def train(
         clock=clock,
         splits=splits,
         head_specs=_match_heads(spec.heads, splits),
-        strategy=distribution.make_strategy(spec.train.strategy),
+        strategy=strategy,
         precision=distribution.resolve_precision(spec.train.precision),
     )
     run.warn(tuple(problem for problem in problems if problem.severity != findings.ERROR))

@@ -227,7 +227,7 @@ class Fitter:
         if dry_run:  # as many as are timed
             num_timed = max(training_cost.TIMED_STEPS, self._steps_at_once)
             train = train.head(self._task.train.step_examples * num_timed)
-            validation = validation.head(self._task.train.batch_size)
+            validation = validation.head(self._task.train.batch_examples)
         cached = self._features.start_phase(
             train,
             validation,
@@ -271,7 +271,7 @@ class Fitter:
                 "number: the pretrained weights or --pixel_range do not fit the data."
             )
         self.run.offer(monitored, epoch=len(self.run.rows), model=self._model)
-        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_size)
+        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_examples)
         return monitored, batch_secs * batches
 
     def estimate_cost(
@@ -286,26 +286,34 @@ class Fitter:
         Returns:
           The estimate for all phases.
         """
-        variables = [*trainer.variables, *trainer.optimizer.variables]
-        saved = [np.array(variable) for variable in variables]
         timer = training_cost.StepTimer()
         # The first steps trace the graph; the last ones tell the cost.
         timed = self._train_data.take(training_cost.TIMED_STEPS)
         if self._steps_at_once > 1:
             timed = self._train_data.take(self._steps_at_once).repeat(2)
-        trainer.fit(
-            timed,
-            verbose=0,
-            shuffle=False,
-            callbacks=[timer],
-        )
-        for variable, value in zip(variables, saved, strict=True):
-            variable.assign(value)
+        with training_cost.undoing(trainer):
+            trainer.fit(timed, verbose=0, shuffle=False, callbacks=[timer])
         step_secs = timer.secs_per_step()
         epoch_secs = step_secs * self._steps + validation_secs
         return training_cost.estimate_cost(
             self._task.phases, epoch_secs=epoch_secs, num_timed=timer.num_timed()
         )
+
+    def try_steps(self, trainer: keras.Model, *, batch_size: int) -> None:
+        """Runs two steps of another batch size, then puts every variable back as it was.
+
+        Args:
+          trainer: from `prepare`, not on features.
+          batch_size: in place of the options'.
+
+        Raises:
+          tf.errors.ResourceExhaustedError: the device has too little memory.
+        """
+        size = batch_size * self._task.train.accumulate_steps
+        split = self._task.splits.train.head(2 * size)
+        data = self._make_dataset(split, shuffle=True, batch_size=size)
+        with training_cost.undoing(trainer):
+            trainer.fit(data, verbose=0, shuffle=False)
 
     def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
         """Fits one phase, from where the recorder says that it stands.
@@ -399,13 +407,19 @@ class Fitter:
         self._features.close()
 
     def _make_dataset(
-        self, split: data_loading.Split, *, shuffle: bool, first_batch: int = 0
+        self,
+        split: data_loading.Split,
+        *,
+        shuffle: bool,
+        first_batch: int = 0,
+        batch_size: int | None = None,
     ) -> tf.data.Dataset:
         train = self._task.train
+        usual = train.step_examples if shuffle else train.batch_examples
         dataset = pipeline.make_dataset(
             split,
             self._task.preprocessing,
-            batch_size=train.step_examples if shuffle else train.batch_size,
+            batch_size=batch_size or usual,
             shuffle_seed=self._task.seed if shuffle else None,
             epoch=self._epoch if shuffle else None,
             with_weights=True,

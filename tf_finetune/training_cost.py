@@ -1,10 +1,11 @@
 """What training will cost, said before it starts, from a few timed steps of the real thing."""
 
+import contextlib
 import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -55,6 +56,25 @@ class StepTimer(keras.callbacks.Callback):
     def num_timed(self) -> int:
         """How many steps that is the median of."""
         return self._numbers[-1] - self._numbers[0] if self._numbers else 0
+
+
+@contextlib.contextmanager
+def undoing(trainer: keras.Model) -> Iterator[None]:
+    """Puts every variable back as it was, for steps that are only tried.
+
+    Args:
+      trainer: compiled, its optimizer built.
+
+    Yields:
+      Nothing. Afterwards, also after an error, model and optimizer are as before.
+    """
+    variables = [*trainer.variables, *trainer.optimizer.variables]
+    saved = [np.array(variable) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
 
 
 def describe_cost(

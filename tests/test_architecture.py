@@ -75,7 +75,7 @@ FLOORS = (
     ),
     ("resuming",),
     ("phase_fitting",),
-    ("diagnosis_page", "inspection", "report", "training"),
+    ("batch_sizes", "diagnosis_page", "inspection", "report", "training"),
     ("input_checks", "outcomes", "run_messages", "same_run", "validation"),
     ("diagnosis", "run_start"),
     ("runs",),

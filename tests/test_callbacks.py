@@ -136,3 +136,14 @@ def test_a_line_per_epoch_with_a_star_at_the_best(model, capsys):
     first, second = re.sub(r", \d+ s ", ", 0 s ", capsys.readouterr().out).splitlines()
     assert first == "head 1/2 2/2, 0 s  cross_entropy 1.0000  val_cross_entropy 0.5000 *"
     assert second == "head 2/2 2/2, 0 s  cross_entropy 1.0000  val_cross_entropy 0.7000"
+
+
+def test_no_step_behind_the_end_is_told_of_several_at_once(model, capsys):
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", steps_per_execution=3)
+    run = callbacks.Progress("cross_entropy", higher_is_better=False)
+    lines = callbacks.EpochLines(run, label="head", first_epoch=0, num_epochs=1, steps=2)
+    fit(model, 1, keeper(run, [0.5]), lines)
+    assert capsys.readouterr().out.startswith("head 1/1 2/2, ")
+    model.set_weights([np.full((2, 1), 1e30, np.float32)])
+    with pytest.raises(callbacks.DivergedError, match=r"epoch 1, step 2\. Expected"):
+        fit(model, 1, callbacks.StopOnNonFinite("fine"))

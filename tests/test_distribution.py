@@ -1,8 +1,9 @@
 import json
 
+import pytest
 import tensorflow as tf
 
-from tf_finetune import distribution
+from tf_finetune import distribution, options
 
 
 def test_strategies():
@@ -25,3 +26,13 @@ def test_the_environment_is_json():
     assert json.loads(json.dumps(facts)) == facts
     assert facts["seed"] == 3
     assert facts["versions"]["tensorflow"] == tf.__version__
+
+
+def test_several_steps_at_once_are_for_one_device():
+    one, two = (distribution.make_strategy(name) for name in ("one_device", "mirrored"))
+    distribution.check_steps(one, steps_per_execution=8)
+    distribution.check_steps(two, steps_per_execution=1)
+    with pytest.raises(
+        options.SpecError, match=r"^--steps_per_execution=8 runs on one device only"
+    ):
+        distribution.check_steps(two, steps_per_execution=8)

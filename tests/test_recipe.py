@@ -159,3 +159,10 @@ def test_a_backbone_that_is_frozen_just_now_can_train():
     model.trainable = False
     assert recipe.can_train_backbone(model)
     assert not recipe.can_train_backbone(keras.Sequential([keras.Input((2,)), keras.layers.ReLU()]))
+
+
+def test_epochs_count_steps_of_the_optimizer():
+    (large,) = plan(specs.TrainSpec(batch_size=64), num_train_examples=400)
+    accumulated = specs.TrainSpec(batch_size=16, accumulate_steps=4)
+    assert plan(accumulated, num_train_examples=400) == (large,)
+    assert large.epochs == 143  # of 7 steps

@@ -144,3 +144,13 @@ def test_help_names_every_flag():
     for name in spec_flags.define_flags():
         assert f"--{name}" in text
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_a_word_may_stand_in_the_place_of_a_number():
+    spec = spec_flags.parse_args(["--batch_size=auto"]).spec
+    assert spec.train.batch_size == "auto"
+    assert "--batch_size=auto\n" in spec_flags.write_flags(spec)
+    assert "  --batch_size=N|auto\n" in spec_flags.format_help()
+    assert problems_of("--batch_size=Auto") == [
+        "--batch_size expects a whole number or auto. Received 'Auto'."
+    ]

@@ -62,8 +62,8 @@ def test_every_range_problem_is_told_at_once():
     ("values", "problem"),
     [
         ({"batch_size": None}, "--batch_size needs a value. Received None."),
-        ({"batch_size": "8"}, "--batch_size expects a value of type int. Received '8'."),
-        ({"batch_size": True}, "--batch_size expects a value of type int. Received True."),
+        ({"batch_size": "8"}, "--batch_size expects a value of type int or auto. Received '8'."),
+        ({"batch_size": True}, "--batch_size expects a value of type int or auto. Received True."),
         ({"learning_rate": float("nan")}, "--learning_rate must be a number. Received nan."),
     ],
 )
@@ -154,3 +154,14 @@ def test_label_delimiter(delimiter):
         "--label_delimiter expects a character or more that no name holds, such as ; or |. "
         f"Received {delimiter!r}."
     ]
+
+
+def test_a_batch_size_is_a_number_where_one_is_needed():
+    train = specs.TrainSpec(batch_size=8, accumulate_steps=4)
+    assert (train.batch_examples, train.step_examples) == (8, 32)
+    with pytest.raises(
+        specs.SpecError,
+        match=r"^--batch_size=auto is chosen by --mode=train\. Expected a number here, such as "
+        r"32\.$",
+    ):
+        _ = specs.TrainSpec(batch_size="auto").step_examples

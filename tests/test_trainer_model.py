@@ -4,7 +4,15 @@ import pytest
 import tensorflow as tf
 
 from tests import mask_data, tag_data
-from tf_finetune import distribution, head_kinds, objectives, option_values, specs, trainer_model
+from tf_finetune import (
+    distribution,
+    head_kinds,
+    objectives,
+    optimizers,
+    option_values,
+    specs,
+    trainer_model,
+)
 from tf_finetune.data import (
     image_stores,
     loading,
@@ -196,7 +204,7 @@ def make_color_data(num_replicas):
     )
 
 
-def fit_colors(strategy, **options):
+def fit_colors(strategy, *, accumulate_steps=1, **options):
     """(weights, loss of the last epoch)"""
     infos = [
         head_kinds.HeadInfo("kind", "multiclass", ("a", "b", "c")),
@@ -213,6 +221,7 @@ def fit_colors(strategy, **options):
         }
         trainer = trainer_model.TrainerModel({"image": image}, outputs)
         trainer.use_plain_batch(data)
+        trainer.use_accumulation(accumulate_steps)
         labels = {"kind": np.array([0, 1, 2], np.int32), "flag": np.array([[0.0], [1.0]])}
         heads = [specs.HeadSpec(name="kind"), specs.HeadSpec(name="flag", kind="binary")]
         trainer.compile(
@@ -227,9 +236,12 @@ def fit_colors(strategy, **options):
     return trainer.get_weights(), history["loss"][-1]
 
 
-def test_two_devices_and_several_steps_at_once_learn_the_same():
+def test_devices_parts_and_several_steps_at_once_learn_the_same():
     plain, loss = fit_colors(tf.distribute.get_strategy())
     others = [
+        # The last batch has 2 examples: one of 3 parts has none.
+        fit_colors(tf.distribute.get_strategy(), accumulate_steps=3),
+        fit_colors(distribution.make_strategy("mirrored"), accumulate_steps=3),
         fit_colors(distribution.make_strategy("mirrored")),
         fit_colors(tf.distribute.get_strategy(), steps_per_execution=2),
     ]
@@ -322,3 +334,59 @@ def test_two_devices_learn_positions_as_one(tmp_path, load):
     for name in logs:
         # Keras's own loss depends on a replica's share of the batch.
         assert name == "loss" or other_logs[name] == pytest.approx(logs[name], rel=1e-4)
+
+
+def add_weights(x, y):
+    ones = tf.ones_like(y["flag"][:, 0])
+    return x, y, {"flag": ones / tf.reduce_sum(ones)}
+
+
+def fit_words(accumulate_steps):
+    """(weights, history) of 10 texts in batches of 6: the last has 4."""
+    keras.utils.set_random_seed(0)
+    words = keras.Input((4,), dtype="int32", name="words")
+    x = keras.layers.Embedding(9, 3, embeddings_regularizer="l2")(words)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    x = keras.layers.Dense(4, activity_regularizer=keras.regularizers.L2(0.1))(x)
+    # A gradient that is None.
+    x = x + keras.ops.stop_gradient(keras.layers.Dense(4, name="cut_off")(x))
+    trainer = trainer_model.TrainerModel(
+        {"words": words}, {"flag": keras.layers.Dense(1, name="flag")(x)}
+    )
+    trainer.use_accumulation(accumulate_steps)
+    trainer.compile(
+        optimizer=optimizers.Adam(0.1, weight_decay=0.1, batch_clipnorm=0.02),
+        loss={"flag": objectives.HeadLoss("binary")},
+        metrics={"flag": [objectives.CrossEntropy("binary"), objectives.Accuracy("binary")]},
+        auto_scale_loss=False,
+        jit_compile=False,
+    )
+    generator = np.random.default_rng(0)
+    inputs = {"words": generator.integers(0, 9, (10, 4)).astype(np.int32)}
+    labels = {"flag": generator.integers(0, 2, (10, 1)).astype(np.float32)}
+    data = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(6)
+    data = data.map(add_weights)
+    trainer.use_plain_batch(data)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        history = trainer.fit(data, epochs=3, shuffle=False, verbose=0).history
+    return trainer.get_weights(), history
+
+
+def test_parts_add_up_to_the_clipped_and_regularized_step():
+    weights, history = fit_words(1)
+    for num_parts in (2, 5):  # 5: of 4 examples one part has none
+        own_weights, own_history = fit_words(num_parts)
+        for expected, own in zip(weights, own_weights, strict=True):
+            np.testing.assert_allclose(own, expected, atol=1e-5)
+        for name, values in history.items():
+            assert own_history[name] == pytest.approx(values, abs=1e-5), name
+
+
+def test_parts_need_weights():
+    trainer = make_trainer({"flag": make_losses()["flag"]})
+    trainer.use_accumulation(2)
+    with pytest.raises(
+        ValueError,
+        match=r"^Accumulated steps need weights: make the data set with with_weights=True\.$",
+    ):
+        trainer.train_step(({"flag": LOGITS["flag"]}, {"flag": OWN["flag"]}))

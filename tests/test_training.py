@@ -4,9 +4,10 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import tiny
-from tf_finetune import callbacks, heads, recipe, specs, training
+from tf_finetune import callbacks, distribution, heads, recipe, specs, training
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import pipeline, preprocessing
 from tf_finetune.models import loading as model_loading
@@ -25,14 +26,15 @@ def material(tmp_path_factory):
     return splits, prepared, str(folder / "tiny.h5")
 
 
-def build(material, *, dropout=0.0, **options):
+def build(material, *, dropout=0.0, strategy=None, **options):
     """(model, backbone, task)"""
     splits, prepared, path = material
     keras.utils.set_random_seed(0)
-    backbone = model_loading.load_backbone(specs.ModelSpec(model=path, pixel_range="0..1"))
     head = specs.HeadSpec(name="label", dropout=dropout)
-    model = heads.attach_heads(backbone, heads=(head,), infos=splits.heads)
-    train = specs.TrainSpec(batch_size=16, **options)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        backbone = model_loading.load_backbone(specs.ModelSpec(model=path, pixel_range="0..1"))
+        model = heads.attach_heads(backbone, heads=(head,), infos=splits.heads)
+    train = specs.TrainSpec(**{"batch_size": 16, **options})
     phases = recipe.plan_phases(
         train, specs.FreezeSpec(), table=backbone.table, num_train_examples=len(splits.train)
     )
@@ -143,3 +145,105 @@ def test_the_order_of_examples_follows_the_seed(material):
         )
         results.append(result.history[-1]["cross_entropy"])
     assert results[0] != results[1]
+
+
+def fit_both(material, strategy=None, **options):
+    """(lines, history) of training everything, or the heads, with rates that matter."""
+    lines = []
+    model, backbone, task = build(
+        material, strategy=strategy, warmup_fraction=0.3, gradient_clip_norm=0.1, **options
+    )
+    result = training.fit(model, backbone, task, strategy=strategy, announce=lines.append)
+    return lines, result.history
+
+
+def assert_same_history(history, other):
+    assert len(history) == len(other)
+    for row, same in zip(history, other, strict=True):
+        assert list(row) == list(same)
+        for name, value in row.items():
+            assert same[name] == pytest.approx(value, abs=1e-5), name
+
+
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_accumulated_steps_learn_what_large_batches_learn(material, cache):
+    # 48 examples: 32 and a last batch of 16, which four parts share.
+    options = {
+        "feature_cache": cache,
+        "phases": (
+            specs.PhaseSpec(name="head", epochs=3, freeze="all", learning_rate=0.03),
+            specs.PhaseSpec(name="all", epochs=3, freeze="none", learning_rate=0.01),
+        ),
+    }
+    _, large = fit_both(material, batch_size=32, **options)
+    assert large[0]["cross_entropy"] > 1.2 * large[-1]["cross_entropy"]
+    lines, accumulated = fit_both(material, batch_size=8, accumulate_steps=4, **options)
+    assert_same_history(large, accumulated)
+    assert "epochs of 2 steps (each of 4 batches of 8), Adam" in "".join(lines)
+    # The last part of the last step has fewer examples than the others.
+    _, uneven = fit_both(material, batch_size=7, accumulate_steps=5, **options)
+    _, large = fit_both(material, batch_size=35, **options)
+    assert_same_history(large, uneven)
+
+
+def test_accumulated_steps_on_two_devices_learn_what_large_batches_learn(material):
+    options = {
+        "phases": (specs.PhaseSpec(name="all", epochs=3, freeze="none", learning_rate=0.01),),
+    }
+    mirrored = distribution.make_strategy("mirrored")
+    _, large = fit_both(material, batch_size=32, **options)
+    _, accumulated = fit_both(
+        material, strategy=mirrored, batch_size=8, accumulate_steps=4, **options
+    )
+    assert_same_history(large, accumulated)
+
+
+def test_normalization_that_trains_sees_each_part_on_two_devices_too(material):
+    moved = []
+    for strategy in (None, distribution.make_strategy("mirrored")):
+        model, backbone, task = build(
+            material,
+            strategy=strategy,
+            batch_size=8,
+            accumulate_steps=2,
+            phases=(specs.PhaseSpec(name="all", epochs=1, freeze="none"),),
+        )
+        before = model.get_weights()
+        task = dataclasses.replace(task, batch_norm="train")
+        training.fit(model, backbone, task, strategy=strategy, announce=silent)
+        names = [weight.path for weight in model.weights]
+        changed = [
+            not np.array_equal(old, new)
+            for old, new in zip(before, model.get_weights(), strict=True)
+        ]
+        moved.append([c for c, name in zip(changed, names, strict=True) if "moving" in name])
+    assert all(map(all, moved)), moved
+
+
+def test_several_steps_at_once_learn_the_same(material):
+    # 5 steps in an epoch: two executions of 3 and 2, or one where no more are there.
+    phases = (specs.PhaseSpec(name="all", epochs=3, freeze="none", learning_rate=0.01),)
+    _, one = fit_both(material, batch_size=10, phases=phases)
+    for steps in (3, 100):
+        model, backbone, task = build(
+            material,
+            batch_size=10,
+            steps_per_execution=steps,
+            phases=phases,
+            warmup_fraction=0.3,
+            gradient_clip_norm=0.1,
+        )
+        result = training.fit(model, backbone, task, announce=silent)
+        assert_same_history(one, result.history)
+        assert result.cost.total_secs[0] > 0
+        assert result.cost.num_timed == min(steps, 5)
+
+
+def test_several_steps_at_once_need_one_device(material):
+    mirrored = distribution.make_strategy("mirrored")
+    with pytest.raises(
+        specs.SpecError,
+        match=r"^--steps_per_execution=2 runs on one device only, and this run has 2\. Leave it "
+        r"out, or give --strategy=one_device\.$",
+    ):
+        fit_both(material, strategy=mirrored, steps_per_execution=2)

@@ -108,3 +108,16 @@ def test_mixing_needs_companions_and_nothing_beside_the_image(tmp_path):
         "--augment: mixup, cutmix mix images, and the columns of --feature_columns would belong to "
         "one of them only. Leave one of the two flags out.",
     ]
+
+
+def test_a_step_larger_than_the_data_is_told(tmp_path):
+    for train, flags in (
+        (specs.TrainSpec(batch_size=25), "--batch_size=25"),
+        (specs.TrainSpec(batch_size=8, accumulate_steps=4), "--batch_size=8 times --accumulate_st"),
+    ):
+        (problem,) = validation.find_problems(spec_of(tmp_path / flags, train=train))
+        assert problem.severity == "warning"
+        assert problem.message.startswith(flags)
+        assert problem.message.endswith(
+            " is larger than the training split of 24 examples: each epoch is one step."
+        )

@@ -132,9 +132,11 @@ class StopOnNonFinite(keras.callbacks.Callback):
         """Raises DivergedError that names phase, epoch and step."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
+            # Of several steps at once, Keras counts also those behind the end of the epoch.
+            step = self.first_step + min(batch + 1, self.params["steps"] or batch + 1)
             raise DivergedError(
                 f"The loss became {loss} in phase {self._phase!r}, epoch {self._epoch}, "
-                f"step {self.first_step + batch + 1}. Expected a finite number. The best weights "
+                f"step {step}. Expected a finite number. The best weights "
                 "so far are kept; try a smaller --learning_rate or --gradient_clip_norm=1."
             )
 
@@ -279,7 +281,8 @@ class EpochLines(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""
         if self._bar is not None:
-            self._bar.update(self.first_step + batch + 1)
+            # Of several steps at once, Keras counts also those behind the end of the epoch.
+            self._bar.update(min(self.first_step + batch + 1, self._steps))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Replaces the bar by the epoch's numbers; a star marks the best so far."""

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from typing import Any
 
+from tf_finetune import options
+
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
 
 
@@ -67,6 +69,24 @@ def _make_mirrored(devices: tuple[str, ...]) -> Any:
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)
+
+
+def check_steps(strategy: Any, *, steps_per_execution: int) -> None:
+    """Refuses several steps at once on several devices, at which Keras 3.15 fails.
+
+    Args:
+      strategy: the run's strategy.
+      steps_per_execution: value of --steps_per_execution.
+
+    Raises:
+      options.SpecError: both are several.
+    """
+    num_replicas = strategy.num_replicas_in_sync
+    if steps_per_execution > 1 and num_replicas > 1:
+        raise options.SpecError(
+            f"--steps_per_execution={steps_per_execution} runs on one device only, and this run "
+            f"has {num_replicas}. Leave it out, or give --strategy=one_device."
+        )
 
 
 def resolve_precision(name: str) -> str:

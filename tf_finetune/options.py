@@ -30,6 +30,7 @@ def option(
     upper_bound: float | None = None,
     choices: tuple[str, ...] | None = None,
     repeated: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """Declares a field that is also a flag.
 
@@ -40,6 +41,7 @@ def option(
       upper_bound: largest allowed number, inclusive; for tuples, of each element.
       choices: the allowed strings.
       repeated: the flag may be given more than once, each adding an element.
+      words: texts that may stand in the place of a number; the field's type has them as a Literal.
 
     Returns:
       A dataclass field.
@@ -50,6 +52,7 @@ def option(
         "upper_bound": upper_bound,
         "choices": choices,
         "repeated": repeated,
+        "words": words,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -70,12 +73,21 @@ def field_types(spec_class: type) -> dict[str, tuple[type, bool, bool]]:
         if "help" not in field.metadata:
             continue
         hint = hints[field.name]
-        arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        arms = _find_arms(hint)
         optional = type(None) in arms
-        (inner,) = [arm for arm in arms if arm is not type(None)]
+        (inner,) = [arm for arm in arms if arm is not type(None) and not _is_words(arm)]
         is_tuple = typing.get_origin(inner) is tuple
         result[field.name] = (typing.get_args(inner)[0] if is_tuple else inner, optional, is_tuple)
     return result
+
+
+def _find_arms(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _is_words(arm: Any) -> bool:
+    return typing.get_origin(arm) is typing.Literal
 
 
 def _find_range_problems(spec: Any) -> list[str]:
@@ -101,9 +113,13 @@ def _find_range_problems(spec: Any) -> list[str]:
 
 
 def _find_value_problem(field: Any, scalar: type, value: Any) -> str | None:
+    words = field.metadata["words"]
+    if value in words:
+        return None
     accepted = (int, float) if scalar is float else scalar
     if not isinstance(value, accepted) or (isinstance(value, bool) and scalar is not bool):
-        return f"--{field.name} expects a value of type {scalar.__name__}. Received {value!r}."
+        what = " or ".join((scalar.__name__, *words))
+        return f"--{field.name} expects a value of type {what}. Received {value!r}."
     choices = field.metadata["choices"]
     if choices and value not in choices:
         return f"--{field.name} must be one of {', '.join(choices)}. Received {value!r}."

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_finetune import (
     callbacks,
+    distribution,
     freezing,
     interruptions,
     monitors,
@@ -128,12 +129,14 @@ class Fitter:
             self._validation = token_lengths.sort_split(self._validation, backbone.model)
         self._validation_data: tf.data.Dataset | None = None
         self._cached: caching.CachedPhase | None = None
+        distribution.check_steps(self._strategy, steps_per_execution=task.train.steps_per_execution)
         sizes = batching.plan_batches(
             len(task.splits.train),
-            batch_size=task.train.batch_size,
+            batch_size=task.train.step_examples,
             num_replicas=self._strategy.num_replicas_in_sync,
         )
         self._steps = len(sizes)
+        self._steps_at_once = min(task.train.steps_per_execution, self._steps)
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
@@ -166,14 +169,7 @@ class Fitter:
         )
         freezing.apply_plan(plan, self._backbone.model)
         self.num_frozen_layers = plan.num_frozen
-        decay = f", weight decay {task.train.weight_decay:g}" if task.train.weight_decay else ""
-        announce(
-            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
-            f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
-            f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
-            f"{self._steps} steps, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
-            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
-        )
+        announce(self._describe_phase(phase, plan))
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
@@ -185,6 +181,7 @@ class Fitter:
                 else cached.split.make_suffix(trainer_model.SuffixTrainer)
             )
             trainer.use_plain_batch(self._train_data)
+            trainer.use_accumulation(task.train.accumulate_steps)
             infos, labelled = task.splits.heads, task.splits.train
             trainer.compile(
                 optimizer=optimizers.make_optimizer(
@@ -200,18 +197,37 @@ class Fitter:
                 loss_weights={head.name: head.loss_weight for head in task.heads},
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
+                steps_per_execution=self._steps_at_once,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
-                jit_compile=False if self._takes_strings else "auto",
+                # Nor has it slices of a size that is only known when it runs.
+                jit_compile=False
+                if self._takes_strings or task.train.accumulate_steps > 1
+                else "auto",
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
+
+    def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
+        train = self._task.train
+        parts = ""
+        if train.accumulate_steps > 1:
+            parts = f" (each of {train.accumulate_steps} batches of {train.batch_size})"
+        decay = f", weight decay {train.weight_decay:g}" if train.weight_decay else ""
+        return (
+            f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
+            f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
+            f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
+            f"{self._steps} steps{parts}, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
+            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
+        )
 
     def _read_data(self, phase: specs.PhaseSpec, *, dry_run: bool) -> caching.CachedPhase | None:
         """Makes the phase's data sets, of features where they are computed ahead."""
         train, validation = self._task.splits.train, self._validation
         if dry_run:  # as many as are timed
-            train = train.head(self._task.train.batch_size * training_cost.TIMED_STEPS)
-            validation = validation.head(self._task.train.batch_size)
+            num_timed = max(training_cost.TIMED_STEPS, self._steps_at_once)
+            train = train.head(self._task.train.step_examples * num_timed)
+            validation = validation.head(self._task.train.batch_examples)
         cached = self._features.start_phase(
             train,
             validation,
@@ -255,7 +271,7 @@ class Fitter:
                 "number: the pretrained weights or --pixel_range do not fit the data."
             )
         self.run.offer(monitored, epoch=len(self.run.rows), model=self._model)
-        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_size)
+        batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_examples)
         return monitored, batch_secs * batches
 
     def estimate_cost(
@@ -270,21 +286,34 @@ class Fitter:
         Returns:
           The estimate for all phases.
         """
-        variables = [*trainer.variables, *trainer.optimizer.variables]
-        saved = [np.array(variable) for variable in variables]
         timer = training_cost.StepTimer()
         # The first steps trace the graph; the last ones tell the cost.
-        trainer.fit(
-            self._train_data.take(training_cost.TIMED_STEPS),
-            verbose=0,
-            shuffle=False,
-            callbacks=[timer],
-        )
-        for variable, value in zip(variables, saved, strict=True):
-            variable.assign(value)
+        timed = self._train_data.take(training_cost.TIMED_STEPS)
+        if self._steps_at_once > 1:
+            timed = self._train_data.take(self._steps_at_once).repeat(2)
+        with training_cost.undoing(trainer):
+            trainer.fit(timed, verbose=0, shuffle=False, callbacks=[timer])
         step_secs = timer.secs_per_step()
         epoch_secs = step_secs * self._steps + validation_secs
-        return training_cost.estimate_cost(self._task.phases, epoch_secs=epoch_secs)
+        return training_cost.estimate_cost(
+            self._task.phases, epoch_secs=epoch_secs, num_timed=timer.num_timed()
+        )
+
+    def try_steps(self, trainer: keras.Model, *, batch_size: int) -> None:
+        """Runs two steps of another batch size, then puts every variable back as it was.
+
+        Args:
+          trainer: from `prepare`, not on features.
+          batch_size: in place of the options'.
+
+        Raises:
+          tf.errors.ResourceExhaustedError: the device has too little memory.
+        """
+        size = batch_size * self._task.train.accumulate_steps
+        split = self._task.splits.train.head(2 * size)
+        data = self._make_dataset(split, shuffle=True, batch_size=size)
+        with training_cost.undoing(trainer):
+            trainer.fit(data, verbose=0, shuffle=False)
 
     def run_phase(self, trainer: keras.Model, phase: specs.PhaseSpec) -> PhaseResult:
         """Fits one phase, from where the recorder says that it stands.
@@ -378,12 +407,19 @@ class Fitter:
         self._features.close()
 
     def _make_dataset(
-        self, split: data_loading.Split, *, shuffle: bool, first_batch: int = 0
+        self,
+        split: data_loading.Split,
+        *,
+        shuffle: bool,
+        first_batch: int = 0,
+        batch_size: int | None = None,
     ) -> tf.data.Dataset:
+        train = self._task.train
+        usual = train.step_examples if shuffle else train.batch_examples
         dataset = pipeline.make_dataset(
             split,
             self._task.preprocessing,
-            batch_size=self._task.train.batch_size,
+            batch_size=batch_size or usual,
             shuffle_seed=self._task.seed if shuffle else None,
             epoch=self._epoch if shuffle else None,
             with_weights=True,

@@ -72,7 +72,7 @@ def plan_phases(
     else:
         few = num_train_examples < MIN_EXAMPLES_TO_UNFREEZE
         named = _recipe(train, input_kind, heads_only=few or not can_train)
-    steps = math.ceil(num_train_examples / train.batch_size)
+    steps = math.ceil(num_train_examples / train.step_examples)
     return tuple(
         _fill_in(
             phase,

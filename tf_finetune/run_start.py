@@ -80,6 +80,21 @@ def find_settled_precision(run: run_state.Run) -> str | None:
     return None if found == choosing.AUTO else found
 
 
+def find_settled_batch_size(run: run_state.Run) -> int | None:
+    """What --batch_size=auto chose before the run was interrupted.
+
+    Args:
+      run: the run.
+
+    Returns:
+      The number; None: the run is new, or has not got that far.
+    """
+    if run.spec.dry_run or not run_folder.has_checkpoint(run.folder):
+        return None
+    found = run_folder.read_spec(run.folder).train.batch_size
+    return None if found == "auto" else found
+
+
 def make_recorder(
     run: run_state.Run, backbone: model_loading.Backbone, task: training.Task
 ) -> resuming.Recorder:
@@ -157,6 +172,7 @@ def _resolve(
         data=_resolve_data(spec.data, task.preprocessing),
         train=dataclasses.replace(
             spec.train,
+            batch_size=task.train.batch_size,
             phases=task.phases,
             epochs=None,
             monitor=spec.train.monitor or monitors.name_total(run.splits.heads),

@@ -56,7 +56,8 @@ class Run:
     """What the parts of a run hand on.
 
     Attributes:
-      spec: as it was given; paths are relative to the current folder.
+      spec: as it was given, with a number as the batch size; paths are relative to the current
+        folder.
       request: the same with absolute paths.
       folder: the workdir.
       announce: takes each line that tells what happens.

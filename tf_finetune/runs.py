@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tf_finetune import (
+    batch_sizes,
     callbacks,
     checkpoints,
     distribution,
@@ -97,16 +98,18 @@ def train(
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors or splits is None:
         raise findings.RefusedError(*errors)
+    strategy = distribution.make_strategy(spec.train.strategy)
+    distribution.check_steps(strategy, steps_per_execution=spec.train.steps_per_execution)
     keras.utils.set_random_seed(spec.seed)
     run = run_state.Run(
-        spec=spec,
+        spec=_settle_size(spec, batch_sizes.PROVISIONAL),
         request=request,
         folder=os.path.abspath(folder),
         announce=announce,
         clock=clock,
         splits=splits,
         head_specs=_match_heads(spec.heads, splits),
-        strategy=distribution.make_strategy(spec.train.strategy),
+        strategy=strategy,
         precision=distribution.resolve_precision(spec.train.precision),
     )
     run.warn(tuple(problem for problem in problems if problem.severity != findings.ERROR))
@@ -128,6 +131,7 @@ def _train(run: run_state.Run) -> dict[str, Any]:
                 run.head_specs, run.splits.heads, run.splits.train.labels
             ),
         )
+    task = _choose_batch_size(run, model, backbone, task)
     run.clock.lap("model")
     features = training.plan_features(
         model,
@@ -186,14 +190,7 @@ def _prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]
     run.warn(run_messages.list_trust_warnings(backbone.found or (), spec.model))
     run.clock.lap("model")
     prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
-    phases = recipe.plan_phases(
-        spec.train,
-        spec.freeze,
-        table=backbone.table,
-        num_train_examples=len(run.splits.train),
-        input_kind=backbone.input_kind,
-        can_train=recipe.can_train_backbone(backbone.model),
-    )
+    phases = _plan_phases(run, backbone)
     prepared = _read_inputs(run, backbone, prepared)
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")
@@ -209,20 +206,61 @@ def _prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]
         splits=run.splits,
         preprocessing=prepared,
         heads=run.head_specs,
-        train=recipe.settle_options(
-            spec.train,
-            spec.freeze,
-            phases,
-            table=backbone.table,
-            num_validation_examples=len(run.splits.validation),
-            input_kind=backbone.input_kind,
-        ),
+        train=_settle_options(run, backbone, phases),
         phases=phases,
         batch_norm=spec.freeze.batch_norm,
         seed=spec.seed,
         precision=run.precision,
         augment=spec.augment,
     )
+
+
+def _plan_phases(
+    run: run_state.Run, backbone: model_loading.Backbone
+) -> tuple[specs.PhaseSpec, ...]:
+    return recipe.plan_phases(
+        run.spec.train,
+        run.spec.freeze,
+        table=backbone.table,
+        num_train_examples=len(run.splits.train),
+        input_kind=backbone.input_kind,
+        can_train=recipe.can_train_backbone(backbone.model),
+    )
+
+
+def _settle_options(
+    run: run_state.Run, backbone: model_loading.Backbone, phases: tuple[specs.PhaseSpec, ...]
+) -> specs.TrainSpec:
+    return recipe.settle_options(
+        run.spec.train,
+        run.spec.freeze,
+        phases,
+        table=backbone.table,
+        num_validation_examples=len(run.splits.validation),
+        input_kind=backbone.input_kind,
+    )
+
+
+def _settle_size(spec: specs.RunSpec, batch_size: int) -> specs.RunSpec:
+    """The spec with a number where --batch_size=auto leaves it open."""
+    if spec.train.batch_size != "auto":
+        return spec
+    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, batch_size=batch_size))
+
+
+def _choose_batch_size(
+    run: run_state.Run, model: keras.Model, backbone: model_loading.Backbone, task: training.Task
+) -> training.Task:
+    """The task with the size that --batch_size=auto finds, and what follows from it."""
+    if run.request.train.batch_size != "auto":
+        return task
+    size = run_start.find_settled_batch_size(run) or batch_sizes.choose(
+        model, backbone, task, strategy=run.strategy, announce=run.announce
+    )
+    train = dataclasses.replace(run.spec.train, batch_size=size)
+    run.spec = dataclasses.replace(run.spec, train=train)
+    phases = _plan_phases(run, backbone)
+    return dataclasses.replace(task, train=_settle_options(run, backbone, phases), phases=phases)
 
 
 def _read_inputs(
@@ -294,7 +332,7 @@ def _tune(run: run_state.Run, outcome: trained.TrainedModel) -> trained.TrainedM
         outcome,
         run.splits.validation,
         heads=run.head_specs,
-        batch_size=run.spec.train.batch_size,
+        batch_size=run.spec.train.batch_examples,
     )
     trained.write_trained(run.folder, outcome)
     for text in texts:
@@ -311,7 +349,7 @@ def _finish(
 ) -> dict[str, Any]:
     reports = {
         split.name: outcomes.evaluate_split(
-            outcome, split, folder=run.folder, batch_size=run.spec.train.batch_size
+            outcome, split, folder=run.folder, batch_size=run.spec.train.batch_examples
         )
         for split in (run.splits.validation, run.splits.test)
         if len(split)

@@ -227,7 +227,8 @@ def _composite_help(name: str, spec_class: type) -> str:
 def _placeholder(field: Any, scalar: type) -> str:
     if field.metadata["choices"]:
         return "|".join(field.metadata["choices"])
-    return {int: "N", float: "X", bool: "true|false"}.get(scalar, field.name.upper())
+    value = {int: "N", float: "X", bool: "true|false"}.get(scalar, field.name.upper())
+    return "|".join((value, *field.metadata["words"]))
 
 
 def _help_lines(field: Any, scalar: type) -> list[str]:
@@ -384,11 +385,13 @@ def _convert(
             parts = value.split(joint) if value else []
             values[field.name] = tuple(_read_scalar(part, scalar) for part in parts)
         else:
-            values[field.name] = _read_scalar(value, scalar) if isinstance(value, str) else value
+            is_read = isinstance(value, str) and value not in field.metadata["words"]
+            values[field.name] = _read_scalar(value, scalar) if is_read else value
     except ValueError:
         what = {int: "a whole number", float: "a number", bool: "true or false"}[scalar]
         if is_tuple:
             what = f"numbers joined by {joint!r}"
+        what = " or ".join((what, *field.metadata["words"]))
         problems.append(f"{prefix} expects {what}. Received {value!r}.")
 
 

@@ -9,6 +9,7 @@ Standard library only: `--help` and a misspelt flag must answer without TensorFl
 """
 
 import dataclasses
+import typing
 
 from tf_finetune import data_specs, model_specs, option_values, options
 from tf_finetune.options import option
@@ -70,7 +71,25 @@ class PhaseSpec(options.CheckedSpec):
 class TrainSpec(options.CheckedSpec):
     """How the model is fitted. None: the recipe's value (README, "The recipe")."""
 
-    batch_size: int = option(32, "Examples in a step, over all devices.", lower_bound=1)
+    batch_size: int | typing.Literal["auto"] = option(
+        32,
+        "Examples in a step, over all devices. auto: the largest power of two from 8 to 256 that "
+        "fits into memory, by a short trial.",
+        lower_bound=1,
+        words=("auto",),
+    )
+    accumulate_steps: int = option(
+        1,
+        "A step adds up the gradients of so many batches: that of one batch of all their examples, "
+        "in the memory of one of them.",
+        lower_bound=1,
+    )
+    steps_per_execution: int = option(
+        1,
+        "Steps that run without coming back to Python: saves time where a step is short. On one "
+        "device only.",
+        lower_bound=1,
+    )
     epochs: int | None = option(
         None, "Passes over the training data; replaces the recipe's phases.", lower_bound=1
     )
@@ -159,6 +178,20 @@ class TrainSpec(options.CheckedSpec):
         "What kept features may take on the disk; the longest unused go first.",
         lower_bound=0.0,
     )
+
+    @property
+    def batch_examples(self) -> int:
+        """The batch size, once it is a number."""
+        if self.batch_size == "auto":
+            raise SpecError(
+                "--batch_size=auto is chosen by --mode=train. Expected a number here, such as 32."
+            )
+        return self.batch_size
+
+    @property
+    def step_examples(self) -> int:
+        """Training examples in a step of the optimizer, over all devices."""
+        return self.batch_examples * self.accumulate_steps
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

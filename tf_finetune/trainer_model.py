@@ -56,6 +56,112 @@ class _SlicedStep:
             return super().train_step(*args, **kwargs)  # type: ignore[misc]
 
 
+class _AccumulatedStep:
+    """A model whose steps of training may go through their examples part by part.
+
+    The gradients of the parts are added up, and the optimizer sees their sum. The data carry the
+    weight 1 / examples of the whole step, so the sum is the gradient of all its examples at once,
+    however unevenly the last step of an epoch is cut. The `gradient_accumulation_steps` of Keras
+    3.15 instead average over a fixed number of batches, weigh a smaller one like the others, and
+    carry what is left at the end of an epoch into the next.
+    """
+
+    _accumulate_steps = 1
+    # Part of the step's examples that is being computed.
+    _share: Any = None
+
+    def use_accumulation(self, num_parts: int) -> None:
+        """Cuts each step into parts.
+
+        Args:
+          num_parts: how many, at least 1. On each device the parts differ by at most an example.
+        """
+        self._accumulate_steps = num_parts
+
+    def train_step(self, data: Any) -> Any:
+        """One step of the optimizer.
+
+        Args:
+          data: a batch of the data set, on one device.
+
+        Returns:
+          {metric: value so far}.
+
+        Raises:
+          ValueError: there are parts, and the batch has no weights.
+        """
+        if self._accumulate_steps == 1:
+            return super().train_step(data)  # type: ignore[misc]
+        if len(data) != 3:
+            raise ValueError(
+                "Accumulated steps need weights: make the data set with with_weights=True."
+            )
+        return self._accumulate(data)
+
+    def _accumulate(self: Any, data: tuple[Any, Any, Any]) -> Any:
+        num_parts, variables = self._accumulate_steps, self.trainable_weights
+        num_examples = tf.shape(keras.tree.flatten(data[0])[0])[0]
+        is_connected = [False] * len(variables)
+
+        def add_part(number: Any, loss_sum: Any, sums: list[Any]) -> tuple[Any, Any, list[Any]]:
+            # One part after another: side by side they would need the memory of all.
+            with tf.control_dependencies([loss_sum, *sums]):
+                bounds = [place * num_examples // num_parts for place in (number, number + 1)]
+                loss, gradients = self._compute_part(data, *bounds, num_examples=num_examples)
+            for place, gradient in enumerate(gradients):
+                if gradient is not None:
+                    is_connected[place] = True
+                    sums[place] += tf.convert_to_tensor(gradient)
+            return number + 1, loss_sum + loss, sums
+
+        state = (tf.constant(0), tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in variables])
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            state = tf.while_loop(
+                lambda number, *_: number < num_parts, add_part, state, parallel_iterations=1
+            )
+        else:  # replicas cannot meet inside of a loop, as BatchNormalization in training does
+            for _ in range(num_parts):
+                state = add_part(*state)
+        _, loss_sum, sums = state
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(loss_sum * replicas, sample_weight=num_examples)
+        gradients = [one if known else None for one, known in zip(sums, is_connected, strict=True)]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self.get_metrics_result()
+
+    def _compute_part(
+        self: Any, data: tuple[Any, Any, Any], first: Any, last: Any, *, num_examples: Any
+    ) -> tuple[Any, list[Any]]:
+        """(loss, gradients by variable) of the examples from `first` to before `last`."""
+        # Of fewer examples than parts some parts have none, and layers fail on no example: then
+        # one is computed that counts nothing.
+        end = tf.maximum(last, first + 1)
+        x, y, weights = keras.tree.map_structure(lambda values: values[first:end], data)
+        is_some = tf.cast(last > first, tf.float32)
+        weights = keras.tree.map_structure(lambda values: values * is_some, weights)
+        self._share = tf.cast((last - first) / num_examples, tf.float32)
+        try:
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = self._compute_loss(
+                    x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True
+                )
+                scaled = self.optimizer.scale_loss(loss)
+        finally:
+            self._share = None
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        y, y_pred, weights = keras.tree.map_structure(
+            lambda values: values[: last - first], (y, y_pred, weights)
+        )
+        self.compute_metrics(x, y, y_pred, sample_weight=weights)
+        return loss, gradients
+
+    def _aggregate_additional_loss(self, loss: Any) -> Any:
+        # What layers add is of weights, or a mean over examples: each part adds its share of it.
+        loss = super()._aggregate_additional_loss(loss)  # type: ignore[misc]
+        return loss if self._share is None else loss * self._share
+
+
 class _MixedLoss:
     """A model whose labels may be those of mixed images."""
 
@@ -111,11 +217,11 @@ class _MixedLoss:
         )
 
 
-class TrainerModel(_PlainBatch, _SlicedStep, _MixedLoss, keras.Model):
+class TrainerModel(_PlainBatch, _SlicedStep, _AccumulatedStep, _MixedLoss, keras.Model):
     """The twin of a whole functional model."""
 
 
-class SuffixTrainer(_PlainBatch, _SlicedStep, _MixedLoss, splitting.SuffixModel):
+class SuffixTrainer(_PlainBatch, _SlicedStep, _AccumulatedStep, _MixedLoss, splitting.SuffixModel):
     """The twin of what is behind the cut: it takes features."""
 
 

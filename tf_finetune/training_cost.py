@@ -1,10 +1,11 @@
 """What training will cost, said before it starts, from a few timed steps of the real thing."""
 
+import contextlib
 import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,11 +25,13 @@ class CostEstimate:
       secs_per_epoch: per phase, (lower, upper) bound in seconds, validation included.
       total_secs: (lower, upper) bound of all phases.
       peak_memory_bytes: largest resident memory of the process so far.
+      num_timed: how many steps were timed.
     """
 
     secs_per_epoch: dict[str, tuple[float, float]]
     total_secs: tuple[float, float]
     peak_memory_bytes: int
+    num_timed: int
 
 
 class StepTimer(keras.callbacks.Callback):
@@ -37,14 +40,41 @@ class StepTimer(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._ends: list[float] = []
+        self._numbers: list[int] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the time."""
         self._ends.append(time.monotonic())
+        self._numbers.append(batch)
 
     def secs_per_step(self) -> float:
-        """Median seconds of the steps after the first; with one step, 0."""
-        return float(np.median(np.diff(self._ends))) if len(self._ends) > 1 else 0.0
+        """Median seconds of the steps after the first ones to end; with no more, 0."""
+        # Where several run at once, only the last of them ends.
+        secs = np.diff(self._ends) / np.diff(self._numbers)
+        return float(np.median(secs)) if len(secs) else 0.0
+
+    def num_timed(self) -> int:
+        """How many steps that is the median of."""
+        return self._numbers[-1] - self._numbers[0] if self._numbers else 0
+
+
+@contextlib.contextmanager
+def undoing(trainer: keras.Model) -> Iterator[None]:
+    """Puts every variable back as it was, for steps that are only tried.
+
+    Args:
+      trainer: compiled, its optimizer built.
+
+    Yields:
+      Nothing. Afterwards, also after an error, model and optimizer are as before.
+    """
+    variables = [*trainer.variables, *trainer.optimizer.variables]
+    saved = [np.array(variable) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, saved, strict=True):
+            variable.assign(value)
 
 
 def describe_cost(
@@ -72,8 +102,8 @@ def describe_cost(
     return (
         f"Cost: {num_examples:,} training examples, {num_trainable:,} trainable "
         f"parameters, {cost.peak_memory_bytes / 2**30:.1f} GiB of memory so far, epochs: {epochs}, "
-        f"in all about {_format_bounds(cost.total_secs)} of training steps (from {TIMED_STEPS - 1} "
-        "timed ones; building each phase's graph, the report and the export come on top)."
+        f"in all about {_format_bounds(cost.total_secs)} of training steps (from {cost.num_timed} "
+        "timed; building each phase's graph, the report and the export come on top)."
     )
 
 
@@ -82,12 +112,15 @@ def _format_bounds(bounds: tuple[float, float]) -> str:
     return f"{low} s" if low == high else f"{low} to {high} s"
 
 
-def estimate_cost(phases: Sequence[specs.PhaseSpec], *, epoch_secs: float) -> CostEstimate:
+def estimate_cost(
+    phases: Sequence[specs.PhaseSpec], *, epoch_secs: float, num_timed: int
+) -> CostEstimate:
     """Bounds for all phases from the measured cost of the first.
 
     Args:
       phases: the phases, resolved.
       epoch_secs: seconds of an epoch of the first phase.
+      num_timed: from how many steps that is known.
 
     Returns:
       The estimate. A later phase trains deeper: its backward pass through the backbone costs up to
@@ -100,7 +133,7 @@ def estimate_cost(phases: Sequence[specs.PhaseSpec], *, epoch_secs: float) -> Co
     low, high = (
         sum(bounds[phase.name][side] * (phase.epochs or 1) for phase in phases) for side in (0, 1)
     )
-    return CostEstimate(bounds, (low, high), peak_memory_bytes())
+    return CostEstimate(bounds, (low, high), peak_memory_bytes(), num_timed)
 
 
 def read_estimate(saved: Mapping[str, Any] | None) -> CostEstimate | None:
@@ -115,7 +148,9 @@ def read_estimate(saved: Mapping[str, Any] | None) -> CostEstimate | None:
     if saved is None:
         return None
     bounds = {name: tuple(both) for name, both in saved["secs_per_epoch"].items()}
-    return CostEstimate(bounds, tuple(saved["total_secs"]), saved["peak_memory_bytes"])
+    return CostEstimate(
+        bounds, tuple(saved["total_secs"]), saved["peak_memory_bytes"], saved["num_timed"]
+    )
 
 
 def peak_memory_bytes() -> int:

@@ -184,11 +184,14 @@ def _find_split_problems(
             resampling.find_head(spec.heads, splits.heads)
         except specs.SpecError as error:
             problems += [findings.Problem(text, flag="--resample") for text in error.problems]
-    if spec.train.batch_size > len(splits.train):
+    if spec.train.batch_size != "auto" and spec.train.step_examples > len(splits.train):
+        flags = f"--batch_size={spec.train.batch_size}"
+        if spec.train.accumulate_steps > 1:
+            flags += f" times --accumulate_steps={spec.train.accumulate_steps}"
         problems.append(
             findings.Problem(
-                f"--batch_size={spec.train.batch_size} is larger than the training split of "
-                f"{len(splits.train)} examples: each epoch is one step.",
+                f"{flags} is larger than the training split of {len(splits.train)} examples: each "
+                "epoch is one step.",
                 severity=findings.WARNING,
                 flag="--batch_size",
             )
@@ -201,7 +204,7 @@ def _find_mixing_problems(spec: specs.RunSpec) -> list[findings.Problem]:
     if not mixes:
         return []
     texts = []
-    if spec.train.batch_size == 1:
+    if spec.train.batch_size == spec.train.accumulate_steps == 1:
         texts.append(
             f"--augment: {', '.join(mixes)} mix the images of a batch, and --batch_size=1 leaves "
             "them alone. Expected --batch_size of at least 2."

@@ -91,7 +91,7 @@ def evaluate(
     reports = {}
     for split in splits:
         reports[split.name] = outcomes.evaluate_split(
-            outcome, split, folder=folder, batch_size=batch_size or spec.train.batch_size
+            outcome, split, folder=folder, batch_size=batch_size or spec.train.batch_examples
         )
         announce(report.format_report(reports[split.name]))
     announce(f"Reports: {os.path.join(folder, workdir.EVALUATION_DIR)}")
@@ -396,7 +396,7 @@ def _run_evaluate(spec: specs.RunSpec, given: frozenset[str]) -> int:
     evaluate(
         spec.workdir or "",
         test_data=other,
-        batch_size=spec.train.batch_size if "batch_size" in given else None,
+        batch_size=spec.train.batch_examples if "batch_size" in given else None,
         max_image_pixels=_given_pixels(spec, given),
         require_min=spec.export.require_min,
         require_max=spec.export.require_max,
@@ -431,7 +431,7 @@ def _run_predict(spec: specs.RunSpec, given: frozenset[str]) -> int:
         workdir_path=spec.workdir,
         model=None if spec.workdir else spec.model.model,
         top_k=spec.predict.top_k,
-        batch_size=spec.train.batch_size,
+        batch_size=spec.train.batch_examples,
         text_column=spec.data.text_column if "text_column" in given else None,
         encoding=spec.data.encoding if "encoding" in given else None,
         header=spec.data.header if "header" in given else None,

@@ -44,7 +44,8 @@ def test_what_no_plan_can_help_is_refused():
     with pytest.raises(specs.SpecError) as error:
         plan(60, 6, 4)
     assert str(error.value) == (
-        "--batch_size=6 leaves one of 4 devices without examples. Expected a multiple of 4."
+        "A step of 6 examples leaves one of 4 devices without any. Expected a --batch_size that "
+        "is a multiple of 4."
     )
     with pytest.raises(specs.SpecError) as error:
         plan(1, 8, 2)

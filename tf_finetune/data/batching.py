@@ -26,8 +26,8 @@ def plan_batches(num_examples: int, *, batch_size: int, num_replicas: int = 1) -
     sizes = [batch_size] * (num_examples // batch_size)
     if sizes and not _reaches_all(batch_size, num_replicas):
         raise options.SpecError(
-            f"--batch_size={batch_size} leaves one of {num_replicas} devices without examples. "
-            f"Expected a multiple of {num_replicas}."
+            f"A step of {batch_size} examples leaves one of {num_replicas} devices without any. "
+            f"Expected a --batch_size that is a multiple of {num_replicas}."
         )
     rest = num_examples % batch_size
     if not rest:

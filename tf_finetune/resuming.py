@@ -14,7 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_finetune import callbacks, checkpoints, findings, freezing, interruptions
+from tf_finetune import (
+    callbacks,
+    checkpoints,
+    findings,
+    freezing,
+    interruptions,
+    training_cost,
+)
 
 # Of the time that passes, so much goes into checkpoints at the ends of epochs.
 _LARGEST_SHARE = 0.02
@@ -33,7 +40,7 @@ class Standing:
       waited: epochs of the phase since the last improvement.
       improved: whether an epoch of the phase was the best.
       results: a dict for each phase that has ended.
-      cost: the estimate made before training, as a dict; None before it was made.
+      cost: the estimate made before training; None before it was made.
       secs: spent on training so far, over all runs.
     """
 
@@ -44,7 +51,7 @@ class Standing:
     waited: int = 0
     improved: bool = False
     results: tuple[dict[str, Any], ...] = ()
-    cost: dict[str, Any] | None = None
+    cost: training_cost.CostEstimate | None = None
     secs: float = 0.0
 
 
@@ -112,7 +119,9 @@ class Recorder:
         self._compare_inputs(found.state.get("inputs"))
         try:
             progress, values = found.state["run"], found.state["standing"]
-            self.standing = Standing(**{**values, "results": tuple(values["results"])})
+            cost = training_cost.read_estimate(values.get("cost"))
+            results = tuple(values["results"])
+            self.standing = Standing(**{**values, "results": results, "cost": cost})
             run.rows[:] = progress["rows"]
             run.best_value, run.best_epoch = progress["best_value"], progress["best_epoch"]
             run.best_weights = [
@@ -120,7 +129,7 @@ class Recorder:
                 for place, weight in enumerate(self._start)
             ]
             self._began -= self.standing.secs
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._made_by_another() from error
         self._saved = _Saved(self.standing, found.arrays)
         self._announce(

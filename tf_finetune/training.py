@@ -171,7 +171,7 @@ def _run_phases(
     dry_run: bool,
 ) -> training_cost.CostEstimate | None:
     """Adds a result for each phase; returns what training was said to cost."""
-    cost = training_cost.read_estimate(recorder.standing.cost)
+    cost = recorder.standing.cost
     for number, phase in enumerate(task.phases):
         if number < recorder.standing.phase:
             continue
@@ -183,7 +183,7 @@ def _run_phases(
             recorder.start_phase(number, first_epoch=len(fitter.run.rows), value=start_value)
             if cost is None:
                 cost = fitter.estimate_cost(trainer, validation_secs)
-                recorder.move(cost=dataclasses.asdict(cost))
+                recorder.move(cost=cost)
                 announce(_describe_cost(cost, task, trainer))
                 if dry_run:
                     break

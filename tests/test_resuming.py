@@ -96,6 +96,23 @@ def test_it_goes_on_from_any_checkpoint_to_the_same_bits(material, whole, tmp_pa
     assert found == expected
 
 
+def test_it_goes_on_from_the_end_of_a_phase_to_the_same_bits(
+    material, whole, tmp_path, monkeypatch
+):
+    end_phase = resuming.Recorder.end_phase
+
+    def end_phase_and_die(self, phase, results):
+        end_phase(self, phase, results)
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(resuming.Recorder, "end_phase", end_phase_and_die)
+        run(material, tmp_path)
+    standing = checkpoints.read_newest(str(tmp_path))[0].state["standing"]
+    assert (standing["phase"], standing["step"], len(standing["results"])) == (1, 0, 1)
+    assert run(material, tmp_path)[0] == whole[0]
+
+
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(material, whole, tmp_path, monkeypatch):
     moves = []
     move = resuming.Recorder.move

@@ -142,7 +142,7 @@ class Fitter:
         metric = monitor.rpartition("/")[2]
         self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
         self.run.start(model)
-        recorder.begin(self.run)
+        recorder.begin(self.run, model)
         self.num_frozen_layers = 0
 
     def prepare(

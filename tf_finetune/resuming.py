@@ -26,6 +26,8 @@ from tf_finetune import (
 # Of the time that passes, so much goes into checkpoints at the ends of epochs.
 _LARGEST_SHARE = 0.02
 _BEST, _MODEL, _OPTIMIZER, _METRICS = "best", "model", "optimizer", "metrics"
+# What a model has beside its weights: the seeds of dropout, which go on from phase to phase.
+_SEEDS = "seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,23 +93,27 @@ class Recorder:
         self._announce = announce
         self._run: callbacks.Progress
         self._start: list[np.ndarray] = []
+        self._seeds: list[Any] = []
         self._saved: _Saved | None = None
         self._began = time.monotonic()
         self._written = self._began
         self._write_secs = 0.0
         self.standing = Standing()
 
-    def begin(self, run: callbacks.Progress) -> None:
+    def begin(self, run: callbacks.Progress, model: keras.Model) -> None:
         """Takes the run's progress, which stands where it starts, to where its checkpoint is.
 
         Args:
           run: holds the weights that the run starts from.
+          model: the whole model.
 
         Raises:
           RefusedError: the newest checkpoint is of other data or of another pretrained model.
         """
         self._run = run
         self._start = run.best_weights
+        weights = {id(variable) for variable in model.weights}
+        self._seeds = [variable for variable in model.variables if id(variable) not in weights]
         if self._folder is None:
             return
         checkpoints.remove_unfinished(self._folder)
@@ -132,6 +138,7 @@ class Recorder:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise self._made_by_another() from error
         self._saved = _Saved(self.standing, found.arrays)
+        self._assign(self._seeds, _SEEDS)
         self._announce(
             f"Going on from checkpoint {found.number}: {len(run.rows)} epochs are done"
             + (f", and {self.standing.step} steps of the next." if self.standing.step else ".")
@@ -239,7 +246,9 @@ class Recorder:
             )
             if weight is not first and not np.array_equal(weight, first)
         }
-        for group, variables in (_list_variables(trainer) if trainer else {}).items():
+        groups = _list_variables(trainer) if trainer else {}
+        groups[_SEEDS] = self._seeds
+        for group, variables in groups.items():
             if group != _METRICS or self.standing.step:
                 for number, variable in enumerate(variables):
                     arrays[f"{group}/{number}"] = np.array(variable)

@@ -41,6 +41,12 @@ def test_the_oldest_go_and_numbers_are_never_used_again(tmp_path):
     assert checkpoints.read_newest(str(tmp_path))[0].state == {"epoch": 3}
 
 
+def test_a_file_in_the_folders_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    checkpoints.remove_unfinished(str(tmp_path / "file"))
+    assert checkpoints.read_newest(str(tmp_path / "file")) == (None, ())
+
+
 def test_without_a_checkpoint(tmp_path):
     assert checkpoints.read_newest(str(tmp_path / "none")) == (None, ())
     (tmp_path / "notes.txt").write_text("")

@@ -138,12 +138,15 @@ def write(path, *cells):
 
 
 def test_a_list_of_words_is_the_text_that_training_reads(tmp_path):
-    path = write(tmp_path / "a.jsonl", ["EU", "rejects", "EU"], "EU rejects EU", [3, 3], [])
+    path = write(
+        tmp_path / "a.jsonl", ["EU", "rejects", "EU"], "EU rejects EU", [3, 3], [], ["New York"]
+    )
     assert read(path, text_store.TextSpec()) == [
         (1, b"EU rejects EU", ""),
         (2, b"EU rejects EU", ""),
         (3, b"3 3", ""),
         (4, b"", "the text is empty"),
+        (5, b"New York", "expected a text, or a list of words without spaces in them"),
     ]
 
 

@@ -47,6 +47,17 @@ def test_a_text_on_each_line(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_list_with_more_than_words_is_told_as_in_training(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ["mary", "sees"]}\n{"text": ["mary", "new york"]}\n{"text": []}\n')
+    rows = prediction_texts.iterate_texts((str(path),), trained_column="text", text_column=None)
+    assert [(row.text, row.error) for row in rows] == [
+        ("mary sees", ""),
+        ("mary new york", "expected a text, or a list of words without spaces in them"),
+        ("", "the text is empty"),
+    ]
+
+
 def test_every_bad_input_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("id,comment\n1,good\n")
     (tmp_path / "b.txt").write_text("")
@@ -81,7 +92,10 @@ def predict_batch(contents):
 
 
 def predict(texts, batch_size=3):
-    given = [prediction_texts.TextInput(text, line) for line, text in enumerate(texts, start=5)]
+    given = [
+        prediction_texts.TextInput(text, line, "" if text.strip() else "the text is empty")
+        for line, text in enumerate(texts, start=5)
+    ]
     predictor = prediction.Predictor(predict_batch, (HEAD,), "text")
     return prediction.predict_texts(given, predictor=predictor, batch_size=batch_size, top_k=1)
 

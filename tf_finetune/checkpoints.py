@@ -128,7 +128,7 @@ def list_numbers(folder: str) -> list[int]:
     """
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
@@ -141,7 +141,7 @@ def remove_unfinished(folder: str) -> None:
     """
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         if _UNFINISHED.fullmatch(name):

@@ -115,7 +115,7 @@ def _predict_some_texts(
         prediction_files.Prediction(
             "",
             {},
-            "" if given.text.strip() else "the text is empty",
+            given.error,
             text=given.text,
             line=given.line,
         )

@@ -90,7 +90,7 @@ def iterate_rows(
             continue
         if is_text:
             text = text_tables.join_words(row.beside)
-            content, error = text.encode(), "" if text.strip() else "the text is empty"
+            content, error = text.encode(), text_tables.find_fault(row.beside)
         else:
             content, error = _read_image(row, spec.column, max_pixels=max_pixels)
         yield dataclasses.replace(row, values=MixedRow(content, row.values), error=error)

@@ -20,10 +20,12 @@ class TextInput:
     Attributes:
       text: as it stands in the file; may be empty.
       line: 1-based line of the file on which it starts.
+      error: why it cannot be predicted, or "".
     """
 
     text: str
     line: int
+    error: str = ""
 
 
 def iterate_texts(
@@ -98,7 +100,10 @@ def _read_lines(path: str, data: specs.DataSpec) -> list[TextInput]:
         raise encodings.refuse_bytes(path, data.encoding) from error
     if not lines:
         raise _refuse(f"{findings.one_line(path)} is empty. Expected a text on each line.", path)
-    return [TextInput(text, number) for number, text in enumerate(lines, start=1)]
+    return [
+        TextInput(text, number, text_tables.find_fault(text))
+        for number, text in enumerate(lines, start=1)
+    ]
 
 
 def _read_column(
@@ -123,7 +128,8 @@ def _read_column(
     place = csv_rows.find_column(table, column, flag="text_column")
     if not table.rows:
         raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
+    cells = [row[place] if place < len(row) else "" for row in table.rows]
     return [
-        TextInput(text_tables.join_words(row[place]) if place < len(row) else "", line)
-        for row, line in zip(table.rows, table.lines, strict=True)
+        TextInput(text_tables.join_words(cell), line, text_tables.find_fault(cell))
+        for cell, line in zip(cells, table.lines, strict=True)
     ]

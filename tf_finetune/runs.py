@@ -304,11 +304,15 @@ def _fit(
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
-        trained.write_trained(run.folder, outcome)  # fit has put the best weights back
-        run.announce(
-            f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export work "
-            f"on them. {_describe_next(run, error)}"
-        )
+        text = "No epoch has ended."
+        has_epoch = os.path.isfile(os.path.join(run.folder, workdir.HISTORY))
+        if has_epoch or isinstance(error, callbacks.DivergedError):
+            trained.write_trained(run.folder, outcome)  # fit has put the best weights back
+            text = (
+                f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export "
+                "work on them."
+            )
+        run.announce(f"{text} {_describe_next(run, error)}")
         if isinstance(error, callbacks.DivergedError):
             workdir.write_json(
                 os.path.join(run.folder, workdir.SUMMARY),

@@ -160,8 +160,8 @@ class TrainSpec(options.CheckedSpec):
     )
     resume: str = option(
         "auto",
-        "Whether a workdir's unfinished run goes on: auto, if there is one; must: anything else is "
-        "refused; never: it is refused.",
+        "Whether a workdir's unfinished run goes on. auto: if there is one; must: starting anew is "
+        "refused; never: going on is refused.",
         choices=("auto", "never", "must"),
     )
     checkpoint_secs: float = option(

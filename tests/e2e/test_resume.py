@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from tests import tiny
-from tf_finetune import main
+from tf_finetune import main, training
 
 PHASES = {
     "frozen": (
@@ -103,6 +103,21 @@ def test_a_run_that_is_terminated_goes_on_to_the_same_bits(classifier, many_colo
     flags = [*flags, f"--workdir={tmp_path / 'whole'}", "--checkpoint_secs=0"]
     assert main.main(flags) == 0
     assert numbers_of(tmp_path / "ended") == numbers_of(tmp_path / "whole")
+
+
+def test_ended_before_the_first_epoch_did_there_is_nothing_to_export(
+    classifier, many_colors, tmp_path, capsys, monkeypatch
+):
+    def be_interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    flags = make_flags(classifier, many_colors, tmp_path / "run", "--epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", be_interrupted)
+        assert main.main(flags) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "No epoch has ended. Run the same command again to go on, from the start."
+    assert not (tmp_path / "run" / "model.keras").exists()
 
 
 @pytest.mark.slow

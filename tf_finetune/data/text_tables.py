@@ -24,6 +24,7 @@ from tf_finetune.text import spaces
 
 # Names by which a header tells that a table holds texts, or paths of images; in lower case.
 TEXT_COLUMNS = ("text", "sentence", "review")
+NO_WORDS = "expected a text, or a list of words without spaces in them"
 IMAGE_COLUMNS = ("path", "image", "file", "filename")
 _EXPECTED = "text,label"
 _KEY_DIGITS = 16
@@ -153,8 +154,7 @@ class _Rows:
                 message = f"expected {len(self._columns)} columns ({shown}). Received {len(row)}."
                 problems.append(places.describe(message, line))
             elif _has_spaces(row[self._place]):
-                message = "expected a text, or a list of words without spaces in them."
-                problems.append(places.describe(message, line))
+                problems.append(places.describe(f"{NO_WORDS}.", line))
             elif not join_words(row[self._place]).strip():
                 empty.append(line)
             else:
@@ -188,6 +188,20 @@ def join_words(cell: json_rows.Cell) -> str:
       The text; the words with a space between two of them.
     """
     return cell if isinstance(cell, str) else " ".join(json_rows.read_elements(cell))
+
+
+def find_fault(cell: json_rows.Cell) -> str:
+    """What keeps a cell from being a text.
+
+    Args:
+      cell: a text, or a list of words.
+
+    Returns:
+      What is wrong, as a sentence without its full stop; "" where nothing is.
+    """
+    if _has_spaces(cell):
+        return NO_WORDS
+    return "" if join_words(cell).strip() else "the text is empty"
 
 
 def _has_spaces(cell: json_rows.Cell) -> bool:

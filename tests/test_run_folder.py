@@ -58,6 +58,17 @@ def test_how_a_run_goes_on_is_no_part_of_what_it_is(tmp_path):
     assert run_folder.find_finished(folder, other) is None
 
 
+def test_without_what_was_asked_for_only_resolved_values_can_be_compared(tmp_path):
+    folder = str(tmp_path / "run")
+    run_folder.claim(folder, requested=dataclasses.replace(SPEC, seed=1))
+    os.remove(os.path.join(folder, "state", "request.flags"))
+    assert problem_of(run_folder.find_finished, folder, SPEC) == (
+        f"--workdir={folder} holds another run; its flags differ: there --seed=1; here --seed=0 "
+        "(state/request.flags, with what was asked for, is missing: these are resolved values). "
+        "Choose another --workdir, or remove that one."
+    )
+
+
 def test_a_file_is_no_workdir(tmp_path):
     (tmp_path / "run").write_text("")
     assert problem_of(run_folder.find_finished, str(tmp_path / "run"), SPEC) == (

@@ -87,9 +87,12 @@ def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
     requested = spec_flags.write_flags(spec)
     differences = _differences(folder, requested)
     if differences:
+        lost = ""
+        if not os.path.isfile(os.path.join(folder, _REQUEST)):
+            lost = f" ({_REQUEST}, with what was asked for, is missing: these are resolved values)"
         raise _refused(
             f"--workdir={shown} holds another run; its flags differ: "
-            f"{_join_first(differences)}. Choose another --workdir, or remove that one.",
+            f"{_join_first(differences)}{lost}. Choose another --workdir, or remove that one.",
             folder,
         )
     if os.path.isfile(os.path.join(folder, workdir.SUMMARY)):

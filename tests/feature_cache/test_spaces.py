@@ -1,3 +1,5 @@
+import contextlib
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -115,6 +117,25 @@ def test_opening_while_others_make_room_gives_a_folder_that_stays(tmp_path):
         for thread in threads:
             thread.join()
     assert lost == []
+
+
+def test_a_lock_of_a_folder_that_is_gone_removes_no_other(tmp_path, monkeypatch):
+    """Between opening the lock and getting it, others have removed the folder and made it anew."""
+    root, flock, opened = str(tmp_path), fcntl.flock, contextlib.ExitStack()
+    with spaces.open_space(root, NAMES[0], about={}):
+        pass
+
+    def flock_late(file, operation):
+        if operation & fcntl.LOCK_EX:
+            monkeypatch.setattr(fcntl, "flock", flock)
+            assert spaces.make_room(root, max_bytes=0) == 0
+            opened.enter_context(spaces.open_space(root, NAMES[0], about={}))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    with opened:
+        spaces.make_room(root, max_bytes=0)
+        assert names(tmp_path) == [NAMES[0]]
 
 
 def test_a_cache_dir_that_is_a_file_is_refused(tmp_path):

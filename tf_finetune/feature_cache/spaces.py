@@ -159,9 +159,12 @@ def make_room(root: str, *, max_bytes: int) -> int:
 def _remove(folder: str) -> bool:
     """Removes a space, unless a run is using it."""
     removed = f"{folder}.{secrets.token_hex(4)}.removed"
+    path = os.path.join(folder, _LOCK)
     try:
-        with open(os.path.join(folder, _LOCK), "rb") as lock:
+        with open(path, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_same_file(lock.fileno(), path):
+                return False  # removed by another run, and a third has made it anew since
             # At once: a run that comes now finds all of the space or nothing.
             os.rename(folder, removed)
     except OSError:

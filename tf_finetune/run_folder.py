@@ -87,12 +87,9 @@ def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
     requested = spec_flags.write_flags(spec)
     differences = _differences(folder, requested)
     if differences:
-        lost = ""
-        if not os.path.isfile(os.path.join(folder, _REQUEST)):
-            lost = f" ({_REQUEST}, with what was asked for, is missing: these are resolved values)"
         raise _refused(
             f"--workdir={shown} holds another run; its flags differ: "
-            f"{_join_first(differences)}{lost}. Choose another --workdir, or remove that one.",
+            f"{_join_first(differences)}{_describe_lost(folder)}. Choose another --workdir, or remove that one.",
             folder,
         )
     if os.path.isfile(os.path.join(folder, workdir.SUMMARY)):
@@ -325,6 +322,12 @@ def _differences(folder: str, requested: str) -> list[str]:
         )
     # Asked for again as first typed, or by its own run.flags: both are the same run.
     return min(candidates, key=len)
+
+
+def _describe_lost(folder: str) -> str:
+    if os.path.isfile(os.path.join(folder, _REQUEST)):
+        return ""
+    return f" ({_REQUEST}, with what was asked for, is missing: these are resolved values)"
 
 
 def _join_first(differences: list[str]) -> str:

@@ -89,7 +89,8 @@ def find_finished(folder: str, spec: specs.RunSpec) -> dict[str, Any] | None:
     if differences:
         raise _refused(
             f"--workdir={shown} holds another run; its flags differ: "
-            f"{_join_first(differences)}{_describe_lost(folder)}. Choose another --workdir, or remove that one.",
+            f"{_join_first(differences)}{_describe_lost(folder)}. "
+            "Choose another --workdir, or remove that one.",
             folder,
         )
     if os.path.isfile(os.path.join(folder, workdir.SUMMARY)):

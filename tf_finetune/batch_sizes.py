@@ -15,7 +15,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_finetune import findings, freezing, phase_fitting, resuming, specs, token_lengths
+from tf_finetune import (
+    findings,
+    freezing,
+    phase_data,
+    phase_fitting,
+    resuming,
+    specs,
+    token_lengths,
+)
 from tf_finetune.data import memory
 from tf_finetune.feature_cache import caching, choosing
 from tf_finetune.models import loading as model_loading
@@ -68,7 +76,7 @@ class StepMemory:
 def choose(
     model: keras.Model,
     backbone: model_loading.Backbone,
-    task: phase_fitting.Task,
+    task: phase_data.Task,
     *,
     strategy: Any,
     announce: Callable[[str], None],
@@ -189,7 +197,7 @@ def _format_bytes(count: int) -> str:
 def _trying(
     model: keras.Model,
     backbone: model_loading.Backbone,
-    task: phase_fitting.Task,
+    task: phase_data.Task,
     *,
     strategy: Any,
 ) -> Iterator[Callable[[int], None]]:
@@ -234,7 +242,7 @@ def _trying(
         fitter.finish()
 
 
-def _find_deepest(task: phase_fitting.Task, backbone: model_loading.Backbone) -> specs.PhaseSpec:
+def _find_deepest(task: phase_data.Task, backbone: model_loading.Backbone) -> specs.PhaseSpec:
     """The phase with the fewest frozen layers."""
 
     def count_frozen(phase: specs.PhaseSpec) -> int:

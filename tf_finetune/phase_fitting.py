@@ -23,16 +23,14 @@ from tf_finetune import (
     monitors,
     objectives,
     optimizers,
+    phase_data,
     recipe,
     resuming,
     specs,
-    token_lengths,
     trainer_model,
     training_cost,
     workdir,
 )
-from tf_finetune.data import batching, pipeline, preprocessing, resampling
-from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
 
@@ -54,33 +52,6 @@ class PhaseResult:
     improved: bool
     stopped_by: str
     best_value: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Everything `fit` needs beside the model: data, heads and options.
-
-    Attributes:
-      splits: the data.
-      preprocessing: how images become pixels; a TextSpec for texts.
-      heads: one spec per head, named as in `splits.heads`.
-      train: the options, as `recipe.settle_options` leaves them.
-      phases: the phases, from `recipe.plan_phases`.
-      batch_norm: "frozen" or "train".
-      seed: feeds the order of examples.
-      precision: "float32", "bfloat16" or "float16".
-      augment: how the images of training vary; none for texts.
-    """
-
-    splits: data_loading.Splits
-    preprocessing: preprocessing.InputSpec
-    heads: tuple[specs.HeadSpec, ...]
-    train: specs.TrainSpec
-    phases: tuple[specs.PhaseSpec, ...]
-    batch_norm: str = "frozen"
-    seed: int = 0
-    precision: str = "float32"
-    augment: specs.AugmentSpec = dataclasses.field(default_factory=specs.AugmentSpec)
 
 
 class Fitter:
@@ -105,7 +76,7 @@ class Fitter:
         self,
         model: keras.Model,
         backbone: model_loading.Backbone,
-        task: Task,
+        task: phase_data.Task,
         *,
         strategy: Any,
         workdir_path: str | None,
@@ -113,7 +84,6 @@ class Fitter:
         recorder: resuming.Recorder,
     ):
         self._recorder = recorder
-        self._features = features
         self.deadline = math.inf
         self._model = model
         self._backbone = backbone
@@ -121,22 +91,10 @@ class Fitter:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._workdir = workdir_path
         self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
-        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._train: data_loading.Split
-        self._train_data: tf.data.Dataset
-        self._validation = task.splits.validation
-        if len(self._validation):
-            self._validation = token_lengths.sort_split(self._validation, backbone.model)
-        self._validation_data: tf.data.Dataset | None = None
-        self._cached: caching.CachedPhase | None = None
         distribution.check_steps(self._strategy, steps_per_execution=task.train.steps_per_execution)
-        sizes = batching.plan_batches(
-            len(task.splits.train),
-            batch_size=task.train.step_examples,
-            num_replicas=self._strategy.num_replicas_in_sync,
+        self._data = phase_data.PhaseData(
+            task, backbone, features, num_replicas=self._strategy.num_replicas_in_sync
         )
-        self._steps = len(sizes)
-        self._steps_at_once = min(task.train.steps_per_execution, self._steps)
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
@@ -173,20 +131,20 @@ class Fitter:
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
-        cached = self._read_data(phase, dry_run=dry_run)
+        cached = self._data.start_phase(phase, deadline=self.deadline, dry_run=dry_run)
         with self._strategy.scope():
             trainer = (
                 trainer_model.TrainerModel(self._model.input, self._model.output)
                 if cached is None
                 else cached.split.make_suffix(trainer_model.SuffixTrainer)
             )
-            trainer.use_plain_batch(self._train_data)
+            trainer.use_plain_batch(self._data.train)
             trainer.use_accumulation(task.train.accumulate_steps)
             infos, labelled = task.splits.heads, task.splits.train
             trainer.compile(
                 optimizer=optimizers.make_optimizer(
                     phase,
-                    num_steps=self._steps * (phase.epochs or 1),
+                    num_steps=self._data.steps * (phase.epochs or 1),
                     weight_decay=task.train.weight_decay or 0.0,
                     variables=trainer.trainable_variables,
                     precision=task.precision,
@@ -197,7 +155,7 @@ class Fitter:
                 loss_weights={head.name: head.loss_weight for head in task.heads},
                 metrics=objectives.make_metrics(infos),
                 auto_scale_loss=False,
-                steps_per_execution=self._steps_at_once,
+                steps_per_execution=self._data.steps_at_once,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
                 # Nor has it slices of a size that is only known when it runs.
                 jit_compile=False
@@ -217,33 +175,9 @@ class Fitter:
             f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
             f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
             f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
-            f"{self._steps} steps{parts}, Adam {phase.learning_rate:g} {phase.schedule}, warm-up "
-            f"{phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
+            f"{self._data.steps} steps{parts}, Adam {phase.learning_rate:g} {phase.schedule}, "
+            f"warm-up {phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
         )
-
-    def _read_data(self, phase: specs.PhaseSpec, *, dry_run: bool) -> caching.CachedPhase | None:
-        """Makes the phase's data sets, of features where they are computed ahead."""
-        train, validation = self._task.splits.train, self._validation
-        if dry_run:  # as many as are timed
-            num_timed = max(training_cost.TIMED_STEPS, self._steps_at_once)
-            train = train.head(self._task.train.step_examples * num_timed)
-            validation = validation.head(self._task.train.batch_examples)
-        cached = self._features.start_phase(
-            train,
-            validation,
-            is_first=phase is self._task.phases[0],
-            num_epochs=phase.epochs,
-            dry_run=dry_run,
-            deadline=self.deadline,
-        )
-        if cached is not None:
-            train, validation = cached.train, cached.validation
-        self._train, self._cached = train, cached
-        self._train_data = self._make_dataset(train, shuffle=True)
-        self._validation_data = (
-            self._make_dataset(validation, shuffle=False) if len(validation) else None
-        )
-        return cached
 
     def evaluate_start(self, trainer: keras.Model) -> tuple[float | None, float]:
         """Measures where a phase starts.
@@ -257,11 +191,11 @@ class Fitter:
         Raises:
           callbacks.DivergedError: the monitor is no finite number.
         """
-        if self._validation_data is None:
+        if self._data.validation is None:
             return None, 0.0
-        logs = trainer.evaluate(self._validation_data, return_dict=True, verbose=0)
+        logs = trainer.evaluate(self._data.validation, return_dict=True, verbose=0)
         start = time.monotonic()
-        trainer.evaluate(self._validation_data.take(1), return_dict=True, verbose=0)
+        trainer.evaluate(self._data.validation.take(1), return_dict=True, verbose=0)
         batch_secs = time.monotonic() - start
         value = self._read_logs({f"val_{name}": number for name, number in logs.items()})
         monitored = value[f"val_{self.run.monitor}"]
@@ -288,13 +222,13 @@ class Fitter:
         """
         timer = training_cost.StepTimer()
         # The first steps trace the graph; the last ones tell the cost.
-        timed = self._train_data.take(training_cost.TIMED_STEPS)
-        if self._steps_at_once > 1:
-            timed = self._train_data.take(self._steps_at_once).repeat(2)
+        timed = self._data.train.take(training_cost.TIMED_STEPS)
+        if self._data.steps_at_once > 1:
+            timed = self._data.train.take(self._data.steps_at_once).repeat(2)
         with training_cost.undoing(trainer):
             trainer.fit(timed, verbose=0, shuffle=False, callbacks=[timer])
         step_secs = timer.secs_per_step()
-        epoch_secs = step_secs * self._steps + validation_secs
+        epoch_secs = step_secs * self._data.steps + validation_secs
         return training_cost.estimate_cost(
             self._task.phases, epoch_secs=epoch_secs, num_timed=timer.num_timed()
         )
@@ -309,9 +243,7 @@ class Fitter:
         Raises:
           tf.errors.ResourceExhaustedError: the device has too little memory.
         """
-        size = batch_size * self._task.train.accumulate_steps
-        split = self._task.splits.train.head(2 * size)
-        data = self._make_dataset(split, shuffle=True, batch_size=size)
+        data = self._data.make_steps(2, batch_size=batch_size)
         with training_cost.undoing(trainer):
             trainer.fit(data, verbose=0, shuffle=False)
 
@@ -350,7 +282,7 @@ class Fitter:
             label=phase.name,
             first_epoch=first_epoch,
             num_epochs=phase.epochs or 1,
-            steps=self._steps,
+            steps=self._data.steps,
         )
         self._fit_epochs(trainer, keeper, stopper, lines, phase=phase.name, last=last_epoch)
         for writer in writers.values():
@@ -377,21 +309,21 @@ class Fitter:
         """Runs `fit` up to the run's epoch `last`; the rest of an epoch that goes on first."""
         if self._recorder.standing.step:
             # Keras builds the metrics on their first batch; before that they have no sums.
-            trainer.evaluate(self._train_data.take(1), verbose=0)
-        order, non_finite = callbacks.ExampleOrder(self._epoch), callbacks.StopOnNonFinite(phase)
+            trainer.evaluate(self._data.train.take(1), verbose=0)
+        order, non_finite = (
+            callbacks.ExampleOrder(self._data.epoch),
+            callbacks.StopOnNonFinite(phase),
+        )
         with interruptions.postponed() as interruption:
             saver = resuming.CheckpointWriter(
-                self._recorder, keeper, steps=self._steps, interruption=interruption
+                self._recorder, keeper, steps=self._data.steps, interruption=interruption
             )
             while len(self.run.rows) < last and not (keeper.out_of_patience or stopper.reached):
                 step = self._recorder.standing.step
                 lines.first_step = non_finite.first_step = step
-                data = self._train_data
-                if step:
-                    data = self._make_dataset(self._train, shuffle=True, first_batch=step)
                 trainer.fit(
-                    data,
-                    validation_data=self._validation_data,
+                    self._data.make_rest(step) if step else self._data.train,
+                    validation_data=self._data.validation,
                     initial_epoch=len(self.run.rows),
                     # `fit` takes the number of steps of all epochs from the first.
                     epochs=len(self.run.rows) + 1 if step else last,
@@ -404,41 +336,7 @@ class Fitter:
         """Leaves the best weights in the model and undoes what a plan did to its layers."""
         self._model.set_weights(self.run.best_weights)
         freezing.release_plan(self._backbone.model)
-        self._features.close()
-
-    def _make_dataset(
-        self,
-        split: data_loading.Split,
-        *,
-        shuffle: bool,
-        first_batch: int = 0,
-        batch_size: int | None = None,
-    ) -> tf.data.Dataset:
-        train = self._task.train
-        usual = train.step_examples if shuffle else train.batch_examples
-        dataset = pipeline.make_dataset(
-            split,
-            self._task.preprocessing,
-            batch_size=batch_size or usual,
-            shuffle_seed=self._task.seed if shuffle else None,
-            epoch=self._epoch if shuffle else None,
-            with_weights=True,
-            num_replicas=self._strategy.num_replicas_in_sync,
-            views=(self._task.augment.steps or None) if shuffle else None,
-            num_views=self._task.augment.augment_views if shuffle else None,
-            strata=self._find_strata(split) if shuffle else None,
-            first_batch=first_batch,
-        )
-        if self._cached is None:
-            return dataset
-        return self._cached.map_batches(dataset, num_repeated=None if shuffle else len(split))
-
-    def _find_strata(self, split: data_loading.Split) -> np.ndarray | None:
-        task = self._task
-        if task.train.resample == "none":
-            return None
-        head = resampling.find_head(task.heads, task.splits.heads)
-        return resampling.find_strata(head, split.labels)
+        self._data.close()
 
     def _make_writers(self) -> dict[str, Any]:
         if self._workdir is None:

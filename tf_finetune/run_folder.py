@@ -131,6 +131,15 @@ def has_checkpoint(folder: str) -> bool:
     return bool(checkpoints.list_numbers(os.path.join(folder, workdir.CHECKPOINTS_DIR)))
 
 
+def remove_checkpoints(folder: str) -> None:
+    """Removes what a run that has ended will not go on from.
+
+    Args:
+      folder: the workdir.
+    """
+    checkpoints.remove_all(os.path.join(folder, workdir.CHECKPOINTS_DIR))
+
+
 def _is_free(folder: str) -> bool:
     if not os.path.exists(folder):
         return True

@@ -74,10 +74,10 @@ def find_settled_precision(run: run_state.Run) -> str | None:
     Returns:
       The precision of its features; None: the run is new, or has not got that far.
     """
-    if run.spec.dry_run or not run_folder.has_checkpoint(run.folder):
+    settled = _read_settled(run)
+    if settled is None or settled.feature_precision == choosing.AUTO:
         return None
-    found = run_folder.read_spec(run.folder).train.feature_precision
-    return None if found == choosing.AUTO else found
+    return settled.feature_precision
 
 
 def find_settled_batch_size(run: run_state.Run) -> int | None:
@@ -89,10 +89,16 @@ def find_settled_batch_size(run: run_state.Run) -> int | None:
     Returns:
       The number; None: the run is new, or has not got that far.
     """
+    settled = _read_settled(run)
+    if settled is None or settled.batch_size == "auto":
+        return None
+    return settled.batch_size
+
+
+def _read_settled(run: run_state.Run) -> specs.TrainSpec | None:
     if run.spec.dry_run or not run_folder.has_checkpoint(run.folder):
         return None
-    found = run_folder.read_spec(run.folder).train.batch_size
-    return None if found == "auto" else found
+    return run_folder.read_spec(run.folder).train
 
 
 def make_recorder(

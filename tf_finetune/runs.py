@@ -13,40 +13,34 @@ from typing import Any
 import keras
 
 from tf_finetune import (
-    batch_sizes,
     callbacks,
-    checkpoints,
     distribution,
     evaluation,
     exporting,
     findings,
     heads,
     input_checks,
-    monitors,
     objectives,
     outcomes,
-    recipe,
     report,
     run_folder,
     run_lock,
     run_messages,
+    run_preparation,
     run_start,
     run_state,
     spec_paths,
     specs,
-    token_lengths,
     trained,
     training,
     validation,
     workdir,
 )
-from tf_finetune.data import leaks, memory_source, mixed_spec, pipeline, preprocessing, samples
 from tf_finetune.data import loading as data_loading
+from tf_finetune.data import memory_source, mixed_spec, pipeline, preprocessing
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
-from tf_finetune.models import pixel_range
 
-_SAMPLE_IMAGES = 64
 _NOT_TRAINED = (
     "No epoch was better than the untrained heads on validation, so this model has learnt nothing. "
     "Expected an improvement: give a smaller --learning_rate, more --max_minutes, or a pretrained "
@@ -102,7 +96,7 @@ def train(
     distribution.check_steps(strategy, steps_per_execution=spec.train.steps_per_execution)
     keras.utils.set_random_seed(spec.seed)
     run = run_state.Run(
-        spec=_settle_size(spec, batch_sizes.PROVISIONAL),
+        spec=run_preparation.settle_size(spec),
         request=request,
         folder=os.path.abspath(folder),
         announce=announce,
@@ -118,7 +112,7 @@ def train(
 
 
 def _train(run: run_state.Run) -> dict[str, Any]:
-    backbone, task = _prepare(run)
+    backbone, task = run_preparation.prepare(run)
     with run.strategy.scope():
         model = heads.attach_heads(
             backbone,
@@ -131,7 +125,7 @@ def _train(run: run_state.Run) -> dict[str, Any]:
                 run.head_specs, run.splits.heads, run.splits.train.labels
             ),
         )
-    task = _choose_batch_size(run, model, backbone, task)
+    task = run_preparation.choose_batch_size(run, model, backbone, task)
     run.clock.lap("model")
     features = training.plan_features(
         model,
@@ -181,103 +175,6 @@ def _train_in_folder(
     return _finish(run, backbone, outcome, result)
 
 
-def _prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]:
-    """Everything that decides what will be trained, told before it starts."""
-    spec = run.spec
-    monitors.check_monitor(spec.train.monitor, run.splits.heads)
-    with run.strategy.scope():
-        backbone = model_loading.load_backbone(spec.model, precision=run.precision, data=spec.data)
-    run.warn(run_messages.list_trust_warnings(backbone.found or (), spec.model))
-    run.clock.lap("model")
-    prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
-    phases = _plan_phases(run, backbone)
-    prepared = _read_inputs(run, backbone, prepared)
-    backbone = _settle_pixels(run, backbone, prepared)
-    run.clock.lap("data")
-    for text in (
-        *run_messages.describe_backbone(
-            backbone, freeze=phases[0].freeze or "all", batch_norm=spec.freeze.batch_norm
-        ),
-        *run_messages.describe_heads(run.head_specs, run.splits.heads),
-        run_messages.describe_data(run.splits, prepared),
-    ):
-        run.announce(text)
-    return backbone, training.Task(
-        splits=run.splits,
-        preprocessing=prepared,
-        heads=run.head_specs,
-        train=_settle_options(run, backbone, phases),
-        phases=phases,
-        batch_norm=spec.freeze.batch_norm,
-        seed=spec.seed,
-        precision=run.precision,
-        augment=spec.augment,
-    )
-
-
-def _plan_phases(
-    run: run_state.Run, backbone: model_loading.Backbone
-) -> tuple[specs.PhaseSpec, ...]:
-    return recipe.plan_phases(
-        run.spec.train,
-        run.spec.freeze,
-        table=backbone.table,
-        num_train_examples=len(run.splits.train),
-        input_kind=backbone.input_kind,
-        can_train=recipe.can_train_backbone(backbone.model),
-    )
-
-
-def _settle_options(
-    run: run_state.Run, backbone: model_loading.Backbone, phases: tuple[specs.PhaseSpec, ...]
-) -> specs.TrainSpec:
-    return recipe.settle_options(
-        run.spec.train,
-        run.spec.freeze,
-        phases,
-        table=backbone.table,
-        num_validation_examples=len(run.splits.validation),
-        input_kind=backbone.input_kind,
-    )
-
-
-def _settle_size(spec: specs.RunSpec, batch_size: int) -> specs.RunSpec:
-    """The spec with a number where --batch_size=auto leaves it open."""
-    if spec.train.batch_size != "auto":
-        return spec
-    return dataclasses.replace(spec, train=dataclasses.replace(spec.train, batch_size=batch_size))
-
-
-def _choose_batch_size(
-    run: run_state.Run, model: keras.Model, backbone: model_loading.Backbone, task: training.Task
-) -> training.Task:
-    """The task with the size that --batch_size=auto finds, and what follows from it."""
-    if run.request.train.batch_size != "auto":
-        return task
-    size = run_start.find_settled_batch_size(run) or batch_sizes.choose(
-        model, backbone, task, strategy=run.strategy, announce=run.announce
-    )
-    train = dataclasses.replace(run.spec.train, batch_size=size)
-    run.spec = dataclasses.replace(run.spec, train=train)
-    phases = _plan_phases(run, backbone)
-    return dataclasses.replace(task, train=_settle_options(run, backbone, phases), phases=phases)
-
-
-def _read_inputs(
-    run: run_state.Run, backbone: model_loading.Backbone, prepared: preprocessing.InputSpec
-) -> preprocessing.InputSpec:
-    data = run.spec.data
-    run.splits, prepared, problems = pipeline.read_images(
-        run.splits,
-        prepared,
-        on_bad_example=data.on_bad_example,
-        max_image_pixels=data.max_image_pixels,
-    )
-    run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
-    run.splits = token_lengths.count_splits(run.splits, backbone.model)
-    return prepared
-
-
 def _fit(
     run: run_state.Run,
     backbone: model_loading.Backbone,
@@ -318,6 +215,7 @@ def _fit(
                 os.path.join(run.folder, workdir.SUMMARY),
                 {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
             )
+            run_folder.remove_checkpoints(run.folder)
         raise
     run.clock.lap("train")
     return result
@@ -377,7 +275,7 @@ def _finish(
     run.clock.lap("export")
     summary = _summarize(run, backbone, result, reports, exported)
     workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
-    checkpoints.remove_all(os.path.join(run.folder, workdir.CHECKPOINTS_DIR))
+    run_folder.remove_checkpoints(run.folder)
     for text in run_messages.describe_end(summary, folder=run.folder):
         run.announce(text)
     if unmet:
@@ -391,26 +289,6 @@ def _match_heads(
     if head_specs:
         return head_specs
     return tuple(specs.HeadSpec(name=info.name, kind=info.kind) for info in splits.heads)
-
-
-def _settle_pixels(
-    run: run_state.Run,
-    backbone: model_loading.Backbone,
-    prepared: preprocessing.InputSpec,
-) -> model_loading.Backbone:
-    prepared = mixed_spec.find_main(prepared)
-    if not isinstance(prepared, preprocessing.PreprocessingSpec):
-        return backbone
-    if backbone.pixel_range is None:
-        sample = samples.sample_pixels(
-            run.splits.train, prepared, count=_SAMPLE_IMAGES, seed=run.spec.seed
-        )
-        backbone = pixel_range.settle(backbone, sample)
-    chosen = backbone.pixel_range
-    if chosen is not None and chosen.warning:
-        message = f"--pixel_range={chosen.name}: {chosen.reason}"
-        run.warn((findings.Problem(message, severity=findings.WARNING),))
-    return backbone
 
 
 def _summarize(

@@ -14,6 +14,7 @@ import keras
 
 from tf_finetune import (
     callbacks,
+    phase_data,
     phase_fitting,
     resuming,
     specs,
@@ -24,7 +25,7 @@ from tf_finetune.feature_cache import caching, feature_pass
 from tf_finetune.models import loading as model_loading
 
 # What `fit` is given, and what it says of a phase.
-Task = phase_fitting.Task
+Task = phase_data.Task
 PhaseResult = phase_fitting.PhaseResult
 
 

@@ -74,6 +74,7 @@ FLOORS = (
         "training_cost",
     ),
     ("phase_data", "resuming"),
+    ("checkpoint_writer",),
     ("phase_fitting",),
     ("batch_sizes", "diagnosis_page", "inspection", "report", "training"),
     ("input_checks", "outcomes", "run_messages", "same_run", "validation"),

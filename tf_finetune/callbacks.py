@@ -146,6 +146,9 @@ class StopAtDeadline(keras.callbacks.Callback):
 
     Args:
       deadline: `time.monotonic()` seconds.
+
+    Attributes:
+      reached: whether it had passed when the clock was looked at.
     """
 
     def __init__(self, deadline: float):
@@ -153,10 +156,14 @@ class StopAtDeadline(keras.callbacks.Callback):
         self._deadline = deadline
         self.reached = False
 
+    def look(self) -> None:
+        """Looks at the clock."""
+        self.reached = time.monotonic() >= self._deadline
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stops Keras's loop once the deadline has passed."""
-        if time.monotonic() >= self._deadline:
-            self.reached = True
+        self.look()
+        if self.reached:
             self.model.stop_training = True
 
 
@@ -226,10 +233,6 @@ class Keeper(keras.callbacks.Callback):
         if self._patience is not None and self.waited >= self._patience:
             self.out_of_patience = True
             self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Writes what the last second held back."""
-        self._write_history()
 
     def _write_history(self) -> None:
         if self._history_path is not None and self._run.rows:

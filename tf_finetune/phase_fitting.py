@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_finetune import (
     callbacks,
+    checkpoint_writer,
     distribution,
     freezing,
     interruptions,
@@ -69,7 +70,6 @@ class Fitter:
     Attributes:
       run: what is known so far: history and best weights.
       deadline: `time.monotonic()` seconds after which training ends.
-      num_frozen_layers: frozen layers of the backbone in the last phase.
     """
 
     def __init__(
@@ -101,7 +101,6 @@ class Fitter:
         self.run = callbacks.Progress(monitor, monitors.HIGHER_IS_BETTER[metric])
         self.run.start(model)
         recorder.begin(self.run, model)
-        self.num_frozen_layers = 0
 
     def prepare(
         self, phase: specs.PhaseSpec, announce: Callable[[str], None], *, dry_run: bool
@@ -126,7 +125,10 @@ class Fitter:
             phase.freeze or "all", self._backbone.table, batch_norm=task.batch_norm
         )
         freezing.apply_plan(plan, self._backbone.model)
-        self.num_frozen_layers = plan.num_frozen
+        self._recorder.move(
+            num_frozen_layers=plan.num_frozen,
+            num_trainable=count_numbers(self._model.trainable_weights),
+        )
         announce(self._describe_phase(phase, plan))
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
@@ -277,6 +279,7 @@ class Fitter:
             improved=standing.improved,
         )
         stopper = callbacks.StopAtDeadline(self.deadline)
+        stopper.look()
         lines = callbacks.EpochLines(
             self.run,
             label=phase.name,
@@ -288,11 +291,27 @@ class Fitter:
         for writer in writers.values():
             writer.close()
         stopped_by = "patience" if keeper.out_of_patience else "schedule"
+        return self.end_phase(phase, stopped_by="time" if stopper.reached else stopped_by)
+
+    def end_phase(self, phase: specs.PhaseSpec, *, stopped_by: str) -> PhaseResult:
+        """What a phase that has begun has come to; writes history.csv.
+
+        Args:
+          phase: the phase.
+          stopped_by: "schedule", "patience" or "time".
+
+        Returns:
+          How it went.
+        """
+        if self._workdir is not None and self.run.rows:
+            path = os.path.join(self._workdir, workdir.HISTORY)
+            workdir.write_atomic(path, callbacks.format_history(self.run.rows))
+        standing = self._recorder.standing
         return PhaseResult(
             name=phase.name,
-            epochs_run=len(self.run.rows) - first_epoch,
-            improved=keeper.improved,
-            stopped_by="time" if stopper.reached else stopped_by,
+            epochs_run=len(self.run.rows) - standing.first_epoch,
+            improved=standing.improved,
+            stopped_by=stopped_by,
             best_value=self.run.best_value,
         )
 
@@ -315,7 +334,7 @@ class Fitter:
             callbacks.StopOnNonFinite(phase),
         )
         with interruptions.postponed() as interruption:
-            saver = resuming.CheckpointWriter(
+            saver = checkpoint_writer.CheckpointWriter(
                 self._recorder, keeper, steps=self._data.steps, interruption=interruption
             )
             while len(self.run.rows) < last and not (keeper.out_of_patience or stopper.reached):

@@ -7,8 +7,9 @@ been.
 """
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ from tf_finetune import (
     checkpoints,
     findings,
     freezing,
-    interruptions,
+    trainer_model,
     training_cost,
 )
 
@@ -28,6 +29,11 @@ _LARGEST_SHARE = 0.02
 _BEST, _MODEL, _OPTIMIZER, _METRICS = "best", "model", "optimizer", "metrics"
 # What a model has beside its weights: the seeds of dropout, which go on from phase to phase.
 _SEEDS = "seeds"
+# What a phase trains on, by the class of its compiled model.
+_KINDS = {
+    trainer_model.TrainerModel.__name__: "on the inputs themselves",
+    trainer_model.SuffixTrainer.__name__: "on features",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Standing:
       results: a dict for each phase that has ended.
       cost: the estimate made before training; None before it was made.
       secs: spent on training so far, over all runs.
+      num_frozen_layers: frozen layers of the backbone in the newest phase.
+      num_trainable: trainable parameters in the newest phase.
     """
 
     phase: int = 0
@@ -55,12 +63,8 @@ class Standing:
     results: tuple[dict[str, Any], ...] = ()
     cost: training_cost.CostEstimate | None = None
     secs: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saved:
-    standing: Standing
-    arrays: dict[str, np.ndarray]
+    num_frozen_layers: int = 0
+    num_trainable: int = 0
 
 
 class Recorder:
@@ -70,11 +74,13 @@ class Recorder:
       folder: of the run's checkpoints; None: none is read or written.
       every_secs: the longest time without one, in seconds; 0: none is written.
       keep: how many stay.
-      inputs: what a run must find unchanged to go on, {what it is: a hash}.
+      must_go_on: refuse to start anew where none of the checkpoints can be read.
       announce: takes the lines that tell the user what happens.
 
     Attributes:
       standing: where the run stands.
+      settled: {option: what was measured for it} before the run was interrupted; empty where it
+        starts.
     """
 
     def __init__(
@@ -83,22 +89,88 @@ class Recorder:
         *,
         every_secs: float = 0.0,
         keep: int = 1,
-        inputs: Mapping[str, str | None] | None = None,
+        must_go_on: bool = False,
         announce: Callable[[str], None] = print,
     ):
         self._folder = folder
         self._every_secs = 0.0 if folder is None else every_secs
         self._keep = keep
-        self._inputs = dict(inputs or {})
+        self._must_go_on = must_go_on
         self._announce = announce
+        self._inputs: dict[str, str | None] = {}
         self._run: callbacks.Progress
         self._start: list[np.ndarray] = []
         self._seeds: list[Any] = []
-        self._saved: _Saved | None = None
+        self._saved: checkpoints.Checkpoint | None = None
         self._began = time.monotonic()
         self._written = self._began
         self._write_secs = 0.0
+        self.settled: dict[str, Any] = {}
         self.standing = Standing()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a checkpoint that is not given back yet."""
+        return self._saved is not None
+
+    def read(self, inputs: Mapping[str, str | None]) -> None:
+        """Reads the newest checkpoint; nothing of the run is changed.
+
+        Args:
+          inputs: what must be unchanged to go on, {what it is: a hash}.
+
+        Raises:
+          RefusedError: it is of other inputs or of another program; the folder cannot be read;
+            none of the checkpoints is whole, and the run must go on.
+        """
+        self._inputs = dict(inputs)
+        if self._folder is None:
+            return
+        try:
+            checkpoints.remove_unfinished(self._folder)
+            found, problems = checkpoints.read_newest(self._folder)
+        except OSError as error:
+            raise self._refused(
+                f"checkpoints cannot be read: {error.strerror}. Make them readable, or remove the "
+                "workdir to start again."
+            ) from error
+        for problem in problems:
+            self._announce(f"Warning: {problem.message}")
+        if found is None:
+            if problems and self._must_go_on:
+                raise self._refused(
+                    "no checkpoint is whole, so the run cannot go on as --resume=must asks. Leave "
+                    "--resume out to start again."
+                )
+            if problems:
+                self._announce("No checkpoint is whole: the run starts again.")
+            return
+        state = found.state
+        self._compare("inputs", self._inputs, state)
+        try:
+            values = state["standing"]
+            cost = training_cost.read_estimate(values["cost"])
+            self.standing = Standing(
+                **{**values, "results": tuple(values["results"]), "cost": cost}
+            )
+            self.settled = dict(state["settled"])
+            self._began -= self.standing.secs
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._made_by_another() from error
+        self._saved = found
+
+    def settle(self, options: Mapping[str, Any]) -> None:
+        """Notes what was measured or decided before training.
+
+        Args:
+          options: {option: its value}.
+
+        Raises:
+          RefusedError: the run was begun with other values.
+        """
+        if self._saved is not None:
+            self._compare("settled", options, self._saved.state)
+        self.settled = dict(options)
 
     def begin(self, run: callbacks.Progress, model: keras.Model) -> None:
         """Takes the run's progress, which stands where it starts, to where its checkpoint is.
@@ -108,58 +180,65 @@ class Recorder:
           model: the whole model.
 
         Raises:
-          RefusedError: the newest checkpoint is of other data or of another pretrained model.
+          RefusedError: the checkpoint is of another program or model.
         """
         self._run = run
         self._start = run.best_weights
         weights = {id(variable) for variable in model.weights}
         self._seeds = [variable for variable in model.variables if id(variable) not in weights]
-        if self._folder is None:
+        if self._saved is None:
             return
-        checkpoints.remove_unfinished(self._folder)
-        found, problems = checkpoints.read_newest(self._folder)
-        for problem in problems:
-            self._announce(f"Warning: {problem.message}")
-        if found is None:
-            return
-        self._compare_inputs(found.state.get("inputs"))
         try:
-            progress, values = found.state["run"], found.state["standing"]
-            cost = training_cost.read_estimate(values.get("cost"))
-            results = tuple(values["results"])
-            self.standing = Standing(**{**values, "results": results, "cost": cost})
+            progress, arrays = self._saved.state["run"], self._saved.arrays
             run.rows[:] = progress["rows"]
             run.best_value, run.best_epoch = progress["best_value"], progress["best_epoch"]
             run.best_weights = [
-                _like(weight, found.arrays.get(f"{_BEST}/{place}", weight))
+                _like(weight, arrays.get(f"{_BEST}/{place}", weight))
                 for place, weight in enumerate(self._start)
             ]
-            self._began -= self.standing.secs
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise self._made_by_another() from error
-        self._saved = _Saved(self.standing, found.arrays)
         self._assign(self._seeds, _SEEDS)
+        done, step = len(run.rows), self.standing.step
         self._announce(
-            f"Going on from checkpoint {found.number}: {len(run.rows)} epochs are done"
-            + (f", and {self.standing.step} steps of the next." if self.standing.step else ".")
+            f"Going on from checkpoint {self._saved.number}: epochs done: {done}"
+            + (f", steps of the next: {step}." if step else ".")
         )
 
-    def restore(self, trainer: keras.Model, phase: int) -> bool:
-        """Gives a compiled model its numbers back, where the checkpoint is of its phase.
+    def is_inside(self, phase: int) -> bool:
+        """Whether the run was interrupted within a phase.
 
         Args:
-          trainer: compiled, its optimizer built.
-          phase: 0-based number of the phase.
+          phase: its 0-based number.
 
         Returns:
           False where the phase starts anew.
         """
-        saved = self._saved
-        if saved is None or saved.standing.phase != phase or not _is_inside(saved.arrays):
-            return False
+        return (
+            self._saved is not None
+            and self._saved.state.get("trainer") is not None
+            and self.standing.phase == phase
+        )
+
+    def restore(self, trainer: keras.Model) -> None:
+        """Gives a compiled model its numbers back, in the phase that was interrupted.
+
+        Args:
+          trainer: compiled, its optimizer built.
+
+        Raises:
+          RefusedError: the checkpoint is of another kind of training, program or model.
+        """
+        kind = self._saved.state.get("trainer") if self._saved else None
+        if kind != type(trainer).__name__:
+            raise self._refused(
+                "the phase that was interrupted trained "
+                f"{_KINDS.get(kind, 'otherwise')}, and now would train "
+                f"{_KINDS[type(trainer).__name__]}: there is more or less room for features. Make "
+                "room as there was, or remove the workdir to start again."
+            )
         for group in (_MODEL, _OPTIMIZER):
             self._assign(_list_variables(trainer)[group], group)
-        return True
 
     def restore_metrics(self, trainer: keras.Model) -> None:
         """Gives the sums of the metrics back, once, at the beginning of the epoch that goes on.
@@ -167,7 +246,7 @@ class Recorder:
         Args:
           trainer: the model that `fit` has built.
         """
-        if self._saved is not None and self._saved.standing.step:
+        if self._saved is not None and self.standing.step:
             self._assign(trainer.metrics_variables, _METRICS)
         self._saved = None
 
@@ -196,17 +275,16 @@ class Recorder:
             improved=False,
         )
 
-    def end_phase(self, phase: int, results: tuple[dict[str, Any], ...]) -> None:
-        """Notes that a phase has ended, and writes a checkpoint.
+    def end_phase(self, results: tuple[dict[str, Any], ...]) -> None:
+        """Notes that the phase has ended, and writes a checkpoint.
 
         Args:
-          phase: its 0-based number.
           results: a dict for each phase that has ended.
 
         Raises:
           RefusedError: see `write`.
         """
-        self.move(phase=phase + 1, step=0, results=results)
+        self.move(phase=self.standing.phase + 1, step=0, results=results)
         self.write(None)
 
     def is_due(self, *, epoch_ended: bool) -> bool:
@@ -254,6 +332,8 @@ class Recorder:
                     arrays[f"{group}/{number}"] = np.array(variable)
         state = {
             "inputs": self._inputs,
+            "settled": self.settled,
+            "trainer": None if trainer is None else type(trainer).__name__,
             "standing": dataclasses.asdict(self.standing),
             "run": {
                 "rows": self._run.rows,
@@ -263,13 +343,12 @@ class Recorder:
         }
         try:
             checkpoints.write(self._folder, state, arrays, keep=self._keep)
-        except OSError as error:
-            message = (
-                f"{findings.one_line(self._folder)}: a checkpoint cannot be written: "
-                f"{error.strerror}. The former ones are whole: make room, and run the same command "
-                "again to go on from the newest."
-            )
-            raise findings.RefusedError(findings.Problem(message, path=self._folder)) from error
+        except (OSError, checkpoints.DamagedError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"read back, {error}"
+            raise self._refused(
+                f"a checkpoint cannot be written: {reason}. The former ones are whole: make room, "
+                "and run the same command again to go on from the newest."
+            ) from error
         self._written = time.monotonic()
         self._write_secs = self._written - start
 
@@ -283,82 +362,43 @@ class Recorder:
             except ValueError as error:
                 raise self._made_by_another() from error
 
-    def _made_by_another(self) -> findings.RefusedError:
-        message = (
-            f"{findings.one_line(self._folder)}: the newest checkpoint is of another program or "
-            "model. Expected one that this version wrote for these flags. Remove the workdir to "
-            "start again."
-        )
-        return findings.RefusedError(findings.Problem(message, flag="--resume"))
+    def _refused(self, message: str) -> findings.RefusedError:
+        text = f"{findings.one_line(self._folder)}: {message}"
+        return findings.RefusedError(findings.Problem(text, path=self._folder, flag="--resume"))
 
-    def _compare_inputs(self, saved: Any) -> None:
+    def _made_by_another(self) -> findings.RefusedError:
+        return self._refused(
+            "the newest checkpoint is of another program or model. Expected one that this version "
+            "wrote for these flags. Remove the workdir to start again."
+        )
+
+    def _compare(self, part: str, values: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        saved = state.get(part)
         if not isinstance(saved, dict):
             raise self._made_by_another()
-        changed = [what for what, value in self._inputs.items() if saved.get(what) != value]
+        changed = [what for what, value in values.items() if saved.get(what) != value]
         if changed:
-            message = (
-                f"{findings.one_line(self._folder)}: {' and '.join(changed)} changed since this "
-                "run was interrupted, and going on would mix both. Put back what was there, or "
-                "remove the workdir to start again."
+            raise self._refused(
+                f"{' and '.join(changed)} changed since this run was interrupted, and going on "
+                "would mix both. Put back what was there (of data, files with the times that they "
+                "had), or remove the workdir to start again."
             )
-            raise findings.RefusedError(findings.Problem(message, flag="--resume"))
 
 
-class CheckpointWriter(keras.callbacks.Callback):
-    """Writes checkpoints between steps and epochs, and ends the run there when it is asked to.
+def digest_weights(weights: Iterable[np.ndarray]) -> str:
+    """Identifies weights.
 
     Args:
-      recorder: of the run; its standing is kept up to date.
-      keeper: of the phase; it comes before this in the list of callbacks.
-      steps: of an epoch.
-      interruption: see `interruptions.postponed`.
+      weights: of a model.
+
+    Returns:
+      64 hex digits.
     """
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        keeper: callbacks.Keeper,
-        *,
-        steps: int,
-        interruption: interruptions.Interruption,
-    ):
-        super().__init__()
-        self._recorder = recorder
-        self._keeper = keeper
-        self._steps = steps
-        self._interruption = interruption
-        self._first_step = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Takes the sums of an epoch that goes on."""
-        self._first_step = self._recorder.standing.step
-        self._recorder.restore_metrics(self.model)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts the step; behind the last one of an epoch comes its end."""
-        step = self._first_step + batch + 1
-        self._recorder.move(step=step)
-        if step < self._steps:
-            self._write(epoch_ended=False)
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Ends at once: an epoch that is not validated cannot be told of yet."""
-        self._interruption.obey()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Notes what the epoch was worth."""
-        self._recorder.move(step=0, waited=self._keeper.waited, improved=self._keeper.improved)
-        self._write(epoch_ended=True)
-
-    def _write(self, *, epoch_ended: bool) -> None:
-        if self._interruption.is_asked or self._recorder.is_due(epoch_ended=epoch_ended):
-            self._recorder.write(self.model)
-        self._interruption.obey()
-
-
-def _is_inside(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether a checkpoint was written within a phase."""
-    return any(name.startswith(f"{_OPTIMIZER}/") for name in arrays)
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{weight.dtype.str}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
 
 
 def _list_variables(trainer: keras.Model) -> dict[str, list[Any]]:

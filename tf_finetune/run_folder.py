@@ -170,11 +170,7 @@ def claim(folder: str, *, requested: specs.RunSpec) -> None:
         workdir.write_atomic(os.path.join(folder, _REQUEST), flags_text)
         workdir.write_atomic(os.path.join(folder, workdir.RUN_FLAGS), flags_text)
     except OSError as error:
-        raise _refused(
-            f"--workdir={findings.one_line(folder)} cannot be written: {error.strerror}. Choose a "
-            "folder that you may write.",
-            folder,
-        ) from error
+        raise run_lock.refuse_unwritable(folder, error) from error
 
 
 def read_summary(folder: str) -> dict[str, Any]:

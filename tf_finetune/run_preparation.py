@@ -11,7 +11,6 @@ from tf_finetune import (
     monitors,
     recipe,
     run_messages,
-    run_start,
     run_state,
     specs,
     token_lengths,
@@ -84,7 +83,12 @@ def settle_size(spec: specs.RunSpec, size: int = batch_sizes.PROVISIONAL) -> spe
 
 
 def choose_batch_size(
-    run: run_state.Run, model: keras.Model, backbone: model_loading.Backbone, task: training.Task
+    run: run_state.Run,
+    model: keras.Model,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    *,
+    settled: int | None,
 ) -> training.Task:
     """The task with the size that --batch_size=auto finds, and what follows from it.
 
@@ -93,6 +97,7 @@ def choose_batch_size(
       model: from `heads.attach_heads`; afterwards as it was.
       backbone: the pretrained model.
       task: from `prepare`.
+      settled: what it found before the run was interrupted.
 
     Returns:
       The task; the same where the size was given.
@@ -102,7 +107,7 @@ def choose_batch_size(
     """
     if run.request.train.batch_size != "auto":
         return task
-    size = run_start.find_settled_batch_size(run) or batch_sizes.choose(
+    size = settled or batch_sizes.choose(
         model, backbone, task, strategy=run.strategy, announce=run.announce
     )
     run.spec = dataclasses.replace(

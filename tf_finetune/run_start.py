@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import shutil
 from typing import Any
+
+import keras
 
 from tf_finetune import (
     distribution,
@@ -28,6 +31,7 @@ def write_start(
     task: training.Task,
     *,
     choice: choosing.Choice | None,
+    goes_on: bool,
 ) -> None:
     """Claims the workdir and writes all that is known before the first step.
 
@@ -36,12 +40,14 @@ def write_start(
       backbone: its pretrained model.
       task: what will be trained.
       choice: what was measured about the frozen part; None: nothing.
+      goes_on: whether the run goes on from a checkpoint, and its logs with it.
 
     Raises:
       findings.RefusedError: the workdir holds another run, or cannot be written.
     """
-    if not run_folder.has_checkpoint(run.folder):  # else what was measured stands there
+    if not goes_on:
         run_folder.claim(run.folder, requested=run.request)
+        shutil.rmtree(os.path.join(run.folder, workdir.LOGS_DIR), ignore_errors=True)
     resolved = _resolve(run, backbone, task, choice=choice)
     contents = {
         workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
@@ -65,65 +71,39 @@ def write_start(
     )
 
 
-def find_settled_precision(run: run_state.Run) -> str | None:
-    """What the run measured before it was interrupted, for `training.plan_features`.
-
-    Args:
-      run: the run.
-
-    Returns:
-      The precision of its features; None: the run is new, or has not got that far.
-    """
-    settled = _read_settled(run)
-    if settled is None or settled.feature_precision == choosing.AUTO:
-        return None
-    return settled.feature_precision
-
-
-def find_settled_batch_size(run: run_state.Run) -> int | None:
-    """What --batch_size=auto chose before the run was interrupted.
-
-    Args:
-      run: the run.
-
-    Returns:
-      The number; None: the run is new, or has not got that far.
-    """
-    settled = _read_settled(run)
-    if settled is None or settled.batch_size == "auto":
-        return None
-    return settled.batch_size
-
-
-def _read_settled(run: run_state.Run) -> specs.TrainSpec | None:
-    if run.spec.dry_run or not run_folder.has_checkpoint(run.folder):
-        return None
-    return run_folder.read_spec(run.folder).train
-
-
-def make_recorder(
-    run: run_state.Run, backbone: model_loading.Backbone, task: training.Task
+def read_checkpoint(
+    run: run_state.Run, backbone: model_loading.Backbone, model: keras.Model
 ) -> resuming.Recorder:
-    """What writes the run's checkpoints, and goes on from the newest.
+    """Reads what the run goes on from, before anything of it is decided or written.
 
     Args:
       run: the run.
       backbone: its pretrained model.
-      task: what will be trained.
+      model: from `heads.attach_heads`.
 
     Returns:
-      The recorder, for `training.fit`.
+      What writes the run's checkpoints, for `training.fit`.
+
+    Raises:
+      RefusedError: see `resuming.Recorder.read`.
     """
-    return resuming.Recorder(
+    train = run.spec.train
+    recorder = resuming.Recorder(
         os.path.join(run.folder, workdir.CHECKPOINTS_DIR),
-        every_secs=task.train.checkpoint_secs,
-        keep=task.train.keep_checkpoints,
-        inputs={
-            "the data": run.splits.info.fingerprint,
-            "the pretrained model": backbone.sha256,
-        },
+        every_secs=train.checkpoint_secs,
+        keep=train.keep_checkpoints,
+        must_go_on=train.resume == "must",
         announce=run.announce,
     )
+    recorder.read(
+        {
+            "the data": run.splits.info.fingerprint,
+            "the pretrained model": backbone.sha256,
+            # Of a SavedModel or an application, the file's hash says little.
+            "the weights to start from": resuming.digest_weights(model.get_weights()),
+        }
+    )
+    return recorder
 
 
 def describe_origin(

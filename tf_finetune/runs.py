@@ -7,7 +7,7 @@ Reads top to bottom as a run happens. The other verbs, which start from a finish
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from tf_finetune import (
     objectives,
     outcomes,
     report,
+    resuming,
     run_folder,
     run_lock,
     run_messages,
@@ -41,6 +42,8 @@ from tf_finetune.data import memory_source, mixed_spec, pipeline, preprocessing
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
 
+# What may be measured before training, as checkpoints and messages name it.
+_BATCH_SIZE, _FEATURE_PRECISION = "--batch_size", "--feature_precision"
 _NOT_TRAINED = (
     "No epoch was better than the untrained heads on validation, so this model has learnt nothing. "
     "Expected an improvement: give a smaller --learning_rate, more --max_minutes, or a pretrained "
@@ -125,34 +128,59 @@ def _train(run: run_state.Run) -> dict[str, Any]:
                 run.head_specs, run.splits.heads, run.splits.train.labels
             ),
         )
-    task = run_preparation.choose_batch_size(run, model, backbone, task)
+    if run.spec.dry_run:
+        return _estimate(run, backbone, task, model)
+    # What follows is measured or written: one run at a time.
+    with run_lock.hold(run.folder, announce=run.announce):
+        # Another process may have done all this meanwhile.
+        if finished := run_folder.find_finished(run.folder, run.request):
+            return _finish_again(finished)
+        return _train_in_folder(run, backbone, task, model)
+
+
+def _estimate(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    model: keras.Model,
+) -> dict[str, Any]:
+    task, features = _plan(run, backbone, task, model, settled={})
+    result = training.fit(
+        model,
+        backbone,
+        task,
+        strategy=run.strategy,
+        dry_run=True,
+        features=features,
+        announce=run.announce,
+    )
+    run.announce("--dry_run: nothing was trained or written.")
+    cost = dataclasses.asdict(result.cost) if result.cost else None
+    return {"status": "dry_run", "cost": cost}
+
+
+def _plan(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    model: keras.Model,
+    *,
+    settled: Mapping[str, Any],
+) -> tuple[training.Task, caching.FeatureCache]:
+    """Measures what the options leave to be measured, unless it is settled."""
+    task = run_preparation.choose_batch_size(
+        run, model, backbone, task, settled=settled.get(_BATCH_SIZE)
+    )
     run.clock.lap("model")
     features = training.plan_features(
         model,
         backbone,
         task,
-        settled=run_start.find_settled_precision(run),
+        settled=settled.get(_FEATURE_PRECISION),
         announce=run.announce,
     )
     run.clock.lap("features")
-    if run.spec.dry_run:
-        result = training.fit(
-            model,
-            backbone,
-            task,
-            strategy=run.strategy,
-            dry_run=True,
-            features=features,
-            announce=run.announce,
-        )
-        run.announce("--dry_run: nothing was trained or written.")
-        cost = dataclasses.asdict(result.cost) if result.cost else None
-        return {"status": "dry_run", "cost": cost}
-    with run_lock.hold(run.folder):
-        # Another process may have done all this meanwhile.
-        if finished := run_folder.find_finished(run.folder, run.request):
-            return _finish_again(finished)
-        return _train_in_folder(run, backbone, task, model, features)
+    return task, features
 
 
 def _train_in_folder(
@@ -160,16 +188,24 @@ def _train_in_folder(
     backbone: model_loading.Backbone,
     task: training.Task,
     model: keras.Model,
-    features: caching.FeatureCache,
 ) -> dict[str, Any]:
-    run_start.write_start(run, backbone, task, choice=features.choice)
+    recorder = run_start.read_checkpoint(run, backbone, model)
+    task, features = _plan(run, backbone, task, model, settled=recorder.settled)
+    choice = features.choice
+    recorder.settle(
+        {
+            _BATCH_SIZE: task.train.batch_size,
+            _FEATURE_PRECISION: choice.precision if choice else None,
+        }
+    )
+    run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
     outcome = trained.TrainedModel(
         model,
         run.splits.heads,
         task.preprocessing,
         run_start.describe_origin(run, backbone, task.phases),
     )
-    result = _fit(run, backbone, task, outcome, features=features)
+    result = _fit(run, backbone, task, outcome, features=features, recorder=recorder)
     run.clock.move("train", "features", secs=features.secs)
     outcome = _tune(run, outcome)
     return _finish(run, backbone, outcome, result)
@@ -182,6 +218,7 @@ def _fit(
     outcome: trained.TrainedModel,
     *,
     features: caching.FeatureCache,
+    recorder: resuming.Recorder,
 ) -> training.TrainResult:
     minutes = run.spec.max_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -197,7 +234,7 @@ def _fit(
                 workdir_path=run.folder,
                 deadline=deadline,
                 features=features,
-                recorder=run_start.make_recorder(run, backbone, task),
+                recorder=recorder,
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
@@ -215,10 +252,18 @@ def _fit(
                 os.path.join(run.folder, workdir.SUMMARY),
                 {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
             )
-            run_folder.remove_checkpoints(run.folder)
+            _remove_checkpoints(run)
         raise
     run.clock.lap("train")
     return result
+
+
+def _remove_checkpoints(run: run_state.Run) -> None:
+    try:
+        run_folder.remove_checkpoints(run.folder)
+    except OSError as error:
+        message = f"The checkpoints in {run.folder} cannot be removed: {error.strerror}."
+        run.warn((findings.Problem(message, severity=findings.WARNING),))
 
 
 def _describe_next(run: run_state.Run, error: BaseException) -> str:
@@ -275,7 +320,7 @@ def _finish(
     run.clock.lap("export")
     summary = _summarize(run, backbone, result, reports, exported)
     workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
-    run_folder.remove_checkpoints(run.folder)
+    _remove_checkpoints(run)
     for text in run_messages.describe_end(summary, folder=run.folder):
         run.announce(text)
     if unmet:

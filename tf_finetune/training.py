@@ -17,7 +17,6 @@ from tf_finetune import (
     phase_data,
     phase_fitting,
     resuming,
-    specs,
     training_cost,
 )
 from tf_finetune.data import augmentation
@@ -106,7 +105,6 @@ def fit(
     try:
         cost = _run_phases(fitter, task, recorder, results, announce=announce, dry_run=dry_run)
     finally:
-        num_trainable = phase_fitting.count_numbers(model.trainable_weights)
         fitter.finish()
     return TrainResult(
         phases=tuple(results),
@@ -115,8 +113,8 @@ def fit(
         best_value=fitter.run.best_value,
         monitor=fitter.run.monitor,
         cost=cost,
-        num_frozen_layers=fitter.num_frozen_layers,
-        num_trainable=num_trainable,
+        num_frozen_layers=recorder.standing.num_frozen_layers,
+        num_trainable=recorder.standing.num_trainable,
         num_parameters=phase_fitting.count_numbers(model.weights),
     )
 
@@ -176,10 +174,19 @@ def _run_phases(
     for number, phase in enumerate(task.phases):
         if number < recorder.standing.phase:
             continue
-        trainer = _prepare_in_time(fitter, phase, announce, dry_run=dry_run)
-        if trainer is None:
+        has_begun = recorder.is_inside(number)
+        try:
+            trainer = fitter.prepare(phase, announce, dry_run=dry_run)
+        except feature_pass.OutOfTimeError as error:
+            if not has_begun:
+                announce(f"Phase {phase.name}: not started, --max_minutes is over: {error}.")
+                break
+            result = fitter.end_phase(phase, stopped_by="time")
+            _record(result, fitter, recorder, results, announce)
             break
-        if not recorder.restore(trainer, number):
+        if has_begun:
+            recorder.restore(trainer)
+        else:
             start_value, validation_secs = fitter.evaluate_start(trainer)
             recorder.start_phase(number, first_epoch=len(fitter.run.rows), value=start_value)
             if cost is None:
@@ -188,27 +195,23 @@ def _run_phases(
                 announce(_describe_cost(cost, task, trainer))
                 if dry_run:
                     break
-        if time.monotonic() >= fitter.deadline:
-            announce(f"Phase {phase.name}: not started, --max_minutes is over.")
-            break
-        results.append(fitter.run_phase(trainer, phase))
-        announce(_describe_phase(results[-1], fitter.run, recorder.standing.start_value))
-        recorder.end_phase(number, tuple(map(dataclasses.asdict, results)))
+            if time.monotonic() >= fitter.deadline:
+                announce(f"Phase {phase.name}: not started, --max_minutes is over.")
+                break
+        _record(fitter.run_phase(trainer, phase), fitter, recorder, results, announce)
     return cost
 
 
-def _prepare_in_time(
+def _record(
+    result: PhaseResult,
     fitter: phase_fitting.Fitter,
-    phase: specs.PhaseSpec,
+    recorder: resuming.Recorder,
+    results: list[PhaseResult],
     announce: Callable[[str], None],
-    *,
-    dry_run: bool,
-) -> keras.Model | None:
-    try:
-        return fitter.prepare(phase, announce, dry_run=dry_run)
-    except feature_pass.OutOfTimeError as error:
-        announce(f"Phase {phase.name}: not started, --max_minutes is over: {error}.")
-        return None
+) -> None:
+    results.append(result)
+    announce(_describe_phase(result, fitter.run, recorder.standing.start_value))
+    recorder.end_phase(tuple(map(dataclasses.asdict, results)))
 
 
 def _describe_cost(cost: training_cost.CostEstimate, task: Task, model: keras.Model) -> str:

@@ -364,7 +364,7 @@ class Recorder:
 
     def _refused(self, message: str) -> findings.RefusedError:
         text = f"{findings.one_line(self._folder)}: {message}"
-        return findings.RefusedError(findings.Problem(text, path=self._folder, flag="--resume"))
+        return findings.RefusedError(findings.Problem(text, path=self._folder or "", flag="--resume"))
 
     def _made_by_another(self) -> findings.RefusedError:
         return self._refused(
@@ -397,7 +397,7 @@ def digest_weights(weights: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for weight in weights:
         digest.update(f"{weight.dtype.str}{weight.shape}".encode())
-        digest.update(np.ascontiguousarray(weight))
+        digest.update(np.ascontiguousarray(weight).data)
     return digest.hexdigest()
 
 

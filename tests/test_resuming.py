@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -30,21 +31,44 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def run(material, folder, *, every_secs=1e-9, data="1"):
+def run(
+    material,
+    folder,
+    *,
+    every_secs=1e-9,
+    data="1",
+    must_go_on=False,
+    precision="float32",
+    phases=PHASES,
+    augment="flip,crop,mixup",
+    deadline=None,
+    workdir_path=None,
+    **options,
+):
     """(what must be the same however often a run was interrupted, the lines that it told)."""
     lines = []
     model, backbone, task = test_training.build(
-        material, dropout=0.3, phases=PHASES, patience_epochs=2
+        material, dropout=0.3, phases=phases, **{"patience_epochs": 2, **options}
     )
     task = dataclasses.replace(
         task,
-        augment=specs.AugmentSpec(augment="flip,crop,mixup"),
+        augment=specs.AugmentSpec(augment=augment),
         train=dataclasses.replace(task.train, patience_epochs=2),
     )
     recorder = resuming.Recorder(
-        str(folder), every_secs=every_secs, keep=2, inputs={"the data": data}, announce=lines.append
+        str(folder), every_secs=every_secs, keep=2, must_go_on=must_go_on, announce=lines.append
     )
-    result = training.fit(model, backbone, task, recorder=recorder, announce=lines.append)
+    recorder.read({"the data": data})
+    recorder.settle({"--feature_precision": precision})
+    result = training.fit(
+        model,
+        backbone,
+        task,
+        recorder=recorder,
+        deadline=deadline,
+        workdir_path=workdir_path,
+        announce=lines.append,
+    )
     weights = [weight.tobytes() for weight in model.get_weights()]
     return (weights, dataclasses.replace(result, cost=None)), lines
 
@@ -99,18 +123,67 @@ def test_it_goes_on_from_any_checkpoint_to_the_same_bits(material, whole, tmp_pa
 def test_it_goes_on_from_the_end_of_a_phase_to_the_same_bits(
     material, whole, tmp_path, monkeypatch
 ):
-    end_phase = resuming.Recorder.end_phase
+    end_phase, num_phases = resuming.Recorder.end_phase, 1
 
-    def end_phase_and_die(self, phase, results):
-        end_phase(self, phase, results)
-        raise KilledError
+    def end_phase_and_die(self, results):
+        end_phase(self, results)
+        if len(results) == num_phases:
+            raise KilledError
 
+    for num_phases in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(resuming.Recorder, "end_phase", end_phase_and_die)
+            run(material, tmp_path)
+        standing = checkpoints.read_newest(str(tmp_path))[0].state["standing"]
+        assert (standing["phase"], standing["step"]) == (num_phases, 0)
+        assert len(standing["results"]) == num_phases
+    # Nothing is left to train, and what the last phase trained is known all the same.
+    found, _ = run(material, tmp_path)
+    assert found == whole[0]
+    assert found[1].num_trainable > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps_per_execution": 2},
+        {"accumulate_steps": 2},
+        {"augment": "none", "feature_cache": "memory", "phases": PHASES[:1]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_kinds_of_steps_go_on_to_the_same_bits(material, tmp_path, monkeypatch, options):
+    expected, _ = run(material, tmp_path / "whole", every_secs=1e9, **options)
+    numbers = iter(range(1, 4))
+    steps = []
+    for number in numbers:
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            kill_after(patch, number)
+            run(material, tmp_path / "killed", **options)
+        newest, _ = checkpoints.read_newest(str(tmp_path / "killed"))
+        steps.append(newest.state["standing"]["step"])
+    assert any(steps)
+    assert run(material, tmp_path / "killed", **options)[0] == expected
+
+
+def test_a_phase_whose_time_is_over_ends_with_what_it_has(material, tmp_path, monkeypatch):
+    # Only the limit of an uninterrupted run can be met here; of this one, nothing is left.
+    folder = tmp_path / "c"
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(resuming.Recorder, "end_phase", end_phase_and_die)
-        run(material, tmp_path)
-    standing = checkpoints.read_newest(str(tmp_path))[0].state["standing"]
-    assert (standing["phase"], standing["step"], len(standing["results"])) == (1, 0, 1)
-    assert run(material, tmp_path)[0] == whole[0]
+        kill_after(patch, 9)
+        run(material, folder, workdir_path=str(tmp_path))
+    standing = checkpoints.read_newest(str(folder))[0].state["standing"]
+    num_rows = len(checkpoints.read_newest(str(folder))[0].state["run"]["rows"])
+    assert standing["phase"] == 0 and standing["secs"] > 0 and num_rows > 0
+    (tmp_path / "logs" / "history.csv").unlink()
+    (_, result), _ = run(
+        material, folder, deadline=time.monotonic() + 1e-3, workdir_path=str(tmp_path)
+    )
+    (phase,) = result.phases
+    assert (phase.name, phase.stopped_by, phase.epochs_run) == ("head", "time", num_rows)
+    assert phase.improved == standing["improved"]
+    history = (tmp_path / "logs" / "history.csv").read_text()
+    assert len(history.splitlines()) == num_rows + 1
 
 
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(material, whole, tmp_path, monkeypatch):
@@ -139,8 +212,78 @@ def test_other_data_are_refused(material, tmp_path, monkeypatch):
         run(material, tmp_path, data="2")
     assert caught.value.problems[0].message == (
         f"{tmp_path}: the data changed since this run was interrupted, and going on would mix "
-        "both. Put back what was there, or remove the workdir to start again."
+        "both. Put back what was there (of data, files with the times that they had), or remove "
+        "the workdir to start again."
     )
+
+
+def test_what_was_measured_before_is_kept_or_refused(material, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        kill_after(patch, 1)
+        run(material, tmp_path)
+    recorder = resuming.Recorder(str(tmp_path))
+    recorder.read({"the data": "1"})
+    assert recorder.goes_on and recorder.settled == {"--feature_precision": "float32"}
+    with pytest.raises(findings.RefusedError) as caught:
+        run(material, tmp_path, precision="bfloat16")
+    assert caught.value.problems[0].message.startswith(
+        f"{tmp_path}: --feature_precision changed since this run was interrupted"
+    )
+
+
+def test_a_phase_that_trained_otherwise_is_refused(material, tmp_path, monkeypatch):
+    options = {"phases": PHASES[:1], "augment": "none"}
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        kill_after(patch, 1)
+        run(material, tmp_path, feature_cache="memory", **options)
+    with pytest.raises(findings.RefusedError) as caught:
+        run(material, tmp_path, feature_cache="off", **options)
+    assert caught.value.problems[0].message == (
+        f"{tmp_path}: the phase that was interrupted trained on features, and now would train on "
+        "the inputs themselves: there is more or less room for features. Make room as there was, "
+        "or remove the workdir to start again."
+    )
+
+
+@pytest.mark.parametrize("must_go_on", [True, False])
+def test_no_checkpoint_is_whole(material, whole, tmp_path, monkeypatch, must_go_on):
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        kill_after(patch, 3)
+        run(material, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    if must_go_on:
+        with pytest.raises(findings.RefusedError) as caught:
+            run(material, tmp_path, must_go_on=True)
+        assert caught.value.problems[0].message == (
+            f"{tmp_path}: no checkpoint is whole, so the run cannot go on as --resume=must asks. "
+            "Leave --resume out to start again."
+        )
+        return
+    found, lines = run(material, tmp_path)
+    assert found == whole[0]
+    assert sum(line.startswith("Warning: ") for line in lines) == 2
+    assert "No checkpoint is whole: the run starts again." in lines
+
+
+def test_checkpoints_that_cannot_be_read(tmp_path):
+    path = tmp_path / "c"
+    path.write_text("")
+    with pytest.raises(findings.RefusedError) as caught:
+        resuming.Recorder(str(path)).read({})
+    assert caught.value.problems[0].message == (
+        f"{path}: checkpoints cannot be read: Not a directory. Make them readable, or remove the "
+        "workdir to start again."
+    )
+
+
+def test_weights_are_told_apart():
+    weights = [np.arange(6, dtype="f4").reshape(2, 3), np.zeros((), "f4")]
+    same = [np.asfortranarray(weights[0]), weights[1]]
+    others = ([weights[0].reshape(3, 2), weights[1]], [weights[0] + 1, weights[1]], weights[:1])
+    assert resuming.digest_weights(weights) == resuming.digest_weights(same)
+    for other in others:
+        assert resuming.digest_weights(weights) != resuming.digest_weights(other)
 
 
 def test_a_full_disk_is_told_and_the_former_checkpoint_serves(
@@ -204,39 +347,41 @@ def test_how_often_it_writes():
     recorder = resuming.Recorder("x", every_secs=100.0)
     assert recorder.is_due(epoch_ended=True)
     assert not recorder.is_due(epoch_ended=False)
-    recorder._write_secs = 10.0  # then an epoch's end is due after 500 s, and a step after 100
+    recorder._write_secs = 1.0  # then an epoch's end is due after 50 s, and a step after 100
     assert not recorder.is_due(epoch_ended=True)
-    recorder._written -= 101.0
+    recorder._written -= 49.0
+    assert not recorder.is_due(epoch_ended=True)
+    recorder._written -= 2.0
+    assert recorder.is_due(epoch_ended=True)
+    assert not recorder.is_due(epoch_ended=False)
+    recorder._written -= 50.0
     assert recorder.is_due(epoch_ended=False)
     assert not resuming.Recorder(None, every_secs=100.0).is_due(epoch_ended=True)
 
 
+STATE = {
+    "inputs": {"the data": "1"},
+    "settled": {"--feature_precision": "float32"},
+    "run": {"rows": [], "best_value": None, "best_epoch": 0},
+    "standing": {"results": [], "cost": None},
+    "trainer": None,
+}
+
+
 @pytest.mark.parametrize(
-    ("state", "arrays"),
+    ("changes", "arrays"),
     [
-        ({}, {}),
-        ({"inputs": {"the data": "1"}, "run": {}, "standing": {"results": []}}, {}),
-        ({"inputs": {"the data": "1"}, "run": {}, "standing": {"results": [], "odd": 1}}, {}),
-        (
-            {
-                "inputs": {"the data": "1"},
-                "run": {"rows": [], "best_value": None, "best_epoch": 0},
-                "standing": {"results": []},
-            },
-            {"best/0": np.zeros((1, 2), "f4")},
-        ),
-        (
-            {
-                "inputs": {"the data": "1"},
-                "run": {"rows": [], "best_value": None, "best_epoch": 0},
-                "standing": {"results": [], "phase": 0},
-            },
-            {"optimizer/0": np.zeros((1, 2), "f4")},
-        ),
+        ({"inputs": None}, {}),
+        ({"settled": None}, {}),
+        ({"standing": {"results": [], "cost": None, "odd": 1}}, {}),
+        ({"standing": {"results": []}}, {}),
+        ({"run": {}}, {}),
+        ({}, {"best/0": np.zeros((1, 2), "f4")}),
+        ({"trainer": "TrainerModel"}, {"optimizer/0": np.zeros((1, 2), "f4")}),
     ],
 )
-def test_what_another_program_wrote(material, tmp_path, state, arrays):
-    checkpoints.write(str(tmp_path), state, arrays, keep=1)
+def test_what_another_program_wrote(material, tmp_path, changes, arrays):
+    checkpoints.write(str(tmp_path), {**STATE, **changes}, arrays, keep=1)
     with pytest.raises(findings.RefusedError) as caught:
         run(material, tmp_path)
     assert caught.value.problems[0].message == (

@@ -1,4 +1,7 @@
+import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +62,44 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(findings.RefusedError) as caught, run_lock.hold(str(tmp_path / "run")):
         pass
     assert "cannot be written: Permission denied" in caught.value.problems[0].message
+
+
+def test_nothing_stays_of_a_run_that_wrote_nothing(tmp_path):
+    with run_lock.hold(str(tmp_path / "new")):
+        assert (tmp_path / "new" / "state" / "lock").is_file()
+    assert not (tmp_path / "new").exists()
+    with run_lock.hold(str(tmp_path / "run")):
+        (tmp_path / "run" / "run.flags").write_text("")
+    assert (tmp_path / "run" / "state" / "lock").is_file()
+
+
+def test_a_folder_that_another_run_removes_meanwhile(tmp_path, monkeypatch):
+    folder, flock, calls = tmp_path / "run", fcntl.flock, []
+
+    def remove_and_lock(descriptor, how):
+        calls.append(how)
+        if len(calls) == 1:
+            shutil.rmtree(folder)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    with run_lock.hold(str(folder)):
+        assert (folder / "state" / "lock").is_file()
+    assert len(calls) == 2
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lines = []
+    with run_lock.hold(str(tmp_path), announce=lines.append):
+        pass
+    assert lines == [
+        f"Warning: --workdir={tmp_path} lies on a file system without locks (No locks available): "
+        "a second run in it would not be refused. Start none."
+    ]
 
 
 def test_a_file_in_the_way(tmp_path):

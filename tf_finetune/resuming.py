@@ -364,7 +364,9 @@ class Recorder:
 
     def _refused(self, message: str) -> findings.RefusedError:
         text = f"{findings.one_line(self._folder)}: {message}"
-        return findings.RefusedError(findings.Problem(text, path=self._folder or "", flag="--resume"))
+        return findings.RefusedError(
+            findings.Problem(text, path=self._folder or "", flag="--resume")
+        )
 
     def _made_by_another(self) -> findings.RefusedError:
         return self._refused(

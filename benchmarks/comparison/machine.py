@@ -19,11 +19,17 @@ for name in sys.argv[1:]:
 """
 
 
-def describe(arguments: Sequence[str], *, torch_versions: Sequence[str] = ()) -> dict[str, object]:
+def describe(
+    arguments: Sequence[str],
+    *,
+    module: str = "benchmarks.compare",
+    torch_versions: Sequence[str] = (),
+) -> dict[str, object]:
     """The header of a report.
 
     Args:
       arguments: of the command line.
+      module: what it runs.
       torch_versions: of `find_torch`.
 
     Returns:
@@ -33,7 +39,7 @@ def describe(arguments: Sequence[str], *, torch_versions: Sequence[str] = ()) ->
     facts = _read_processor()
     flags = facts.get("flags", "").split()
     return {
-        "command": " ".join(["python", "-m", "benchmarks.compare", *arguments]),
+        "command": " ".join(["python", "-m", module, *arguments]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "bfloat16": [flag for flag in _FLAGS if flag in flags],

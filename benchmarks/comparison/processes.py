@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import time
 
@@ -18,12 +19,14 @@ class Finished:
 
     Attributes:
       seconds: from before its start to its end.
+      cpu_seconds: of all processors, its own processes included.
       peak_mb: its largest resident memory in MiB; None where the system has no /proc.
       code: exit code.
       tail: the end of what it printed.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: int | None
     code: int
     tail: str
@@ -47,7 +50,7 @@ def run(command: list[str], *, log: pathlib.Path) -> Finished:
     }
     peak = None
     with open(log, "wb") as output:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), _read_cpu_seconds()
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=REPOSITORY
         )
@@ -64,9 +67,15 @@ def run(command: list[str], *, log: pathlib.Path) -> Finished:
             process.kill()
             process.wait()
             raise
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, _read_cpu_seconds() - cpu_start
     lines = log.read_text(errors="replace").splitlines()
-    return Finished(seconds, peak, code, "\n".join(lines[-_TAIL_LINES:]))
+    return Finished(seconds, cpu_seconds, peak, code, "\n".join(lines[-_TAIL_LINES:]))
+
+
+def _read_cpu_seconds() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _read_peak_mb(pid: int) -> int | None:

@@ -1,5 +1,6 @@
 """A run that was ended goes on when it is asked again, to the bits of one that was not."""
 
+import json
 import os
 import random
 import signal
@@ -57,7 +58,10 @@ def make_flags(classifier, data, folder, *more):
 def numbers_of(folder):
     """Everything of a run that must not depend on interruptions."""
     model = keras.saving.load_model(folder / "model.keras", compile=False)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["seconds"], summary["export"]
     return (
+        summary,
         (folder / "logs" / "history.csv").read_text(),
         (folder / "evaluation" / "test" / "report.json").read_text(),
         (folder / "run.flags").read_text(),

@@ -1,6 +1,7 @@
 """A run that ends after any of its checkpoints goes on to the same bits."""
 
 import dataclasses
+import errno
 import os
 import signal
 import threading
@@ -170,7 +171,7 @@ def test_a_phase_whose_time_is_over_ends_with_what_it_has(material, tmp_path, mo
     # Only the limit of an uninterrupted run can be met here; of this one, nothing is left.
     folder = tmp_path / "c"
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        kill_after(patch, 9)
+        kill_after(patch, 4)
         run(material, folder, workdir_path=str(tmp_path))
     standing = checkpoints.read_newest(str(folder))[0].state["standing"]
     num_rows = len(checkpoints.read_newest(str(folder))[0].state["run"]["rows"])
@@ -266,14 +267,16 @@ def test_no_checkpoint_is_whole(material, whole, tmp_path, monkeypatch, must_go_
     assert "No checkpoint is whole: the run starts again." in lines
 
 
-def test_checkpoints_that_cannot_be_read(tmp_path):
-    path = tmp_path / "c"
-    path.write_text("")
+def test_checkpoints_that_cannot_be_read(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
+
+    monkeypatch.setattr(checkpoints, "read_newest", fail)
     with pytest.raises(findings.RefusedError) as caught:
-        resuming.Recorder(str(path)).read({})
+        resuming.Recorder(str(tmp_path)).read({})
     assert caught.value.problems[0].message == (
-        f"{path}: checkpoints cannot be read: Not a directory. Make them readable, or remove the "
-        "workdir to start again."
+        f"{tmp_path}: checkpoints cannot be read: Input/output error. Make them readable, or "
+        "remove the workdir to start again."
     )
 
 

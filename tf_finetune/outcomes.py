@@ -38,6 +38,7 @@ from tf_finetune.data import (
     samples,
     text_store,
 )
+from tf_finetune.feature_cache import caching
 
 
 class RequirementError(ValueError):
@@ -221,6 +222,7 @@ def tune_thresholds(
     *,
     heads: Sequence[specs.HeadSpec],
     batch_size: int,
+    features: caching.FeatureCache | None = None,
 ) -> tuple[trained.TrainedModel, tuple[str, ...]]:
     """Chooses the thresholds of the heads that leave them to the run.
 
@@ -229,6 +231,7 @@ def tune_thresholds(
       split: the validation split; may be empty.
       heads: the heads as they were asked for, in the order of the model's.
       batch_size: examples at a time.
+      features: of the run that trained the model; None: it runs whole.
 
     Returns:
       (the model with its thresholds, a sentence for each head that has them). The sentences are
@@ -245,11 +248,10 @@ def tune_thresholds(
     logits = {name: np.zeros_like(values) for name, values in labels.items()}
     # Without enough positives of any class there is nothing to run the model for.
     if any(thresholds.has_enough(values) for values in labels.values()):
-        ordered = token_lengths.sort_split(split, outcome.model)
-        dataset = pipeline.make_dataset(ordered, outcome.preprocessing, batch_size=batch_size)
         with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
+            model, dataset = _make_dataset(outcome, split, features, batch_size=batch_size)
             logits, labels = evaluation.compute_logits(
-                outcome.model, dataset, heads=tuned, split="thresholds"
+                model, dataset, heads=tuned, split="thresholds"
             )
     found = {
         info.name: thresholds.tune_head(logits[info.name], labels[info.name], info)
@@ -267,6 +269,7 @@ def evaluate_split(
     *,
     folder: str,
     batch_size: int,
+    features: caching.FeatureCache | None = None,
 ) -> evaluation.EvalReport:
     """Measures a trained model on a split and writes evaluation/SPLIT/.
 
@@ -275,6 +278,7 @@ def evaluate_split(
       split: at least one example.
       folder: the workdir.
       batch_size: examples at a time.
+      features: of the run that trained the model; None: it runs whole.
 
     Returns:
       The report.
@@ -282,11 +286,10 @@ def evaluate_split(
     Raises:
       RefusedError: the reports cannot be written.
     """
-    split = token_lengths.sort_split(split, outcome.model)
-    dataset = pipeline.make_dataset(split, outcome.preprocessing, batch_size=batch_size)
     with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
+        model, dataset = _make_dataset(outcome, split, features, batch_size=batch_size)
         measured = evaluation.evaluate_model(
-            outcome.model,
+            model,
             dataset,
             heads=outcome.heads,
             split=split.name,
@@ -301,6 +304,21 @@ def evaluate_split(
         message = f"The reports cannot be written to {shown}: {error.strerror}. Make room there."
         raise findings.RefusedError(findings.Problem(message, path=target)) from error
     return measured
+
+
+def _make_dataset(
+    outcome: trained.TrainedModel,
+    split: loading.Split,
+    features: caching.FeatureCache | None,
+    *,
+    batch_size: int,
+) -> tuple[Any, tf.data.Dataset]:
+    """(what is left of the model to run, its inputs with labels)."""
+    split, model = token_lengths.sort_split(split, outcome.model), outcome.model
+    behind = features.find_behind(split) if features is not None and len(split) else None
+    if behind is not None:
+        model, split = behind
+    return model, pipeline.make_dataset(split, outcome.preprocessing, batch_size=batch_size)
 
 
 def _list_threshold_notes(outcome: trained.TrainedModel, split: str) -> list[str]:

@@ -284,6 +284,7 @@ class Recorder:
         Raises:
           RefusedError: see `write`.
         """
+        self._saved = None  # also where nothing of the phase was left to train
         self.move(phase=self.standing.phase + 1, step=0, results=results)
         self.write(None)
 

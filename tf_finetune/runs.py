@@ -207,8 +207,11 @@ def _train_in_folder(
     )
     result = _fit(run, backbone, task, outcome, features=features, recorder=recorder)
     run.clock.move("train", "features", secs=features.secs)
-    outcome = _tune(run, outcome)
-    return _finish(run, backbone, outcome, result)
+    try:
+        outcome = _tune(run, outcome, features)
+        return _finish(run, backbone, outcome, result, features=features)
+    finally:
+        features.close()
 
 
 def _fit(
@@ -273,13 +276,16 @@ def _describe_next(run: run_state.Run, error: BaseException) -> str:
     return f"Run the same command again to go on{start}."
 
 
-def _tune(run: run_state.Run, outcome: trained.TrainedModel) -> trained.TrainedModel:
+def _tune(
+    run: run_state.Run, outcome: trained.TrainedModel, features: caching.FeatureCache
+) -> trained.TrainedModel:
     """Writes the trained model with its thresholds."""
     outcome, texts = outcomes.tune_thresholds(
         outcome,
         run.splits.validation,
         heads=run.head_specs,
         batch_size=run.spec.train.batch_examples,
+        features=features,
     )
     trained.write_trained(run.folder, outcome)
     for text in texts:
@@ -293,10 +299,16 @@ def _finish(
     backbone: model_loading.Backbone,
     outcome: trained.TrainedModel,
     result: training.TrainResult,
+    *,
+    features: caching.FeatureCache,
 ) -> dict[str, Any]:
     reports = {
         split.name: outcomes.evaluate_split(
-            outcome, split, folder=run.folder, batch_size=run.spec.train.batch_examples
+            outcome,
+            split,
+            folder=run.folder,
+            batch_size=run.spec.train.batch_examples,
+            features=features,
         )
         for split in (run.splits.validation, run.splits.test)
         if len(split)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from tf_finetune import main
-from tf_finetune.feature_cache import shards
+from tf_finetune.feature_cache import prefix, shards
+from tf_finetune.models import splitting
 
 
 @pytest.fixture
@@ -73,6 +74,59 @@ def test_a_second_run_with_another_rate_finds_the_features(train, tmp_path):
     assert "--feature_precision=float32" in flags
     assert f"--cache_dir={tmp_path / 'features'}" in flags
     assert '"features": ' in (tmp_path / "second" / "summary.json").read_text()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_measured_is_the_model_itself_and_computed_once(
+    train, tmp_path, capsys, monkeypatch, precision
+):
+    """Measured on features in float32: what --mode=evaluate finds with the whole model."""
+    flags = ("--feature_cache=disk", f"--feature_precision={precision}")
+    assert train("first", *flags, head(20))[0] == 0
+    assert main.main(("--mode=evaluate", f"--workdir={tmp_path / 'first'}")) == 0
+    capsys.readouterr()
+    path = tmp_path / "first" / "evaluation" / "test" / "report.json"
+    whole = json.loads(path.read_text())
+    calls = []
+    compile_prefix = prefix.compile_prefix
+
+    def count(*arguments, **options):
+        calls.append(options)
+        return compile_prefix(*arguments, **options)
+
+    monkeypatch.setattr(prefix, "compile_prefix", count)
+    monkeypatch.setattr(
+        splitting.SuffixModel, "call", count_calls(splitting.SuffixModel.call, calls)
+    )
+    assert train("second", *flags, head(20))[0] == 0
+    path = tmp_path / "second" / "evaluation" / "test" / "report.json"
+    assert "SuffixModel" in calls and not any(isinstance(call, dict) for call in calls)
+    check_numbers(json.loads(path.read_text()), whole)
+
+
+def count_calls(function, calls):
+    def call(self, *arguments, **options):
+        calls.append(type(self).__name__)
+        return function(self, *arguments, **options)
+
+    return call
+
+
+def check_numbers(found, expected):
+    """Equal but for rounding."""
+    assert type(found) is type(expected)
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            check_numbers(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            check_numbers(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    else:
+        assert found == expected
 
 
 def test_what_was_chosen_is_written_and_obeyed(train, tmp_path, capsys):

@@ -4,7 +4,6 @@ One idea: a phase that trains on features is a phase on other data with a smalle
 optimizer, the metrics and early stopping see is the same, and so is the order of the examples.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -19,7 +18,6 @@ from tf_finetune import findings, freezing, specs
 from tf_finetune.data import (
     augmentation,
     loading,
-    memory,
     mixed_spec,
     preprocessing,
 )
@@ -28,6 +26,7 @@ from tf_finetune.feature_cache import (
     epoch_features,
     feature_pass,
     keys,
+    places,
     prefix,
     shards,
     spaces,
@@ -35,12 +34,6 @@ from tf_finetune.feature_cache import (
 )
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import splitting
-
-# An example whose features are larger is as fast to compute as to read.
-_MAX_ROW_BYTES = 2 * 2**20
-_GB = 10**9
-# In about.json: whether a trial chose the precision.
-_IS_TRIED = "is_tried"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +104,11 @@ class FeatureCache:
         self._fingerprint = fingerprint
         self._announce = announce
         self._views = views
-        self._open = contextlib.ExitStack()
+        self._places = places.Places(train, announce=announce)
         self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
+        self._last_plan: freezing.FreezePlan | None = None
+        # In float32, by the name of its space.
+        self._exact: dict[str, prefix.Prefix] = {}
         self.choice: choosing.Choice | None = None
         self.secs = 0.0
 
@@ -150,9 +146,10 @@ class FeatureCache:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, reason)
             self._announce(f"Feature cache: off, {reason}.")
             return self.choice
-        first, train = phases[0], splits.train
-        plan = freezing.plan_freeze(
-            first.freeze or "all", self._backbone.table, batch_norm=batch_norm
+        train = splits.train
+        plan, self._last_plan = (
+            freezing.plan_freeze(phase.freeze or "all", self._backbone.table, batch_norm=batch_norm)
+            for phase in (phases[0], phases[-1])
         )
         freezing.apply_plan(plan, self._backbone.model)
         try:
@@ -175,7 +172,7 @@ class FeatureCache:
             spaces.check_root(self._train.cache_dir)
         if split is not None and self._train.feature_cache in (choosing.DISK, choosing.MEMORY):
             layout = _make_layout(split, precision=self.choice.precision)
-            self._check_fits(layout, self._num_views * len(train) + len(splits.validation))
+            self._places.check_fits(layout, self._num_views * len(train) + len(splits.validation))
         self._announce(_describe(self.choice, split, views=self._views))
         return self.choice
 
@@ -219,33 +216,106 @@ class FeatureCache:
             return CachedPhase(split, train, validation, compiled)
         layout = _make_layout(split, precision=choice.precision)
         needed = layout.row_bytes * (self._num_views * len(train) + len(validation))
-        if not self._is_worth_keeping(layout, needed):
+        if not self._places.is_worth_keeping(layout, needed, mode=choice.mode):
             self._announce_without(layout, needed)
             return None
         if not self._has_use_of_views(num_epochs):
             return None
-        start = time.monotonic()
         parts = self._list_parts(train, validation)
-        digests = np.concatenate([part.digests for part in parts])
-        features = self._open_store(split, layout, digests, dry_run=dry_run)
+        found = self._compute(
+            split,
+            parts,
+            precision=choice.precision,
+            compiled=compiled,
+            is_kept=choice.mode == choosing.DISK and not dry_run,
+            is_told=True,
+            deadline=deadline,
+        )
+        if found is None:
+            self._announce_without(layout, needed)
+            return None
+        own_train, own_validation = found
+        return CachedPhase(split, own_train, own_validation)
+
+    def find_behind(
+        self, part: loading.Split
+    ) -> tuple[splitting.SuffixModel, loading.Split] | None:
+        """What is behind the cut of the last phase, and examples as its features.
+
+        The features are in float32, whatever training took: what is measured then is the model
+        that is exported. Kept as they are, another run on the same data computes none.
+
+        Args:
+          part: the examples, at least one.
+
+        Returns:
+          (the model from features to the outputs, the examples); None where no features are kept
+          on the disk, or these are not worth it.
+
+        Raises:
+          findings.RefusedError: a file is gone.
+        """
+        choice, plan = self.choice, self._last_plan
+        if choice is None or choice.mode != choosing.DISK or plan is None:
+            return None
+        freezing.apply_plan(plan, self._backbone.model)
+        try:
+            split = self._split()
+        finally:
+            freezing.release_plan(self._backbone.model)
+        if split is None:
+            return None
+        layout = _make_layout(split, precision=choosing.FLOAT32)
+        if not self._places.is_worth_keeping(
+            layout, layout.row_bytes * len(part), mode=choice.mode
+        ):
+            return None
+        parts = [feature_pass.Part(part, self._digest(part))]
+        found = self._compute(split, parts, precision=choosing.FLOAT32, is_kept=True, is_told=False)
+        if found is None:
+            return None
+        return split.make_suffix(splitting.SuffixModel), found[0]
+
+    def _compute(
+        self,
+        split: splitting.ModelSplit,
+        parts: list[feature_pass.Part],
+        *,
+        precision: str,
+        is_kept: bool,
+        is_told: bool,
+        compiled: prefix.Prefix | None = None,
+        deadline: float = math.inf,
+    ) -> list[loading.Split] | None:
+        """Examples as features; None where there is no room for them."""
+        start = time.monotonic()
+        name = keys.name_space(split, self._pre, precision=precision)
+        layout = _make_layout(split, precision=precision)
+        features = self._open_store(name, layout, parts, precision=precision, is_kept=is_kept)
         own = feature_pass.FeaturePass(
-            split, features, self._pre, precision=choice.precision, compiled=compiled
+            split,
+            features,
+            self._pre,
+            precision=precision,
+            compiled=compiled or self._exact.get(name),
         )
         try:
             own.compute(parts, deadline=deadline)
-            own_train, own_validation = own.replace(parts)
+            found = own.replace(parts)
         except feature_pass.NoRoomError:
-            self._announce_without(layout, needed)
             return None
         finally:
             secs = time.monotonic() - start
             self.secs += secs
-        self._announce(own.describe(secs))
-        return CachedPhase(split, own_train, own_validation)
+        if own.compiled is not None and precision == choosing.FLOAT32:
+            self._exact = {name: own.compiled}
+        if is_told:
+            self._announce(own.describe(secs))
+        return found
 
     def close(self) -> None:
         """Lets other runs make room."""
-        self._open.close()
+        self._places.close()
 
     @property
     def _num_views(self) -> int:
@@ -327,77 +397,35 @@ class FeatureCache:
             return None
         for precision in (choosing.BFLOAT16, choosing.FLOAT32):
             name = keys.name_space(split, self._pre, precision=precision)
-            if spaces.read_about(self._train.cache_dir, name).get(_IS_TRIED) is True:
+            if spaces.read_about(self._train.cache_dir, name).get(places.IS_TRIED) is True:
                 return precision
         return None
 
-    def _limit(self) -> int:
-        """Bytes that features may take where the choice puts them."""
-        if self.choice is not None and self.choice.mode == choosing.MEMORY:
-            return memory.find_available_bytes() // 2
-        return int(self._train.cache_max_gb * _GB)
-
-    def _is_worth_keeping(self, layout: shards.Layout, needed: int) -> bool:
-        is_small = layout.row_bytes <= _MAX_ROW_BYTES or self._train.feature_cache != choosing.AUTO
-        return is_small and needed <= self._limit()
-
     def _announce_without(self, layout: shards.Layout, needed: int) -> None:
         self._announce(
-            f"Feature cache: off in this phase, which would have {_describe_size(layout, needed)}; "
-            "it computes its frozen part in each epoch."
+            "Feature cache: off in this phase, which would have "
+            f"{places.describe_size(layout, needed)}; it computes its frozen part in each epoch."
         )
-
-    def _check_fits(self, layout: shards.Layout, num_examples: int) -> None:
-        needed, limit = layout.row_bytes * num_examples, self._limit()
-        if needed <= limit:
-            return
-        mode = self._train.feature_cache
-        more = "--feature_cache=disk" if mode == choosing.MEMORY else "a larger --cache_max_gb"
-        message = (
-            f"--feature_cache={mode} would keep {_describe_size(layout, needed)}, and there is "
-            f"room for {limit / _GB:.2g} GB. Expected less: freeze more layers, give {more}, or "
-            "--feature_cache=off."
-        )
-        raise findings.RefusedError(findings.Problem(message, flag="--feature_cache"))
 
     def _open_store(
         self,
-        split: splitting.ModelSplit,
+        name: str,
         layout: shards.Layout,
-        digests: np.ndarray,
+        parts: list[feature_pass.Part],
         *,
-        dry_run: bool,
+        precision: str,
+        is_kept: bool,
     ) -> store.FeatureStore:
-        in_memory = store.FeatureStore(layout, folder=None, announce=self._announce)
         choice = self.choice
-        if choice is None or choice.mode != choosing.DISK or dry_run:
-            return in_memory
-        name = keys.name_space(split, self._pre, precision=choice.precision)
+        if choice is None or not is_kept:
+            return store.FeatureStore(layout, folder=None, announce=self._announce)
         about = {
             "model": self._backbone.source,
-            "precision": choice.precision,
-            _IS_TRIED: choice.is_tried,
+            "precision": precision,
+            places.IS_TRIED: choice.is_tried and precision == choice.precision,
         }
-        try:
-            root = spaces.find_root(self._train.cache_dir)
-            for _ in range(2):
-                lease = contextlib.ExitStack()
-                folder = lease.enter_context(spaces.open_space(root, name, about=about))
-                kept = store.FeatureStore(layout, folder=folder, announce=self._announce)
-                new = len(kept.find_missing(digests)) * (layout.row_bytes + keys.DIGEST_BYTES)
-                if spaces.make_room(root, max_bytes=self._limit() - new) + new <= self._limit():
-                    self._open.push(lease)
-                    return kept
-                # Then what is in the way are features of former data in this very space.
-                lease.close()
-                spaces.make_room(root, max_bytes=self._limit() - new)
-            reason = "--cache_max_gb is taken up by what other runs are using"
-        except OSError as error:
-            reason = str(error.strerror)
-        self._announce(
-            f"Warning: features cannot be kept on the disk ({reason}); they stay in memory."
-        )
-        return in_memory
+        digests = np.concatenate([part.digests for part in parts])
+        return self._places.open_store(name, layout, digests, about=about)
 
 
 def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layout:
@@ -407,10 +435,6 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
         is_float = "float" in tensor.dtype
         dtypes[name] = precision if is_float else tensor.dtype
     return shards.Layout(shapes, dtypes)
-
-
-def _describe_size(layout: shards.Layout, num_bytes: int) -> str:
-    return f"{num_bytes / _GB:.2g} GB of features ({layout.row_bytes:,} bytes per example)"
 
 
 def _describe(

@@ -81,6 +81,7 @@ class FeaturePass:
     Attributes:
       num_computed: examples, or views of them, whose features were computed.
       num_found: those whose features were there.
+      compiled: the prefix; None: it was not needed.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class FeaturePass:
         self._store = features
         self._pre = pre
         self._precision = precision
-        self._compiled = compiled
+        self.compiled = compiled
         self.num_computed = self.num_found = 0
         self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
@@ -171,7 +172,7 @@ class FeaturePass:
         )
 
     def _describe_graph(self) -> str:
-        if self._compiled is None or self._compiled.is_constant:
+        if self.compiled is None or self.compiled.is_constant:
             return ""
         return "; the graph has tables or is too large, so its weights are no constants"
 
@@ -196,15 +197,15 @@ class FeaturePass:
         """Of one view of some examples, or of the examples as they are."""
         if not len(rows) or time.monotonic() >= deadline:
             return
-        if self._compiled is None:
-            self._compiled = prefix.compile_prefix(self._split, precision=self._precision)
+        if self.compiled is None:
+            self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
         digests = part.digests.reshape(len(part.split), -1, part.digests.shape[-1])[rows, view]
         chosen = part.split.take(rows)
         for inputs, labels in _make_dataset(chosen, self._pre, views=part.views, view=view):
             if time.monotonic() >= deadline:
                 return
             own = labels["row"].numpy()
-            features = self._compiled(inputs)
+            features = self.compiled(inputs)
             self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
             self.num_computed += len(own)
             bar.update(self.num_computed)

@@ -28,6 +28,9 @@ DataSpec = data_specs.DataSpec
 AugmentSpec = data_specs.AugmentSpec
 
 
+_TRAINING_PRECISIONS = ("auto", "float32", "bfloat16")
+
+
 @dataclasses.dataclass(frozen=True)
 class PhaseSpec(options.CheckedSpec):
     """One stretch of training with its own freeze line and learning rate.
@@ -52,6 +55,9 @@ class PhaseSpec(options.CheckedSpec):
     )
     gradient_clip_norm: float | None = option(
         None, "Longest gradient, over all variables; 0 clips nothing.", lower_bound=0.0
+    )
+    training_precision: str | None = option(
+        None, "Arithmetic of steps of training.", choices=_TRAINING_PRECISIONS
     )
 
     def find_more_problems(self) -> list[str]:
@@ -141,6 +147,13 @@ class TrainSpec(options.CheckedSpec):
         "auto",
         "Arithmetic of the backbone; weights and heads stay float32. auto: float32.",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    training_precision: str = option(
+        "auto",
+        "Arithmetic of convolutions and products in steps that train more than heads; weights and "
+        "validation stay float32. auto: bfloat16 where a trial finds it faster and as good, in long "
+        "phases and only with --precision=auto; else float32.",
+        choices=_TRAINING_PRECISIONS,
     )
     feature_cache: str = option(
         "auto",

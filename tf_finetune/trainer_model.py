@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tf_finetune import pointwise_strides
+from tf_finetune import graph_precision, pointwise_strides
 from tf_finetune.data import mixing
 from tf_finetune.models import splitting
 
@@ -54,6 +54,38 @@ class _SlicedStep:
         """
         with pointwise_strides.slice_first(self):  # type: ignore[arg-type]
             return super().train_step(*args, **kwargs)  # type: ignore[misc]
+
+
+class _RoundedStep:
+    """A model whose steps of training may compute in bfloat16; what it tells of itself does not."""
+
+    train_function: Any
+    _is_rounded = False
+
+    def use_bfloat16(self, *, is_on: bool) -> None:
+        """Decides in what the following steps compute.
+
+        Args:
+          is_on: convolutions and products in bfloat16; variables stay as they are.
+        """
+        self._is_rounded = is_on
+
+    def make_train_function(self, force: bool = False) -> None:
+        """See `keras.Model`; a function that is there keeps following `use_bfloat16`.
+
+        Args:
+          force: make it again.
+        """
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force=force)  # type: ignore[misc]
+        function = self.train_function
+
+        def call(iterator: Any) -> Any:
+            with graph_precision.rounding(is_on=self._is_rounded):
+                return function(iterator)
+
+        self.train_function = call
 
 
 class _AccumulatedStep:
@@ -217,11 +249,15 @@ class _MixedLoss:
         )
 
 
-class TrainerModel(_PlainBatch, _SlicedStep, _AccumulatedStep, _MixedLoss, keras.Model):
+class _TrainerModel(_PlainBatch, _RoundedStep, _SlicedStep, _AccumulatedStep, _MixedLoss):
+    """All of that."""
+
+
+class TrainerModel(_TrainerModel, keras.Model):
     """The twin of a whole functional model."""
 
 
-class SuffixTrainer(_PlainBatch, _SlicedStep, _AccumulatedStep, _MixedLoss, splitting.SuffixModel):
+class SuffixTrainer(_TrainerModel, splitting.SuffixModel):
     """The twin of what is behind the cut: it takes features."""
 
 

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from tests import tiny
 from tests.feature_cache import test_prefix
-from tf_finetune import specs
-from tf_finetune.feature_cache import choosing, prefix
+from tf_finetune import graph_precision, specs
+from tf_finetune.feature_cache import choosing
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_new_views_are_not_kept(split):
     assert choose(split, num_saved=200, feature_cache="compiled").mode == "compiled"
 
 
-@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.skipif(not graph_precision.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_trial_is_made_once(split):
     choice = choose(split, may_round=True, tried="float32", read_batch=read_nothing)
     assert (choice.precision, choice.compiled, choice.is_tried) == ("float32", None, True)
@@ -90,7 +90,7 @@ def test_what_is_asked_for_is_done(split, mode, precision):
     assert (choice.mode, choice.precision) == (mode, precision)
 
 
-@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.skipif(not graph_precision.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_trial_decides_about_bfloat16(split):
     choice = choose(split, may_round=True)
     assert "bfloat16" in choice.reason
@@ -99,7 +99,7 @@ def test_a_trial_decides_about_bfloat16(split):
     assert choose(split, may_round=False).precision == "float32"
 
 
-@pytest.mark.skipif(not prefix.has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.skipif(not graph_precision.has_bfloat16(), reason="this processor has no bfloat16")
 def test_features_that_bfloat16_changes_stay_float32(split, monkeypatch):
     monkeypatch.setattr(choosing, "_MAX_CHANGE", -1.0)
     choice = choose(split, may_round=True)

@@ -1,12 +1,10 @@
 """The compiled prefix in each epoch trains what the layers one by one train."""
 
 import dataclasses
-import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from tests import task_data, tiny
 from tests.feature_cache import test_caching, test_prefix
@@ -93,37 +91,3 @@ def test_batches_keep_all_but_their_inputs():
     for name, value in features.items():
         np.testing.assert_array_equal(value, expected[name])
         assert mapped.element_spec[0][name].shape[1:] == value.shape[1:]
-
-
-def test_a_settled_thread_keeps_its_options():
-    """A step of training is never made in the bfloat16 of a prefix that runs beside it."""
-
-    def is_rounded():
-        options = context.context().function_call_options.config_proto_serialized
-        config = tf.compat.v1.ConfigProto.FromString(options)
-        return config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == 1
-
-    def look_while_another_thread_rounds():
-        inside, done = threading.Event(), threading.Event()
-
-        def run():
-            with prefix._graph_options(bfloat16=True):
-                inside.set()
-                done.wait()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        inside.wait()
-        try:
-            return is_rounded()
-        finally:
-            done.set()
-            thread.join()
-
-    with prefix._graph_options(bfloat16=True):
-        assert is_rounded()
-    assert look_while_another_thread_rounds()  # what it is about: nothing was called here yet
-    with prefix._graph_options(bfloat16=True):
-        pass
-    prefix.settle_thread()
-    assert not look_while_another_thread_rounds()

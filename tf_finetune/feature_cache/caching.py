@@ -212,7 +212,6 @@ class FeatureCache:
         compiled = choice.compiled if is_first else None
         if choice.mode == choosing.COMPILED:
             compiled = compiled or prefix.compile_prefix(split, precision=choice.precision)
-            prefix.settle_thread()
             return CachedPhase(split, train, validation, compiled)
         layout = _make_layout(split, precision=choice.precision)
         needed = layout.row_bytes * (self._num_views * len(train) + len(validation))

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import specs
+from tf_finetune import graph_precision, specs
 from tf_finetune.feature_cache import costs, prefix
 from tf_finetune.models import splitting
 
@@ -99,7 +99,7 @@ def choose(
         if mode == AUTO and billions * 1e9 < _MIN_SAVED_PRODUCTS:
             return Choice(OFF, precision, f"{reason}, which are soon done")
         mode = DISK if mode == AUTO else mode
-    if wanted != AUTO or not may_round or not prefix.has_bfloat16():
+    if wanted != AUTO or not may_round or not graph_precision.has_bfloat16():
         return Choice(mode, precision, reason)
     tried = find_tried()
     if tried is not None:

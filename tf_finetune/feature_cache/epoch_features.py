@@ -22,7 +22,7 @@ def map_batches(
 
     Args:
       batches: dataset of (inputs, ...).
-      compiled: the prefix; the thread that trains has called `prefix.settle_thread`.
+      compiled: the prefix.
       split: the cut model that it was made of.
 
     Returns:

@@ -9,20 +9,18 @@ Reference: tensorflow/core/grappler/optimizers/remapper.cc and auto_mixed_precis
 of operations that are computed in half precision, and of those that never are).
 """
 
-import contextlib
-import threading
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from tf_finetune import graph_precision
 from tf_finetune.models import splitting
 
 # A serialized graph may have 2 GiB.
 _MAX_CONSTANT_BYTES = 1_800_000_000
 _BFLOAT16 = "bfloat16"
-_options_lock = threading.Lock()
 
 
 class Prefix:
@@ -47,7 +45,7 @@ class Prefix:
         Returns:
           {name: [batch, ...]}, see `ModelSplit.run_prefix`.
         """
-        with _graph_options(bfloat16=self.precision == _BFLOAT16):
+        with graph_precision.rounding(is_on=self.precision == _BFLOAT16):
             return self._function(**inputs)
 
 
@@ -97,53 +95,6 @@ def _holds_numbers(concrete: typing.Any) -> bool:
     return all(
         id(outer) in handles or outer.dtype != tf.resource for outer, _ in concrete.graph.captures
     )
-
-
-@contextlib.contextmanager
-def _graph_options(*, bfloat16: bool) -> Iterator[None]:
-    """How TensorFlow optimizes the functions that are called in the block, in this thread."""
-    if not bfloat16:
-        yield
-        return
-    name = "auto_mixed_precision_onednn_bfloat16"
-    # The options belong to the process; what a thread runs is optimized under those it has seen.
-    with _options_lock:
-        before = tf.config.optimizer.get_experimental_options()
-        tf.config.optimizer.set_experimental_options({name: True})
-        try:
-            yield
-        finally:
-            tf.config.optimizer.set_experimental_options({name: bool(before.get(name, False))})
-
-
-def settle_thread() -> None:
-    """Makes this thread keep the options that it has, whatever other threads do meanwhile.
-
-    A thread reads the options of the process when it first calls a function, and keeps them.
-    """
-    with _options_lock:
-        _nothing()
-
-
-@tf.function
-def _nothing() -> tf.Tensor:
-    return tf.zeros(())
-
-
-def has_bfloat16() -> bool:
-    """Whether this machine's processor computes in bfloat16.
-
-    Returns:
-      True on Linux on x86 with AVX-512 BF16 or AMX; False where it is not known.
-    """
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("flags"):
-                    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
-    except OSError:
-        return False
-    return False
 
 
 def as_numbers(features: Mapping[str, tf.Tensor], *, precision: str) -> dict[str, np.ndarray]:

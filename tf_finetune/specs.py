@@ -16,6 +16,7 @@ from tf_finetune.options import option
 
 SpecError = options.SpecError
 
+AUTO = "auto"
 MODES = ("train", "evaluate", "predict", "export", "inspect", "validate")
 POOLINGS, PIXEL_RANGES = model_specs.POOLINGS, model_specs.PIXEL_RANGES
 NAME_PATTERN = model_specs.NAME_PATTERN
@@ -27,6 +28,11 @@ HeadSpec = model_specs.HeadSpec
 DataSpec = data_specs.DataSpec
 AugmentSpec = data_specs.AugmentSpec
 
+_RATE_HELP = (
+    "Adam's peak rate. auto: by a test of some dozen steps at rising rates, before each phase that "
+    "names none."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSpec(options.CheckedSpec):
@@ -37,8 +43,8 @@ class PhaseSpec(options.CheckedSpec):
 
     name: str = option("", "Name of the phase.")
     epochs: int | None = option(None, "Passes over the training data.", lower_bound=1)
-    learning_rate: float | None = option(
-        None, "Adam's peak rate.", lower_bound=1e-12, upper_bound=100.0
+    learning_rate: float | typing.Literal["auto"] | None = option(
+        None, _RATE_HELP, lower_bound=1e-12, upper_bound=100.0, words=(AUTO,)
     )
     freeze: str | None = option(None, model_specs.FREEZE_HELP)
     schedule: str | None = option(
@@ -53,6 +59,16 @@ class PhaseSpec(options.CheckedSpec):
     gradient_clip_norm: float | None = option(
         None, "Longest gradient, over all variables; 0 clips nothing.", lower_bound=0.0
     )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate, once it is a number."""
+        if self.learning_rate is None or self.learning_rate == AUTO:
+            raise SpecError(
+                f"The learning rate of phase {self.name!r} is chosen when it starts. Expected a "
+                "number here, such as 0.001."
+            )
+        return self.learning_rate
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
@@ -93,8 +109,8 @@ class TrainSpec(options.CheckedSpec):
     epochs: int | None = option(
         None, "Passes over the training data; replaces the recipe's phases.", lower_bound=1
     )
-    learning_rate: float | None = option(
-        None, "Adam's peak rate.", lower_bound=1e-12, upper_bound=100.0
+    learning_rate: float | typing.Literal["auto"] | None = option(
+        None, _RATE_HELP, lower_bound=1e-12, upper_bound=100.0, words=(AUTO,)
     )
     weight_decay: float | None = option(
         None,

@@ -59,6 +59,11 @@ class CachedPhase:
     validation: loading.Split
     compiled: prefix.Prefix | None = None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether features need not be computed in each epoch."""
+        return self.compiled is None
+
     def map_batches(
         self, batches: tf.data.Dataset, *, num_repeated: int | None = None
     ) -> tf.data.Dataset:
@@ -91,6 +96,11 @@ class FeatureCache:
       fingerprint: of the data set.
       announce: takes the lines that tell the user what happens.
       views: of the training examples, where they have a few; None: they are as they are.
+
+    Attributes:
+      choice: what was decided; None before that.
+      secs: that making features took so far.
+      estimated_secs: what those of all examples would take, of a dry run that makes a few.
     """
 
     def __init__(
@@ -113,8 +123,10 @@ class FeatureCache:
         self._views = views
         self._open = contextlib.ExitStack()
         self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
+        self._num_features = 0
         self.choice: choosing.Choice | None = None
         self.secs = 0.0
+        self.estimated_secs: float | None = None
 
     def choose(
         self,
@@ -142,6 +154,7 @@ class FeatureCache:
             --cache_dir cannot be written.
         """
         reason = self._find_reason_against(splits, phases, has_new_views=has_new_views)
+        self._num_features = self._num_views * len(splits.train) + len(splits.validation)
         num_saved = self._count_saved_epochs(phases, has_new_views=has_new_views)
         if self._train.feature_cache == choosing.OFF:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
@@ -175,7 +188,7 @@ class FeatureCache:
             spaces.check_root(self._train.cache_dir)
         if split is not None and self._train.feature_cache in (choosing.DISK, choosing.MEMORY):
             layout = _make_layout(split, precision=self.choice.precision)
-            self._check_fits(layout, self._num_views * len(train) + len(splits.validation))
+            self._check_fits(layout, self._num_features)
         self._announce(_describe(self.choice, split, views=self._views))
         return self.choice
 
@@ -196,7 +209,8 @@ class FeatureCache:
           validation: those of validation, may be empty.
           is_first: whether it is the phase that the choice was made on.
           num_epochs: of the phase; None: enough for every view.
-          dry_run: nothing is read from the disk or kept on it.
+          dry_run: nothing is read from the disk or kept on it, and it is said how long the
+            features of all examples would take, from those of these.
           deadline: `time.monotonic()` seconds after which no more is computed.
 
         Returns:
@@ -231,6 +245,8 @@ class FeatureCache:
         own = feature_pass.FeaturePass(
             split, features, self._pre, precision=choice.precision, compiled=compiled
         )
+        if dry_run:
+            own.warm_up(train)
         try:
             own.compute(parts, deadline=deadline)
             own_train, own_validation = own.replace(parts)
@@ -241,6 +257,11 @@ class FeatureCache:
             secs = time.monotonic() - start
             self.secs += secs
         self._announce(own.describe(secs))
+        if dry_run:
+            self.estimated_secs = own.estimate_secs(self._num_features)
+            about = own.describe_estimate(self._num_features)
+            kept = ", less where they are kept already" if choice.mode == choosing.DISK else ""
+            self._announce(f"{about}{kept}.")
         return CachedPhase(split, own_train, own_validation)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def make_schedule(
       A number where it is constant, else a schedule: linear from 0 during the warm-up, then
       constant or along a cosine to 0.
     """
-    peak = phase.learning_rate
+    peak = phase.peak_rate
     warmup_steps = int(num_steps * (phase.warmup_fraction or 0.0))
     if phase.schedule == "constant" and not warmup_steps:
         return peak
@@ -77,6 +77,7 @@ def make_optimizer(
     weight_decay: float,
     variables: list[keras.Variable],
     precision: str,
+    schedule: keras.optimizers.schedules.LearningRateSchedule | None = None,
 ) -> keras.optimizers.Optimizer:
     """Adam for one phase.
 
@@ -86,12 +87,13 @@ def make_optimizer(
       weight_decay: decoupled decay of kernels; 0 for none.
       variables: the model's variables; those of rank 1 or 0 (bias, gamma, beta) never decay.
       precision: "float32", "bfloat16" or "float16"; the last scales the loss dynamically.
+      schedule: of the rate, in place of the phase's own.
 
     Returns:
       An optimizer that is not built yet.
     """
     optimizer: keras.optimizers.Optimizer = Adam(
-        make_schedule(phase, num_steps=num_steps),
+        schedule or make_schedule(phase, num_steps=num_steps),
         weight_decay=weight_decay or None,
         batch_clipnorm=phase.gradient_clip_norm or 0.0,
     )

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_finetune import specs, token_lengths, training_cost
 from tf_finetune.data import batching, pipeline, preprocessing, resampling
 from tf_finetune.data import loading as data_loading
-from tf_finetune.feature_cache import caching
+from tf_finetune.feature_cache import caching, feature_pass
 from tf_finetune.models import loading as model_loading
 
 
@@ -110,7 +110,8 @@ class PhaseData:
         train, validation = self._task.splits.train, self._validation_split
         if dry_run:
             num_timed = max(training_cost.TIMED_STEPS, self.steps_at_once)
-            train = train.head(self._task.train.step_examples * num_timed)
+            num_examples = self._task.train.step_examples * num_timed
+            train = train.head(max(num_examples, feature_pass.TIMED_EXAMPLES))
             validation = validation.head(self._task.train.batch_examples)
         self._cached = self._features.start_phase(
             train,

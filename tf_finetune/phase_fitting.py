@@ -25,6 +25,8 @@ from tf_finetune import (
     objectives,
     optimizers,
     phase_data,
+    range_steps,
+    rate_range,
     recipe,
     resuming,
     specs,
@@ -66,6 +68,7 @@ class Fitter:
       workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
       features: of the run, after `choose`.
       recorder: of the run's checkpoints.
+      note_phases: takes the phases whenever the learning rate of one has been found.
 
     Attributes:
       run: what is known so far: history and best weights.
@@ -82,8 +85,10 @@ class Fitter:
         workdir_path: str | None,
         features: caching.FeatureCache,
         recorder: resuming.Recorder,
+        note_phases: Callable[[tuple[specs.PhaseSpec, ...]], None] | None = None,
     ):
         self._recorder = recorder
+        self._note_phases = note_phases
         self.deadline = math.inf
         self._model = model
         self._backbone = backbone
@@ -134,6 +139,29 @@ class Fitter:
             path = os.path.join(self._workdir, workdir.FREEZE_PLAN)
             workdir.write_atomic(path, freezing.format_plan(plan))
         cached = self._data.start_phase(phase, deadline=self.deadline, dry_run=dry_run)
+        if phase.learning_rate == specs.AUTO:
+            default = recipe.default_rate(
+                all_frozen=plan.num_frozen == plan.num_layers,
+                is_first=phase is task.phases[0],
+                input_kind=self._backbone.input_kind,
+            )
+            phase = dataclasses.replace(phase, learning_rate=default)
+            ranges = rate_range.plan_test(default, is_cheap=cached is not None and cached.is_kept)
+            if dry_run:
+                announce(rate_range.describe_plan(ranges))
+            else:
+                phase = self._find_rate(phase, cached, ranges, announce)
+        return self._make_trainer(phase, cached)
+
+    def _make_trainer(
+        self,
+        phase: specs.PhaseSpec,
+        cached: caching.CachedPhase | None,
+        *,
+        tried: rate_range.Plan | None = None,
+    ) -> keras.Model:
+        """The compiled model of a phase, or of the test of its learning rate."""
+        task = self._task
         with self._strategy.scope():
             trainer = (
                 trainer_model.TrainerModel(self._model.input, self._model.output)
@@ -150,14 +178,15 @@ class Fitter:
                     weight_decay=task.train.weight_decay or 0.0,
                     variables=trainer.trainable_variables,
                     precision=task.precision,
+                    schedule=range_steps.make_schedule(tried) if tried else None,
                 ),
                 loss=objectives.make_losses(
                     task.heads, infos, labelled.labels, counts=labelled.count_positions()
                 ),
                 loss_weights={head.name: head.loss_weight for head in task.heads},
-                metrics=objectives.make_metrics(infos),
+                metrics=None if tried else objectives.make_metrics(infos),
                 auto_scale_loss=False,
-                steps_per_execution=self._data.steps_at_once,
+                steps_per_execution=1 if tried else self._data.steps_at_once,
                 # XLA has no strings, and Keras only asks the layers whether it may compile them.
                 # Nor has it slices of a size that is only known when it runs.
                 jit_compile=False
@@ -167,8 +196,37 @@ class Fitter:
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
 
+    def _find_rate(
+        self,
+        phase: specs.PhaseSpec,
+        cached: caching.CachedPhase | None,
+        plan: rate_range.Plan,
+        announce: Callable[[str], None],
+    ) -> specs.PhaseSpec:
+        """The phase, which has the recipe's rate, with the one that a test finds."""
+        start = time.monotonic()
+        trainer = self._make_trainer(phase, cached, tried=plan)
+        tried = range_steps.try_rates(trainer, self._data, plan, deadline=self.deadline)
+        if tried.is_late:  # the phase will not start
+            return phase
+        found = rate_range.make_test(phase, tried.rates, tried.losses)
+        self._recorder.move(ranges=(*self._recorder.standing.ranges, found))
+        announce(found.describe(num_steps=tried.num_steps, secs=time.monotonic() - start))
+        ranges = self._recorder.standing.ranges
+        if self._workdir is not None:
+            path = os.path.join(self._workdir, workdir.LR_RANGE)
+            workdir.write_atomic(path, rate_range.format_tests(ranges))
+        # A run that is ended from here on need not try again.
+        self._recorder.write(None)
+        if self._note_phases is not None:
+            self._note_phases(rate_range.settle_phases(self._task.phases, ranges))
+        return dataclasses.replace(phase, learning_rate=found.rate)
+
     def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
         train = self._task.train
+        rate = phase.learning_rate
+        if rate != specs.AUTO:
+            rate = f"{phase.peak_rate:g}"
         parts = ""
         if train.accumulate_steps > 1:
             parts = f" (each of {train.accumulate_steps} batches of {train.batch_size})"
@@ -177,7 +235,7 @@ class Fitter:
             f"Phase {phase.name}: {plan.num_frozen} of {plan.num_layers} {plan.unit} frozen "
             f"({plan.rule}), {count_numbers(self._model.trainable_weights):,} of "
             f"{count_numbers(self._model.weights):,} parameters train, {phase.epochs} epochs of "
-            f"{self._data.steps} steps{parts}, Adam {phase.learning_rate:g} {phase.schedule}, "
+            f"{self._data.steps} steps{parts}, Adam {rate} {phase.schedule}, "
             f"warm-up {phase.warmup_fraction:g}, clip norm {phase.gradient_clip_norm:g}{decay}."
         )
 

@@ -165,6 +165,26 @@ def patience_epochs(
     return train.patience_epochs or default
 
 
+def default_rate(*, all_frozen: bool, is_first: bool, input_kind: str = _IMAGE) -> float:
+    """The learning rate of a phase that names none.
+
+    Args:
+      all_frozen: whether only heads train.
+      is_first: whether it is the run's first phase.
+      input_kind: "image", "text" or "columns".
+
+    Returns:
+      Adam's peak rate.
+    """
+    if input_kind == _COLUMNS:
+        return COLUMNS_LEARNING_RATE
+    if all_frozen:
+        return HEAD_LEARNING_RATE
+    if input_kind == _TEXT:
+        return TEXT_LEARNING_RATE
+    return JOINT_LEARNING_RATE if is_first else FINE_LEARNING_RATE
+
+
 def _recipe(
     train: specs.TrainSpec, input_kind: str, *, heads_only: bool
 ) -> tuple[specs.PhaseSpec, ...]:
@@ -173,8 +193,10 @@ def _recipe(
         return (head,)
     if input_kind == _TEXT:
         return (specs.PhaseSpec(name="fine", freeze="none"),)
-    rate = FINE_LEARNING_RATE
-    if train.learning_rate is not None:
+    rate: Any = FINE_LEARNING_RATE
+    if train.learning_rate == specs.AUTO:
+        rate = specs.AUTO
+    elif train.learning_rate is not None:
         rate = train.learning_rate * FINE_LEARNING_RATE / HEAD_LEARNING_RATE
     fine = specs.PhaseSpec(name="fine", freeze=FINE_FREEZE, epochs=FINE_EPOCHS, learning_rate=rate)
     return (head, fine)
@@ -195,12 +217,8 @@ def _fill_in(
     all_frozen = plan.num_frozen == plan.num_layers
     head_epochs = min(MAX_HEAD_EPOCHS, max(MIN_HEAD_EPOCHS, math.ceil(MIN_HEAD_STEPS / steps)))
     fine_epochs = head_epochs if is_first else FINE_EPOCHS
-    fine_rate = JOINT_LEARNING_RATE if is_first else FINE_LEARNING_RATE
-    head_rate = HEAD_LEARNING_RATE
-    if input_kind == _COLUMNS:
-        head_rate = fine_rate = COLUMNS_LEARNING_RATE
     if input_kind == _TEXT:
-        fine_epochs, fine_rate = TEXT_EPOCHS, TEXT_LEARNING_RATE
+        fine_epochs = TEXT_EPOCHS
     defaults: dict[str, Any] = {
         "freeze": rule,
         "epochs": head_epochs if all_frozen else fine_epochs,
@@ -210,7 +228,9 @@ def _fill_in(
         "gradient_clip_norm": train.gradient_clip_norm,
     }
     if defaults["learning_rate"] is None:
-        defaults["learning_rate"] = head_rate if all_frozen else fine_rate
+        defaults["learning_rate"] = default_rate(
+            all_frozen=all_frozen, is_first=is_first, input_kind=input_kind
+        )
     if defaults["warmup_fraction"] is None:
         defaults["warmup_fraction"] = 0.0 if all_frozen else FINE_WARMUP_FRACTION
     if defaults["gradient_clip_norm"] is None:

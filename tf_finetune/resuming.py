@@ -20,6 +20,7 @@ from tf_finetune import (
     checkpoints,
     findings,
     freezing,
+    rate_range,
     trainer_model,
     training_cost,
 )
@@ -48,6 +49,7 @@ class Standing:
       waited: epochs of the phase since the last improvement.
       improved: whether an epoch of the phase was the best.
       results: a dict for each phase that has ended.
+      ranges: the tests of learning rates so far, one for each phase that had one.
       cost: the estimate made before training; None before it was made.
       secs: spent on training so far, over all runs.
       num_frozen_layers: frozen layers of the backbone in the newest phase.
@@ -61,6 +63,7 @@ class Standing:
     waited: int = 0
     improved: bool = False
     results: tuple[dict[str, Any], ...] = ()
+    ranges: tuple[rate_range.RangeTest, ...] = ()
     cost: training_cost.CostEstimate | None = None
     secs: float = 0.0
     num_frozen_layers: int = 0
@@ -150,8 +153,14 @@ class Recorder:
         try:
             values = state["standing"]
             cost = training_cost.read_estimate(values["cost"])
+            ranges = rate_range.read_tests(values["ranges"])
             self.standing = Standing(
-                **{**values, "results": tuple(values["results"]), "cost": cost}
+                **{
+                    **values,
+                    "results": tuple(values["results"]),
+                    "ranges": ranges,
+                    "cost": cost,
+                }
             )
             self.settled = dict(state["settled"])
             self._began -= self.standing.secs

@@ -48,13 +48,9 @@ def write_start(
     if not goes_on:
         run_folder.claim(run.folder, requested=run.request)
         shutil.rmtree(os.path.join(run.folder, workdir.LOGS_DIR), ignore_errors=True)
-    resolved = _resolve(run, backbone, task, choice=choice)
-    contents = {
-        workdir.RUN_FLAGS: spec_flags.write_flags(resolved),
-        workdir.PROBLEMS: "".join(f"{line}\n" for line in run.warnings),
-    }
-    for name, text in contents.items():
-        workdir.write_atomic(os.path.join(run.folder, name), text)
+    write_flags(run, backbone, task, choice=choice)
+    problems = "".join(f"{line}\n" for line in run.warnings)
+    workdir.write_atomic(os.path.join(run.folder, workdir.PROBLEMS), problems)
     with (
         workdir.replace_file(os.path.join(run.folder, workdir.SPLIT)) as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
@@ -69,6 +65,29 @@ def write_start(
             strategy=run.strategy, precision=run.precision, seed=run.spec.seed
         ),
     )
+
+
+def write_flags(
+    run: run_state.Run,
+    backbone: model_loading.Backbone,
+    task: training.Task,
+    *,
+    choice: choosing.Choice | None,
+) -> None:
+    """Writes run.flags, with everything that was inferred or measured so far.
+
+    Args:
+      run: the run.
+      backbone: its pretrained model.
+      task: what will be trained; a learning rate may still be open.
+      choice: what was measured about the frozen part; None: nothing.
+
+    Raises:
+      OSError: the workdir cannot be written; a former file is untouched.
+    """
+    resolved = _resolve(run, backbone, task, choice=choice)
+    path = os.path.join(run.folder, workdir.RUN_FLAGS)
+    workdir.write_atomic(path, spec_flags.write_flags(resolved))
 
 
 def read_checkpoint(
@@ -161,6 +180,10 @@ def _resolve(
             batch_size=task.train.batch_size,
             phases=task.phases,
             epochs=None,
+            # Each phase has its own by now, or will have.
+            learning_rate=None
+            if spec.train.learning_rate == specs.AUTO
+            else spec.train.learning_rate,
             monitor=spec.train.monitor or monitors.name_total(run.splits.heads),
             patience_epochs=task.train.patience_epochs,
             weight_decay=task.train.weight_decay,

@@ -22,6 +22,7 @@ from tf_finetune import (
     input_checks,
     objectives,
     outcomes,
+    rate_range,
     report,
     resuming,
     run_folder,
@@ -72,7 +73,8 @@ def train(
       test_data: the same in place of `spec.data.test_data`.
 
     Returns:
-      The content of summary.json; with dry_run, {"status": "dry_run", "cost": ...}.
+      The content of summary.json; with dry_run, {"status": "dry_run", "cost": ...,
+        "features_secs": ...}.
 
     Raises:
       SpecError, RefusedError: something cannot be used; nothing was trained.
@@ -156,7 +158,7 @@ def _estimate(
     )
     run.announce("--dry_run: nothing was trained or written.")
     cost = dataclasses.asdict(result.cost) if result.cost else None
-    return {"status": "dry_run", "cost": cost}
+    return {"status": "dry_run", "cost": cost, "features_secs": features.estimated_secs}
 
 
 def _plan(
@@ -198,6 +200,8 @@ def _train_in_folder(
             _FEATURE_PRECISION: choice.precision if choice else None,
         }
     )
+    phases = rate_range.settle_phases(task.phases, recorder.standing.ranges)
+    task = dataclasses.replace(task, phases=phases)
     run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
     outcome = trained.TrainedModel(
         model,
@@ -225,6 +229,11 @@ def _fit(
 ) -> training.TrainResult:
     minutes = run.spec.max_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def note_phases(phases: tuple[specs.PhaseSpec, ...]) -> None:
+        known = dataclasses.replace(task, phases=phases)
+        run_start.write_flags(run, backbone, known, choice=features.choice)
+
     try:
         with pipeline.naming_bad_images(
             task.splits.train, task.splits.validation, pre=task.preprocessing
@@ -238,6 +247,7 @@ def _fit(
                 deadline=deadline,
                 features=features,
                 recorder=recorder,
+                note_phases=note_phases,
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:

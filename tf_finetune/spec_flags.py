@@ -408,7 +408,8 @@ def _format_value(value: Any, scalar: type, *, joint: str) -> str:
         return joint.join(_format_value(element, scalar, joint=joint) for element in value)
     if scalar is bool:
         return "true" if value else "false"
-    return repr(float(value)) if scalar is float else str(value)
+    is_number = scalar is float and not isinstance(value, str)
+    return repr(float(value)) if is_number else str(value)
 
 
 def _format_composite(spec: Any) -> str:

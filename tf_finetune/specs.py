@@ -16,6 +16,7 @@ from tf_finetune.options import option
 
 SpecError = options.SpecError
 
+AUTO = "auto"
 MODES = ("train", "evaluate", "predict", "export", "inspect", "validate")
 POOLINGS, PIXEL_RANGES = model_specs.POOLINGS, model_specs.PIXEL_RANGES
 NAME_PATTERN = model_specs.NAME_PATTERN
@@ -26,6 +27,11 @@ FreezeSpec = model_specs.FreezeSpec
 HeadSpec = model_specs.HeadSpec
 DataSpec = data_specs.DataSpec
 AugmentSpec = data_specs.AugmentSpec
+
+_RATE_HELP = (
+    "Adam's peak rate. auto: by a test of some dozen steps at rising rates, before each phase that "
+    "names none."
+)
 
 
 _TRAINING_PRECISIONS = ("auto", "float32", "bfloat16")
@@ -40,8 +46,8 @@ class PhaseSpec(options.CheckedSpec):
 
     name: str = option("", "Name of the phase.")
     epochs: int | None = option(None, "Passes over the training data.", lower_bound=1)
-    learning_rate: float | None = option(
-        None, "Adam's peak rate.", lower_bound=1e-12, upper_bound=100.0
+    learning_rate: float | typing.Literal["auto"] | None = option(
+        None, _RATE_HELP, lower_bound=1e-12, upper_bound=100.0, words=(AUTO,)
     )
     freeze: str | None = option(None, model_specs.FREEZE_HELP)
     schedule: str | None = option(
@@ -59,6 +65,16 @@ class PhaseSpec(options.CheckedSpec):
     training_precision: str | None = option(
         None, "Arithmetic of steps of training.", choices=_TRAINING_PRECISIONS
     )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate, once it is a number."""
+        if self.learning_rate is None or self.learning_rate == AUTO:
+            raise SpecError(
+                f"The learning rate of phase {self.name!r} is chosen when it starts. Expected a "
+                "number here, such as 0.001."
+            )
+        return self.learning_rate
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""
@@ -99,8 +115,8 @@ class TrainSpec(options.CheckedSpec):
     epochs: int | None = option(
         None, "Passes over the training data; replaces the recipe's phases.", lower_bound=1
     )
-    learning_rate: float | None = option(
-        None, "Adam's peak rate.", lower_bound=1e-12, upper_bound=100.0
+    learning_rate: float | typing.Literal["auto"] | None = option(
+        None, _RATE_HELP, lower_bound=1e-12, upper_bound=100.0, words=(AUTO,)
     )
     weight_decay: float | None = option(
         None,
@@ -151,8 +167,8 @@ class TrainSpec(options.CheckedSpec):
     training_precision: str = option(
         "auto",
         "Arithmetic of convolutions and products in steps that train more than heads; weights and "
-        "validation stay float32. auto: bfloat16 where a trial finds it faster and as good, in long "
-        "phases and only with --precision=auto; else float32.",
+        "validation stay float32. auto: bfloat16 where a trial finds it faster and as good, in "
+        "long phases and only with --precision=auto; else float32.",
         choices=_TRAINING_PRECISIONS,
     )
     feature_cache: str = option(

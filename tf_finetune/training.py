@@ -16,7 +16,9 @@ from tf_finetune import (
     callbacks,
     phase_data,
     phase_fitting,
+    rate_range,
     resuming,
+    specs,
     training_cost,
 )
 from tf_finetune.data import augmentation
@@ -66,6 +68,7 @@ def fit(
     dry_run: bool = False,
     features: caching.FeatureCache | None = None,
     recorder: resuming.Recorder | None = None,
+    note_phases: Callable[[tuple[specs.PhaseSpec, ...]], None] | None = None,
     announce: Callable[[str], None] = print,
 ) -> TrainResult:
     """Trains the heads and what the phases unfreeze; leaves the best weights in the model.
@@ -80,6 +83,7 @@ def fit(
       dry_run: estimate the cost and stop; the model is left as it was.
       features: from `plan_features`; None: it is called here.
       recorder: writes checkpoints, and goes on from the newest; None: neither.
+      note_phases: takes the phases whenever the learning rate of one has been found.
       announce: takes the lines that tell the user what happens.
 
     Returns:
@@ -91,6 +95,9 @@ def fit(
     """
     features = features or plan_features(model, backbone, task, announce=announce)
     recorder = recorder or resuming.Recorder(None)
+    task = dataclasses.replace(
+        task, phases=rate_range.settle_phases(task.phases, recorder.standing.ranges)
+    )
     fitter = phase_fitting.Fitter(
         model,
         backbone,
@@ -99,6 +106,7 @@ def fit(
         workdir_path=workdir_path,
         features=features,
         recorder=recorder,
+        note_phases=note_phases,
     )
     fitter.deadline = math.inf if deadline is None else deadline - recorder.standing.secs
     results = [PhaseResult(**result) for result in recorder.standing.results]

@@ -52,6 +52,11 @@ class CachedPhase:
     validation: loading.Split
     compiled: prefix.Prefix | None = None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether features need not be computed in each epoch."""
+        return self.compiled is None
+
     def map_batches(
         self, batches: tf.data.Dataset, *, num_repeated: int | None = None
     ) -> tf.data.Dataset:
@@ -84,6 +89,11 @@ class FeatureCache:
       fingerprint: of the data set.
       announce: takes the lines that tell the user what happens.
       views: of the training examples, where they have a few; None: they are as they are.
+
+    Attributes:
+      choice: what was decided; None before that.
+      secs: that making features took so far.
+      estimated_secs: what those of all examples would take, of a dry run that makes a few.
     """
 
     def __init__(
@@ -107,10 +117,12 @@ class FeatureCache:
         self._places = places.Places(train, announce=announce)
         self._digests: dict[int, tuple[loading.Split, np.ndarray]] = {}
         self._last_plan: freezing.FreezePlan | None = None
-        # In float32, by the name of its space.
-        self._exact: dict[str, prefix.Prefix] = {}
+        # The newest in float32, by the name of its space: what it compiles serves the next.
+        self._exact: dict[str, feature_pass.FeaturePass] = {}
+        self._num_features = 0
         self.choice: choosing.Choice | None = None
         self.secs = 0.0
+        self.estimated_secs: float | None = None
 
     def choose(
         self,
@@ -138,6 +150,7 @@ class FeatureCache:
             --cache_dir cannot be written.
         """
         reason = self._find_reason_against(splits, phases, has_new_views=has_new_views)
+        self._num_features = self._num_views * len(splits.train) + len(splits.validation)
         num_saved = self._count_saved_epochs(phases, has_new_views=has_new_views)
         if self._train.feature_cache == choosing.OFF:
             self.choice = choosing.Choice(choosing.OFF, choosing.FLOAT32, "--feature_cache=off")
@@ -172,8 +185,9 @@ class FeatureCache:
             spaces.check_root(self._train.cache_dir)
         if split is not None and self._train.feature_cache in (choosing.DISK, choosing.MEMORY):
             layout = _make_layout(split, precision=self.choice.precision)
-            self._places.check_fits(layout, self._num_views * len(train) + len(splits.validation))
-        self._announce(_describe(self.choice, split, views=self._views))
+            self._places.check_fits(layout, self._num_features)
+        num_views = self._views.number if self._views else None
+        self._announce(choosing.describe(self.choice, split, num_views=num_views))
         return self.choice
 
     def start_phase(
@@ -193,7 +207,8 @@ class FeatureCache:
           validation: those of validation, may be empty.
           is_first: whether it is the phase that the choice was made on.
           num_epochs: of the phase; None: enough for every view.
-          dry_run: nothing is read from the disk or kept on it.
+          dry_run: nothing is read from the disk or kept on it, and it is said how long the
+            features of all examples would take, from those of these.
           deadline: `time.monotonic()` seconds after which no more is computed.
 
         Returns:
@@ -221,18 +236,23 @@ class FeatureCache:
         if not self._has_use_of_views(num_epochs):
             return None
         parts = self._list_parts(train, validation)
-        found = self._compute(
-            split,
-            parts,
-            precision=choice.precision,
-            compiled=compiled,
-            is_kept=choice.mode == choosing.DISK and not dry_run,
-            is_told=True,
-            deadline=deadline,
+        is_kept = choice.mode == choosing.DISK and not dry_run
+        own = self._open_pass(
+            split, parts, precision=choice.precision, is_kept=is_kept, compiled=compiled
         )
+        if dry_run:
+            own.warm_up(train)
+        start = time.monotonic()
+        found = self._run_pass(own, parts, deadline=deadline)
         if found is None:
             self._announce_without(layout, needed)
             return None
+        self._announce(own.describe(time.monotonic() - start))
+        if dry_run:
+            self.estimated_secs = own.estimate_secs(self._num_features)
+            about = own.describe_estimate(self._num_features)
+            kept = ", less where they are kept already" if choice.mode == choosing.DISK else ""
+            self._announce(f"{about}{kept}.")
         own_train, own_validation = found
         return CachedPhase(split, own_train, own_validation)
 
@@ -270,47 +290,49 @@ class FeatureCache:
         ):
             return None
         parts = [feature_pass.Part(part, self._digest(part))]
-        found = self._compute(split, parts, precision=choosing.FLOAT32, is_kept=True, is_told=False)
+        own = self._open_pass(split, parts, precision=choosing.FLOAT32, is_kept=True)
+        found = self._run_pass(own, parts)
         if found is None:
             return None
         return split.make_suffix(splitting.SuffixModel), found[0]
 
-    def _compute(
+    def _open_pass(
         self,
         split: splitting.ModelSplit,
         parts: list[feature_pass.Part],
         *,
         precision: str,
         is_kept: bool,
-        is_told: bool,
         compiled: prefix.Prefix | None = None,
+    ) -> feature_pass.FeaturePass:
+        name = keys.name_space(split, self._pre, precision=precision)
+        layout = _make_layout(split, precision=precision)
+        features = self._open_store(name, layout, parts, precision=precision, is_kept=is_kept)
+        if compiled is None and name in self._exact:
+            compiled = self._exact[name].compiled
+        own = feature_pass.FeaturePass(
+            split, features, self._pre, precision=precision, compiled=compiled
+        )
+        if is_kept and precision == choosing.FLOAT32:
+            self._exact = {name: own}
+        return own
+
+    def _run_pass(
+        self,
+        own: feature_pass.FeaturePass,
+        parts: list[feature_pass.Part],
+        *,
         deadline: float = math.inf,
     ) -> list[loading.Split] | None:
         """Examples as features; None where there is no room for them."""
         start = time.monotonic()
-        name = keys.name_space(split, self._pre, precision=precision)
-        layout = _make_layout(split, precision=precision)
-        features = self._open_store(name, layout, parts, precision=precision, is_kept=is_kept)
-        own = feature_pass.FeaturePass(
-            split,
-            features,
-            self._pre,
-            precision=precision,
-            compiled=compiled or self._exact.get(name),
-        )
         try:
             own.compute(parts, deadline=deadline)
-            found = own.replace(parts)
+            return own.replace(parts)
         except feature_pass.NoRoomError:
             return None
         finally:
-            secs = time.monotonic() - start
-            self.secs += secs
-        if own.compiled is not None and precision == choosing.FLOAT32:
-            self._exact = {name: own.compiled}
-        if is_told:
-            self._announce(own.describe(secs))
-        return found
+            self.secs += time.monotonic() - start
 
     def close(self) -> None:
         """Lets other runs make room."""
@@ -434,27 +456,3 @@ def _make_layout(split: splitting.ModelSplit, *, precision: str) -> shards.Layou
         is_float = "float" in tensor.dtype
         dtypes[name] = precision if is_float else tensor.dtype
     return shards.Layout(shapes, dtypes)
-
-
-def _describe(
-    choice: choosing.Choice,
-    split: splitting.ModelSplit | None,
-    *,
-    views: augmentation.KeptViews | None,
-) -> str:
-    if choice.mode == choosing.OFF or split is None:
-        return f"Feature cache: off, {choice.reason}."
-    if choice.mode == choosing.COMPILED:
-        return (
-            f"Feature cache: none; {split.num_prefix_weights:,} frozen weights run as a compiled "
-            f"graph ({choice.precision}) in each epoch: {choice.reason}."
-        )
-    shapes = ", ".join(
-        "x".join(str(side) for side in tensor.shape[1:]) for tensor in split.features.values()
-    )
-    where = "kept on the disk" if choice.mode == choosing.DISK else "in memory"
-    shown = f", and for each of {views.number} views of a training image" if views else ""
-    return (
-        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example"
-        f"{shown}, the features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
-    )

@@ -27,8 +27,8 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Compiling the prefix, reading and writing take as long as some processors need for so many; less
 # saved is nothing saved.
 _MIN_SAVED_PRODUCTS = 10**11
-# A compiled prefix saves a part only (ResNet-50 in float32: 5.2 of 6.7 processor seconds are left),
-# and its trial costs as much as it saves on about 2 * 10**13.
+# A compiled prefix saves a part only (`benchmarks/training_steps.py`), and its trial costs as much
+# as it saves on about 2 * 10**13.
 _MIN_COMPILED_PRODUCTS = 4 * 10**13
 NEW_VIEWS = "--augment gives each epoch its own images"
 # So much faster than the uncompiled prefix that compiling a second one would cost more than it
@@ -107,6 +107,35 @@ def choose(
         return Choice(mode, tried, reason, is_tried=True)
     found = _try_precisions(split, read_batch())
     return dataclasses.replace(found, mode=mode, reason=f"{reason}, {found.reason}")
+
+
+def describe(choice: Choice, split: splitting.ModelSplit | None, *, num_views: int | None) -> str:
+    """The line that says what was decided.
+
+    Args:
+      choice: from `choose`.
+      split: the cut model; None: nothing in front is frozen.
+      num_views: kept views of a training image; None: it is taken as it is.
+
+    Returns:
+      One line.
+    """
+    if choice.mode == OFF or split is None:
+        return f"Feature cache: off, {choice.reason}."
+    if choice.mode == COMPILED:
+        return (
+            f"Feature cache: none; {split.num_prefix_weights:,} frozen weights run as a compiled "
+            f"graph ({choice.precision}) in each epoch: {choice.reason}."
+        )
+    shapes = ", ".join(
+        "x".join(str(side) for side in tensor.shape[1:]) for tensor in split.features.values()
+    )
+    where = "kept on the disk" if choice.mode == DISK else "in memory"
+    shown = f", and for each of {num_views} views of a training image" if num_views else ""
+    return (
+        f"Feature cache: {split.num_prefix_weights:,} frozen weights are run once per example"
+        f"{shown}, the features ({shapes}, {choice.precision}) are {where}: {choice.reason}."
+    )
 
 
 def _try_precisions(split: splitting.ModelSplit, batch: Batch) -> Choice:

@@ -27,6 +27,8 @@ from tf_finetune.models import splitting
 # Features in memory while a phase trains; more are read from the disk.
 MEMORY_BYTES = 256 * 2**20
 _PASS_BATCH = 32
+# Of so many examples more than one batch is timed.
+TIMED_EXAMPLES = 3 * _PASS_BATCH
 # Enough to tell times apart, and features.
 _TRIAL_BATCH = 16
 
@@ -101,6 +103,18 @@ class FeaturePass:
         self.num_computed = self.num_found = 0
         self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
+        # Of the batches behind the first of each data set.
+        self._timed_secs, self._num_timed = 0.0, 0
+
+    def warm_up(self, split: loading.Split) -> None:
+        """Has TensorFlow optimize the graph, which it does at the first call.
+
+        Args:
+          split: the first few of its examples are taken; nothing of them is kept.
+        """
+        if self.compiled is None:
+            self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
+        self.compiled(read_batch(split, self._pre))
 
     def compute(self, parts: Sequence[Part], *, deadline: float) -> None:
         """Puts all that is missing into the store.
@@ -171,6 +185,34 @@ class FeaturePass:
             f"({self._precision}), {secs:.1f} s{rate}{self._describe_graph()}."
         )
 
+    def estimate_secs(self, number: int) -> float:
+        """How long it would take to compute more.
+
+        Args:
+          number: of examples, or views of them.
+
+        Returns:
+          Seconds, by the batches behind the first of each data set, which waits for its reading
+          to begin; by all where none has a second one.
+        """
+        if self._num_timed:
+            return self._timed_secs / self._num_timed * number
+        return self._pass_secs / max(self.num_computed, 1) * number
+
+    def describe_estimate(self, number: int) -> str:
+        """The line of a dry run.
+
+        Args:
+          number: of examples, or views of them.
+
+        Returns:
+          One line without its full stop.
+        """
+        return (
+            f"Cost: all {number:,} features would take about {self.estimate_secs(number):.1f} s "
+            f"(from {self._num_timed or self.num_computed} timed)"
+        )
+
     def _describe_graph(self) -> str:
         if self.compiled is None or self.compiled.is_constant:
             return ""
@@ -200,7 +242,7 @@ class FeaturePass:
         if self.compiled is None:
             self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
         digests = part.digests.reshape(len(part.split), -1, part.digests.shape[-1])[rows, view]
-        chosen = part.split.take(rows)
+        chosen, last = part.split.take(rows), None
         for inputs, labels in _make_dataset(chosen, self._pre, views=part.views, view=view):
             if time.monotonic() >= deadline:
                 return
@@ -209,6 +251,13 @@ class FeaturePass:
             self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
             self.num_computed += len(own)
             bar.update(self.num_computed)
+            now = time.monotonic()
+            if last is not None:
+                self._timed_secs, self._num_timed = (
+                    self._timed_secs + now - last,
+                    self._num_timed + len(own),
+                )
+            last = now
             self._check_memory()
 
     def _check_memory(self) -> None:

@@ -164,7 +164,7 @@ def _examined(spec: specs.ModelSpec) -> Iterator[hub_handles.LocalModel]:
 
 
 def _start_tensorflow() -> None:
-    # Its first operations take some 50 ms whenever they come.
+    # Its first operations take their time whenever they come.
     keras.random.uniform((2, 2), seed=0)
 
 

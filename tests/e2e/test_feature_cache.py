@@ -87,29 +87,23 @@ def test_what_is_measured_is_the_model_itself_and_computed_once(
     capsys.readouterr()
     path = tmp_path / "first" / "evaluation" / "test" / "report.json"
     whole = json.loads(path.read_text())
-    calls = []
-    compile_prefix = prefix.compile_prefix
+    compile_prefix, make_suffix = prefix.compile_prefix, splitting.ModelSplit.make_suffix
+    compiled, made = [], []
 
-    def count(*arguments, **options):
-        calls.append(options)
+    def note_compiled(*arguments, **options):
+        compiled.append(options)
         return compile_prefix(*arguments, **options)
 
-    monkeypatch.setattr(prefix, "compile_prefix", count)
-    monkeypatch.setattr(
-        splitting.SuffixModel, "call", count_calls(splitting.SuffixModel.call, calls)
-    )
+    def note_made(self, kind):
+        made.append(kind)
+        return make_suffix(self, kind)
+
+    monkeypatch.setattr(prefix, "compile_prefix", note_compiled)
+    monkeypatch.setattr(splitting.ModelSplit, "make_suffix", note_made)
     assert train("second", *flags, head(20))[0] == 0
     path = tmp_path / "second" / "evaluation" / "test" / "report.json"
-    assert "SuffixModel" in calls and not any(isinstance(call, dict) for call in calls)
+    assert made.count(splitting.SuffixModel) == 2 and not compiled
     check_numbers(json.loads(path.read_text()), whole)
-
-
-def count_calls(function, calls):
-    def call(self, *arguments, **options):
-        calls.append(type(self).__name__)
-        return function(self, *arguments, **options)
-
-    return call
 
 
 def check_numbers(found, expected):

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tf_finetune import callbacks, phase_data, rate_range, training_cost
+from tf_finetune import phase_data, rate_range, training_cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def try_rates(
 
     Args:
       trainer: compiled with `make_schedule`, one step at a time; its optimizer is built.
-      data: of the phase. Where an epoch is shorter than the test, it goes on with the next.
+      data: of the phase. Where an epoch is shorter than the test, it comes again.
       plan: what to try.
       deadline: `time.monotonic()` seconds after which no further step is tried.
 
@@ -64,16 +64,14 @@ def try_rates(
       What was found.
     """
     start, epoch = time.monotonic(), data.epoch.numpy()
-    losses = _LossList(plan.num_steps, deadline=deadline)
+    losses = _LossList(deadline)
     try:
+        # Always the first: a run that was interrupted tries the same.
+        data.epoch.assign(0)
+        # Not by epochs of `fit`: beginning one takes longer than some steps on features.
+        batches = data.train.repeat().take(plan.num_steps)
         with training_cost.undoing(trainer):
-            trainer.fit(
-                data.train,
-                epochs=math.ceil(plan.num_steps / data.steps),
-                shuffle=False,
-                verbose=0,
-                callbacks=[callbacks.ExampleOrder(data.epoch), losses],
-            )
+            trainer.fit(batches, shuffle=False, verbose=0, callbacks=[losses])
     finally:
         data.epoch.assign(epoch)
     finite = [loss for loss in losses.values if math.isfinite(loss)]
@@ -89,9 +87,8 @@ def try_rates(
 class _LossList(keras.callbacks.Callback):
     """Notes the loss of each batch, and ends training where nothing more is to be learnt."""
 
-    def __init__(self, num_steps: int, *, deadline: float):
+    def __init__(self, deadline: float):
         super().__init__()
-        self._num_steps = num_steps
         self._deadline = deadline
         self.values: list[float] = []
         self.is_late = False
@@ -101,9 +98,5 @@ class _LossList(keras.callbacks.Callback):
         self.values.append(float((logs or {})["loss"]))
         self.model.reset_metrics()
         self.is_late = time.monotonic() >= self._deadline
-        if (
-            len(self.values) >= self._num_steps
-            or self.is_late
-            or rate_range.has_diverged(self.values)
-        ):
+        if self.is_late or rate_range.has_diverged(self.values):
             self.model.stop_training = True

@@ -1,7 +1,12 @@
 """Which learning rate a phase should have, told by a range test: --learning_rate=auto.
 
 One idea: a few dozen steps, each at a higher rate than the one before, show where the loss falls
-and where it no longer does. What is learnt in them is thrown away.
+and where it rises. What is learnt in them is thrown away.
+
+The rule: the rate at which the smoothed loss has made two thirds of its fall. Its minimum, which is
+often quoted, says little with Adam: on few examples the loss goes on falling far beyond any rate
+that generalizes. Where a phase begins with a trained model the loss has nowhere to fall; then it
+is the highest rate that does not raise it.
 
 This module plans the test and reads what it gave; `range_steps` runs it.
 
@@ -12,23 +17,30 @@ https://arxiv.org/abs/1506.01186 (the range test).
 import csv
 import dataclasses
 import io
+import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_finetune import specs
 
-# From a thousandth to a thousand times the rate that the recipe has for such a phase.
-_REACH = 1000.0
+# Of the rate that the recipe has for such a phase: below it is too low to see anything.
+_LOWEST, _HIGHEST = 0.01, 300.0
 # On features steps cost next to nothing.
 CACHED_STEPS, OTHER_STEPS = 100, 60
-_SMOOTHING = 0.9
-# A smoothed loss of so many times its minimum will not come back.
+# A smoothed loss is the mean of so many steps before, the step, and so many behind.
+_SIDE = 4
+# A smoothed loss of so many times the highest before will not come back.
 _DIVERGED = 4.0
 # Fewer say nothing.
-_MIN_STEPS = 10
-# The chosen rate is so much lower than that of the lowest loss.
-_MARGIN = 10.0
+_MIN_STEPS = 3 * (2 * _SIDE + 1)
+# Part of the fall that is made at the rate that is chosen.
+_FALLEN = 2 / 3
+# A fall of the smoothed loss by less, in standard deviations of a batch's loss, is noise.
+_MIN_FALL = 2.0
+# The median difference of two normal numbers, in standard deviations of one.
+_MEDIAN_DIFFERENCE = 0.954
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +100,16 @@ class RangeTest:
         Returns:
           One line.
         """
-        cost = f"{num_steps} steps, {secs:.1f} s"
-        if choose_rate(self.rates, self.losses) is not None:
+        cost = f"{num_steps} steps, {secs:.1f} s, all undone"
+        rate, reason = choose_rate(self.rates, self.losses)
+        if rate is None:
             return (
-                f"Learning rate {self.rate:g} (--learning_rate=auto): a tenth of the one at which "
-                f"the smoothed loss was lowest, of {self.rates[0]:.2g} to {self.rates[-1]:.2g} "
-                f"({cost}, which are undone)."
+                f"Learning rate {self.rate:g}, the recipe's: --learning_rate=auto tells none, "
+                f"{reason} ({cost})."
             )
-        reason = "the loss did not fall at any"
-        if len(self.losses) < _MIN_STEPS:
-            reason = f"the loss was not finite after {len(self.losses)} steps"
         return (
-            f"Learning rate {self.rate:g}, the recipe's: the test of --learning_rate=auto tells "
-            f"none, {reason} ({cost}, which are undone)."
+            f"Learning rate {self.rate:g} (--learning_rate=auto): {reason}, of "
+            f"{self.rates[0]:.2g} to {self.rates[-1]:.2g} ({cost})."
         )
 
 
@@ -115,7 +124,7 @@ def plan_test(default_rate: float, *, is_cheap: bool) -> Plan:
       The plan.
     """
     return Plan(
-        default_rate / _REACH, default_rate * _REACH, CACHED_STEPS if is_cheap else OTHER_STEPS
+        default_rate * _LOWEST, default_rate * _HIGHEST, CACHED_STEPS if is_cheap else OTHER_STEPS
     )
 
 
@@ -141,13 +150,12 @@ def smooth(losses: Sequence[float]) -> list[float]:
       losses: of the steps.
 
     Returns:
-      As many numbers: averages over all steps so far, older ones count less.
+      As many numbers: the mean of each and its neighbours on both sides, so that nothing lags.
     """
-    average, result = 0.0, []
-    for number, loss in enumerate(losses, 1):
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        result.append(average / (1 - _SMOOTHING**number))
-    return result
+    return [
+        statistics.fmean(losses[max(0, step - _SIDE) : step + _SIDE + 1])
+        for step in range(len(losses))
+    ]
 
 
 def has_diverged(losses: Sequence[float]) -> bool:
@@ -157,34 +165,54 @@ def has_diverged(losses: Sequence[float]) -> bool:
       losses: of the steps so far.
 
     Returns:
-      True where the last one is not finite, or the smoothed loss is several times its minimum.
+      True where the last one is not finite, or the mean of the last few is several times as high as
+      it was at the beginning.
     """
-    if not losses:
-        return False
-    if not math.isfinite(losses[-1]):
+    width = 2 * _SIDE + 1
+    if losses and not math.isfinite(losses[-1]):
         return True
-    smoothed = smooth(losses)
-    return len(losses) >= _MIN_STEPS and smoothed[-1] > _DIVERGED * min(smoothed)
+    if len(losses) < _MIN_STEPS:
+        return False
+    return statistics.fmean(losses[-width:]) > _DIVERGED * statistics.fmean(losses[:width])
 
 
-def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """A tenth of the rate at which the smoothed loss was lowest.
+def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, str]:
+    """What a test tells.
 
     Args:
       rates: that were tried, rising.
       losses: as many, finite.
 
     Returns:
-      The rate with two digits; None where too few were tried or the loss never fell.
+      (the rate with two digits, or None where nothing is told; the reason).
     """
     if len(losses) < _MIN_STEPS:
-        return None
+        return None, f"the loss was not finite after {len(losses)} steps"
     smoothed = smooth(losses)
+    # At low rates nothing happens: there is the level that the phase starts from, and the noise.
+    quiet = losses[: len(losses) // 4]
+    level = statistics.fmean(quiet)
+    noise = _measure_noise(quiet)
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
-    if lowest == 0:
-        return None
+    fall = level - smoothed[lowest]
+    if fall > _MIN_FALL * noise:
+        before = [step for step in range(lowest) if smoothed[step] > level - _FALLEN * fall]
+        chosen, reason = before[-1] + 1, "there the loss has made two thirds of its fall"
+    else:
+        # Of hard batches there are few: what they did at low rates, they may do again.
+        highest = max(smoothed[: len(losses) // 3]) + noise / 2
+        low = [step for step, loss in enumerate(smoothed) if loss <= highest]
+        chosen, reason = low[-1], "the loss does not fall, and higher rates raise it"
+        if chosen >= len(losses) - _SIDE:
+            return None, "the loss neither falls nor rises"
     # Nobody needs more digits, and what is shown is then what is used.
-    return float(f"{rates[lowest] / _MARGIN:.2g}")
+    return float(f"{rates[chosen]:.2g}"), reason
+
+
+def _measure_noise(losses: Sequence[float]) -> float:
+    """The standard deviation of losses that have no trend, whatever single ones do."""
+    steps = [abs(second - first) for first, second in itertools.pairwise(losses)]
+    return statistics.median(steps) / _MEDIAN_DIFFERENCE
 
 
 def make_test(phase: specs.PhaseSpec, rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
@@ -198,7 +226,7 @@ def make_test(phase: specs.PhaseSpec, rates: Sequence[float], losses: Sequence[f
     Returns:
       The test's result.
     """
-    rate = choose_rate(rates, losses) or phase.peak_rate
+    rate = choose_rate(rates, losses)[0] or phase.peak_rate
     return RangeTest(phase.name, rate, tuple(rates), tuple(losses))
 
 

@@ -226,6 +226,7 @@ def _fill_in(
         "schedule": train.schedule,
         "warmup_fraction": train.warmup_fraction,
         "gradient_clip_norm": train.gradient_clip_norm,
+        "training_precision": "float32" if all_frozen else train.training_precision,
     }
     if defaults["learning_rate"] is None:
         defaults["learning_rate"] = default_rate(

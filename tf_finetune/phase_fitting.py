@@ -257,9 +257,8 @@ class Fitter:
 
     def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
         train = self._task.train
-        rate = phase.learning_rate
-        if rate != specs.AUTO:
-            rate = f"{phase.peak_rate:g}"
+        is_open = phase.learning_rate == specs.AUTO
+        rate = specs.AUTO if is_open else f"{phase.peak_rate:g}"
         parts = ""
         if train.accumulate_steps > 1:
             parts = f" (each of {train.accumulate_steps} batches of {train.batch_size})"

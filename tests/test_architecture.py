@@ -20,6 +20,7 @@ FLOORS = (
     (
         "distribution",
         "flagfiles",
+        "graph_precision",
         "entity_tags",
         "head_kinds",
         "interruptions",
@@ -75,7 +76,7 @@ FLOORS = (
         "training_cost",
     ),
     ("phase_data", "resuming"),
-    ("checkpoint_writer", "range_steps"),
+    ("checkpoint_writer", "range_steps", "step_precision"),
     ("phase_fitting",),
     ("batch_sizes", "diagnosis_page", "inspection", "report", "training"),
     ("input_checks", "outcomes", "run_messages", "same_run", "validation"),

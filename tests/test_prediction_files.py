@@ -5,9 +5,10 @@ import json
 import os
 import socket
 
+import numpy as np
 import pytest
 
-from tf_finetune import findings, head_kinds, prediction_files
+from tf_finetune import findings, head_kinds, prediction_files, prediction_masks
 
 LABEL = head_kinds.HeadInfo("label", "multiclass", ("cat", "dog", "=owl"))
 TAGS = head_kinds.HeadInfo("tags", "multilabel", ("day", "rain"), thresholds=(0.5, 0.5))
@@ -399,3 +400,28 @@ def test_a_line_that_is_no_json_is_told_with_the_others(tmp_path):
         f"{path}, line 2: expected an object such as {{...}}. Received another value.",
         f"{path}, line 3: expected a path. Received a list.",
     ]
+
+
+MASK = head_kinds.HeadInfo("mask", "segmentation", ("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_prediction_can_be_repeated(name, error):
+    mask = prediction_files.HeadPrediction(
+        (), MASK.classes, (1.0, 0.0), mask=np.zeros((2, 3), np.uint8)
+    )
+    rows = [prediction_files.Prediction(f"{n}.png", {"mask": mask}) for n in range(2)]
+
+    def stop():
+        yield rows[0]
+        raise error
+
+    with pytest.raises((KeyboardInterrupt, findings.RefusedError)):
+        write(stop(), name, heads=(MASK,))
+    assert os.listdir() == []
+    prediction_masks.check_folder(name, (MASK,), inputs=[])
+    assert write(rows, name, heads=(MASK,))[0].num_predicted == 2
+    assert sorted(os.listdir()) == [name, "out_masks"]
+    assert sorted(os.listdir("out_masks")) == ["0.png", "1.png"]
+    prediction_masks.check_folder(name, (MASK,), inputs=[])

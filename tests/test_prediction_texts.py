@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from tf_finetune import findings, head_kinds, prediction, prediction_files, prediction_texts
+from tf_finetune.data import text_tables
 
 HEAD = head_kinds.HeadInfo("label", "multiclass", ("neg", "pos"))
 
@@ -45,6 +48,8 @@ def test_a_text_on_each_line(tmp_path):
     assert listed(first, second) == [
         (1, "so good"), (2, ""), (3, 'with\u2028in, "it"'), (1, "last"),
     ]  # fmt: skip
+    rows = prediction_texts.iterate_texts((str(first),), trained_column=None, text_column=None)
+    assert [row.error for row in rows] == ["", "the text is empty", ""]
 
 
 def test_a_list_with_more_than_words_is_told_as_in_training(tmp_path):
@@ -93,7 +98,7 @@ def predict_batch(contents):
 
 def predict(texts, batch_size=3):
     given = [
-        prediction_texts.TextInput(text, line, "" if text.strip() else "the text is empty")
+        prediction_texts.TextInput(text, line, text_tables.find_fault(text))
         for line, text in enumerate(texts, start=5)
     ]
     predictor = prediction.Predictor(predict_batch, (HEAD,), "text")
@@ -167,10 +172,33 @@ def test_a_list_of_words_is_the_text_that_training_reads(tmp_path):
     assert listed(path) == [(1, "EU rejects EU"), (2, "3 3"), (3, "a b")]
 
 
-def test_every_line_that_is_no_json_is_told(tmp_path):
+def test_a_line_that_is_no_json_costs_its_own_row(tmp_path):
+    path, output = tmp_path / "a.jsonl", tmp_path / "found.jsonl"
+    path.write_text('[1]\n{"review": "so good"}\n{"review": "x", "b": {}}\n{"review": \n')
+    given = prediction_texts.iterate_texts((str(path),), trained_column=None, text_column=None)
+    errors = [
+        "expected an object such as {...}. Received another value",
+        "",
+        "the value of 'b' is an object. Expected text, a number or a list of names",
+        "no valid JSON: Expecting value at character 13. Expected an object on one line",
+    ]
+    assert [(row.line, row.error) for row in given] == list(enumerate(errors, start=1))
+    predictor = prediction.Predictor(predict_batch, (HEAD,), "text")
+    rows = prediction.predict_texts(given, predictor=predictor, batch_size=2, top_k=1)
+    counts = prediction_files.write_predictions(
+        rows, str(output), heads=(HEAD,), top_k=1, of_texts=True
+    )
+    assert (counts.num_predicted, counts.num_errors) == (1, 3)
+    found = [json.loads(row) for row in output.read_text().splitlines()]
+    assert [row["line"] for row in found] == [1, 2, 3, 4]
+    assert [row.get("error", "") for row in found] == errors
+    assert found[1]["predictions"]["label"]["predicted"] == ["pos"]
+
+
+def test_a_file_without_any_good_line_is_told(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"review": "a b"}\n[1]\n{"review": "c"}\n7\n')
+    path.write_text("[1]\n7\n")
     assert refusal(path) == [
         f"{path}, line {line}: expected an object such as {{...}}. Received another value."
-        for line in (2, 4)
+        for line in (1, 2)
     ]

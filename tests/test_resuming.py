@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from tests import test_training
-from tf_finetune import checkpoints, findings, interruptions, resuming, specs, training
+from tf_finetune import (
+    checkpoints,
+    findings,
+    graph_precision,
+    interruptions,
+    resuming,
+    specs,
+    training,
+)
 
 material = test_training.material
 PHASES = (
@@ -150,6 +158,12 @@ def test_it_goes_on_from_the_end_of_a_phase_to_the_same_bits(
         {"steps_per_execution": 2},
         {"accumulate_steps": 2},
         {"augment": "none", "feature_cache": "memory", "phases": PHASES[:1]},
+        pytest.param(
+            {"training_precision": "bfloat16", "phases": PHASES[1:]},
+            marks=pytest.mark.skipif(
+                not graph_precision.has_bfloat16(), reason="this processor has no bfloat16"
+            ),
+        ),
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -15,6 +15,7 @@ from tf_finetune import (
     findings,
     head_kinds,
     head_metrics,
+    model_calls,
     option_values,
     position_metrics,
     progress,
@@ -104,12 +105,19 @@ def compute_logits(
       ValueError: the model has no output for a head.
       RefusedError: the data set is empty.
     """
+    import tensorflow as tf
+
     names, counters = [head.name for head in heads], counters or {}
     kept = [name for name in names if name not in counters]
     logits: dict[str, list[np.ndarray]] = {name: [] for name in kept}
     labels: dict[str, list[np.ndarray]] = {name: [] for name in kept}
     number = 0
-    forward = _make_forward(model, dataset.element_spec[0])
+    # The last batch is shorter than the others.
+    taken = {
+        name: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+        for name, spec in dataset.element_spec[0].items()
+    }
+    forward = model_calls.compile_model(model, taken)
     num_batches = max(int(dataset.cardinality()), 0)  # Negative: unknown.
     with progress.ProgressBar(f"Evaluating {split}", num_batches) as bar:
         for number, element in enumerate(dataset, start=1):
@@ -133,22 +141,6 @@ def compute_logits(
         {name: np.concatenate(batches) for name, batches in logits.items()},
         {name: np.concatenate(batches) for name, batches in labels.items()},
     )
-
-
-def _make_forward(model: Any, input_specs: Any) -> Any:
-    """inputs -> {HEAD: float32 logits}, traced once: the last batch is shorter than the others."""
-    import tensorflow as tf
-
-    signature = tf.nest.map_structure(
-        lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), input_specs
-    )
-
-    @tf.function(input_signature=[signature], autograph=False)
-    def compute_logits(inputs: Any) -> dict[str, Any]:
-        outputs = model(inputs, training=False)
-        return {name: tf.cast(output, tf.float32) for name, output in outputs.items()}
-
-    return compute_logits
 
 
 def evaluate_logits(

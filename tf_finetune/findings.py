@@ -8,6 +8,8 @@ WARNING = "warning"
 # Severities of a Finding, beside WARNING.
 REFUSE = "refuse"
 INFO = "info"
+# Of many places or names a message tells so many, and how many more there are.
+MAX_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def one_line(text: object) -> str:
     )
 
 
-def list_first(names: Sequence[str], *, limit: int = 5) -> str:
+def list_first(names: Sequence[str], *, limit: int = MAX_LISTED) -> str:
     """Names for an error text: the first few, then how many more.
 
     Args:
@@ -91,7 +93,9 @@ def list_first(names: Sequence[str], *, limit: int = 5) -> str:
     return list_values([f"'{one_line(name)}'" for name in names[:limit]], total=len(names))
 
 
-def list_values(values: Sequence[object], *, total: int | None = None, limit: int = 5) -> str:
+def list_values(
+    values: Sequence[object], *, total: int | None = None, limit: int = MAX_LISTED
+) -> str:
     """Numbers, or texts that are printable, as they are: the first few, then how many more.
 
     Args:

@@ -139,6 +139,16 @@ class PhaseData:
         """
         return self._make_train(self._train_split, first_batch=first_step)
 
+    def make_timed(self) -> tf.data.Dataset:
+        """Steps enough to tell what one costs: the first ones trace the graph.
+
+        Returns:
+          Dataset of some batches of training.
+        """
+        if self.steps_at_once > 1:
+            return self.train.take(self.steps_at_once).repeat(2)
+        return self.train.take(training_cost.TIMED_STEPS)
+
     def make_steps(self, count: int, *, batch_size: int) -> tf.data.Dataset:
         """Some steps of training with another batch size.
 

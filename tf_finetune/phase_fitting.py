@@ -30,10 +30,12 @@ from tf_finetune import (
     recipe,
     resuming,
     specs,
+    step_precision,
     trainer_model,
     training_cost,
     workdir,
 )
+from tf_finetune.data import mixed_spec
 from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
 
@@ -68,7 +70,7 @@ class Fitter:
       workdir_path: folder for history.csv, TensorBoard events and freeze_plan.txt, or None.
       features: of the run, after `choose`.
       recorder: of the run's checkpoints.
-      note_phases: takes the phases whenever the learning rate of one has been found.
+      note_phases: takes the phases whenever something of one has been found.
 
     Attributes:
       run: what is known so far: history and best weights.
@@ -151,7 +153,10 @@ class Fitter:
                 announce(rate_range.describe_plan(ranges))
             else:
                 phase = self._find_rate(phase, cached, ranges, announce)
-        return self._make_trainer(phase, cached)
+        trainer = self._make_trainer(phase, cached)
+        if not dry_run:
+            self._settle_precision(phase, trainer, announce)
+        return trainer
 
     def _make_trainer(
         self,
@@ -216,17 +221,44 @@ class Fitter:
         if self._workdir is not None:
             path = os.path.join(self._workdir, workdir.LR_RANGE)
             workdir.write_atomic(path, rate_range.format_tests(ranges))
-        # A run that is ended from here on need not try again.
+        self._note_settled()
+        return dataclasses.replace(phase, learning_rate=found.rate)
+
+    def _settle_precision(
+        self, phase: specs.PhaseSpec, trainer: Any, announce: Callable[[str], None]
+    ) -> None:
+        """Has the steps computed in bfloat16 where that is asked for, or is found better."""
+        if phase.training_precision != step_precision.AUTO:
+            trainer.use_bfloat16(is_on=phase.training_precision == step_precision.BFLOAT16)
+            return
+        task, found = self._task, step_precision.Decision(step_precision.FLOAT32)
+        if step_precision.may_try(
+            precision=task.train.precision,
+            input_kind=self._backbone.input_kind,
+            has_columns=mixed_spec.find_mixed(task.preprocessing) is not None,
+            num_replicas=self._strategy.num_replicas_in_sync,
+        ):
+            found = step_precision.decide(
+                trainer,
+                self._data.make_timed(),
+                num_steps=self._data.steps * (phase.epochs or 1),
+                max_secs=self.deadline - time.monotonic(),
+            )
+            step_precision.describe(phase.name, found, announce)
+        precisions = {**self._recorder.standing.precisions, phase.name: found.precision}
+        self._recorder.move(precisions=precisions)
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        """A run that is ended from here on need not try again."""
         self._recorder.write(None)
         if self._note_phases is not None:
-            self._note_phases(rate_range.settle_phases(self._task.phases, ranges))
-        return dataclasses.replace(phase, learning_rate=found.rate)
+            self._note_phases(resuming.settle_phases(self._task.phases, self._recorder.standing))
 
     def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
         train = self._task.train
-        rate = phase.learning_rate
-        if rate != specs.AUTO:
-            rate = f"{phase.peak_rate:g}"
+        is_open = phase.learning_rate == specs.AUTO
+        rate = specs.AUTO if is_open else f"{phase.peak_rate:g}"
         parts = ""
         if train.accumulate_steps > 1:
             parts = f" (each of {train.accumulate_steps} batches of {train.batch_size})"
@@ -280,13 +312,7 @@ class Fitter:
         Returns:
           The estimate for all phases.
         """
-        timer = training_cost.StepTimer()
-        # The first steps trace the graph; the last ones tell the cost.
-        timed = self._data.train.take(training_cost.TIMED_STEPS)
-        if self._data.steps_at_once > 1:
-            timed = self._data.train.take(self._data.steps_at_once).repeat(2)
-        with training_cost.undoing(trainer):
-            trainer.fit(timed, verbose=0, shuffle=False, callbacks=[timer])
+        timer = training_cost.time_steps(trainer, self._data.make_timed())
         step_secs = timer.secs_per_step()
         epoch_secs = step_secs * self._data.steps + validation_secs
         return training_cost.estimate_cost(

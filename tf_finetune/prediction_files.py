@@ -33,13 +33,11 @@ TEXT_COLUMNS = ("line", "text")
 ROW_COLUMNS = ("path", "line")
 ERROR_COLUMN = "error"
 NUMBER_COLUMN = "prediction"
-MASK_COLUMN = "mask"
 TAGS_COLUMN = "tags"
 
 _CLUTTER = (b"__MACOSX", b"Thumbs.db", b"desktop.ini")
 _ENDINGS = tuple(ending.encode() for ending in image_folder.IMAGE_ENDINGS)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-_MAX_LISTED_ROWS = 5
 # The column of a table that holds paths, where it is not the first.
 _PATH_NAMES = (PATH_COLUMN, "image", "file", "filename")
 
@@ -198,10 +196,12 @@ def write_predictions(
       The counts.
 
     Raises:
-      RefusedError: see `check_output`; or the disk is full, and a former file is as it was.
+      RefusedError: see `check_output`; or the disk is full, and a former file is as it was; as
+        after an interruption, no mask is left without its table.
     """
     check_output(path)
-    masks = prediction_masks.MaskWriter(path)
+    leading = ROW_COLUMNS if of_rows else (PATH_COLUMN,)
+    leading = TEXT_COLUMNS if of_texts else leading
     counts = {"predicted": 0, "errors": 0}
 
     def count(row: Prediction) -> Prediction:
@@ -210,17 +210,22 @@ def write_predictions(
 
     try:
         with (
+            prediction_masks.MaskWriter(path) as masks,
             workdir.replace_file(path) as temporary,
-            open(temporary, "x", encoding="utf-8", newline="") as file,
         ):
-            if path.lower().endswith(".csv"):
-                leading = ROW_COLUMNS if of_rows else (PATH_COLUMN,)
-                leading = TEXT_COLUMNS if of_texts else leading
-                _write_csv(
-                    file, map(count, rows), heads=heads, top_k=top_k, leading=leading, masks=masks
-                )
-            else:
-                _write_jsonl(file, map(count, rows), heads, masks=masks)
+            with open(temporary, "x", encoding="utf-8", newline="") as file:
+                if path.lower().endswith(".csv"):
+                    _write_csv(
+                        file,
+                        map(count, rows),
+                        heads=heads,
+                        top_k=top_k,
+                        leading=leading,
+                        masks=masks,
+                    )
+                else:
+                    _write_jsonl(file, map(count, rows), heads, masks=masks)
+            masks.publish()
     except OSError as error:
         message = f"--output={findings.one_line(path)} cannot be written: {error.strerror}."
         raise findings.RefusedError(
@@ -312,10 +317,10 @@ def _list_table(path: str, data: specs.DataSpec) -> list[str]:
             message = f"{findings.one_line(path)}, line {line}: {complaint}"
             problems.append(findings.Problem(message, path=path, line=line, flag="--input"))
         images.append(image)
-    if len(problems) > _MAX_LISTED_ROWS:
-        more = len(problems) - _MAX_LISTED_ROWS
+    if len(problems) > findings.MAX_LISTED:
+        more = len(problems) - findings.MAX_LISTED
         message = f"{findings.one_line(path)}: and {more} more."
-        problems[_MAX_LISTED_ROWS:] = [findings.Problem(message, path=path, flag="--input")]
+        problems[findings.MAX_LISTED :] = [findings.Problem(message, path=path, flag="--input")]
     if problems:
         raise findings.RefusedError(*problems)
     return images
@@ -375,7 +380,7 @@ def _name_columns(head: head_kinds.HeadInfo, *, top_k: int) -> list[str]:
     if kind.positions == "words":
         return [TAGS_COLUMN]
     if kind.positions:
-        return [MASK_COLUMN, *(f"fraction_{name}" for name in head.classes)]
+        return [prediction_masks.MASK_COLUMN, *(f"fraction_{name}" for name in head.classes)]
     columns = [] if kind.exclusive else ["classes"]
     columns += [] if kind.has_classes else [NUMBER_COLUMN]
     for rank in range(1, min(top_k, len(head.classes)) + 1):
@@ -418,7 +423,7 @@ def _write_jsonl(
             for head in heads:
                 if row.heads[head.name].mask is not None:
                     place = _write_mask(masks, row, head.name, num_heads=len(heads))
-                    value["predictions"][head.name][MASK_COLUMN] = place
+                    value["predictions"][head.name][prediction_masks.MASK_COLUMN] = place
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         # Some readers take U+2028 and its like for the end of a line.
         safe = (char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
@@ -436,7 +441,7 @@ def _to_dict(prediction: HeadPrediction) -> dict[str, Any]:
     if prediction.mask is not None:
         parts = zip(prediction.classes, prediction.probabilities, strict=True)
         fractions = {_to_utf8(name): float(f"{value:.7g}") for name, value in parts}
-        return {MASK_COLUMN: "", "fractions": fractions}
+        return {prediction_masks.MASK_COLUMN: "", "fractions": fractions}
     return {
         "predicted": [_to_utf8(name) for name in prediction.predicted],
         "classes": [_to_utf8(name) for name in prediction.classes],

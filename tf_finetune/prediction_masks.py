@@ -2,22 +2,31 @@
 
 One idea: what is predicted can be learnt from. The files are masks as training reads them, of the
 size of their images, and the table names them relative to its own folder, as training wants it.
+They come with their table or not at all: until it is whole they are in a hidden folder.
 """
 
+import csv
+import errno
 import json
 import os
 import re
-from collections.abc import Iterable
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
 from tf_finetune import findings, head_kinds, regular_files, workdir
 from tf_finetune.data import mask_files
 
+MASK_COLUMN = "mask"
+
 _ODD_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_NAME = 100
-# The first line of a table of ours is read no further than this.
-_MAX_HEADER_BYTES = 2**20
+# A line of a table of ours is read no further than this.
+_MAX_LINE_BYTES = 2**20
 
 
 def name_folder(output: str) -> str:
@@ -75,24 +84,36 @@ def _has_former_table(output: str) -> bool:
 
 
 def _is_table(path: str) -> bool:
-    """Whether a file begins as `prediction_files.write_predictions` begins."""
+    """Whether a file begins as `prediction_files.write_predictions` begins, and names masks."""
+    has_masks = _is_header if path.lower().endswith(".csv") else _find_mask
     try:
         with regular_files.open_regular(path) as file:
-            line = file.readline(_MAX_HEADER_BYTES)
-    except OSError:
+            return has_masks(iter(lambda: file.readline(_MAX_LINE_BYTES), b""))
+    # Of what is no text, no CSV and no JSON, or is nested without end.
+    except (OSError, ValueError, csv.Error, RecursionError):
         return False
-    if path.lower().endswith(".csv"):
-        cells = line.decode("utf-8", "replace").rstrip("\n").split(",")
-        return (cells[0], cells[-1]) == ("path", "error")
-    try:
-        first = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(first, dict) and "path" in first and bool({"predictions", "error"} & {*first})
+
+
+def _is_header(lines: Iterator[bytes]) -> bool:
+    cells = next(csv.reader(line.decode() for line in lines), []) or [""]
+    is_ours = (cells[0], cells[-1]) == ("path", "error")
+    return is_ours and any(f"_{cell}".endswith(f"_{MASK_COLUMN}") for cell in cells)
+
+
+def _find_mask(lines: Iterator[bytes]) -> bool:
+    for line in lines:
+        row = json.loads(line)
+        if not isinstance(row, dict) or "path" not in row:
+            return False
+        if "error" not in row:  # An image that cannot be read has no mask.
+            heads = row.get("predictions")
+            heads = heads.values() if isinstance(heads, dict) else ()
+            return any(isinstance(head, dict) and MASK_COLUMN in head for head in heads)
+    return False
 
 
 class MaskWriter:
-    """Writes masks and gives each a name.
+    """Writes masks and gives each a name; to be used in a `with` block.
 
     Args:
       output: path of the table.
@@ -100,10 +121,28 @@ class MaskWriter:
 
     def __init__(self, output: str):
         self._folder = name_folder(output)
-        self._used: set[str] = set()
+        parent, name = os.path.split(self._folder)
+        self._temporary = os.path.join(parent, f".{secrets.token_hex(4)}.{name}")
+        self._names: list[str] = []
+        self._folded: set[str] = set()
+        self._is_new = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Removes masks whose table did not come to be; a folder without one blocks the next."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        if error is not None and self._is_new:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def write(self, mask: np.ndarray, *, path: str, suffix: str = "") -> str:
-        """Writes a mask; a former file of the name is replaced.
+        """Writes a mask where nobody sees it before `publish`.
 
         Args:
           mask: uint8 [height, width].
@@ -111,7 +150,7 @@ class MaskWriter:
           suffix: what tells the masks of an image apart.
 
         Returns:
-          The file's path relative to the table's folder.
+          The path that the file will have, relative to the table's folder.
 
         Raises:
           OSError: it cannot be written.
@@ -121,14 +160,35 @@ class MaskWriter:
         stem += suffix
         name, number = f"{stem}.png", 1
         # Folded, for disks that do not tell A from a.
-        while name.casefold() in self._used:
+        while name.casefold() in self._folded:
             number += 1
             name = f"{stem}_{number}.png"
-        self._used.add(name.casefold())
-        os.makedirs(self._folder, exist_ok=True)
-        with (
-            workdir.replace_file(os.path.join(self._folder, name)) as temporary,
-            open(temporary, "xb") as file,
-        ):
+        self._folded.add(name.casefold())
+        self._names.append(name)
+        os.makedirs(self._temporary, exist_ok=True)
+        path = os.path.join(self._temporary, name)
+        with open(path, "xb") as file:
             file.write(mask_files.encode_mask(mask))
+        workdir.sync_path(path)
         return os.path.join(os.path.basename(self._folder), name)
+
+    def publish(self) -> None:
+        """Puts the masks where their table says, just before it gets its name.
+
+        A former file of a name is replaced, and others of the folder stay.
+
+        Raises:
+          OSError: they cannot be moved.
+        """
+        if not self._names:
+            return
+        try:
+            # Also in the place of an empty folder.
+            os.rename(self._temporary, self._folder)
+            self._is_new = True
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            for name in self._names:
+                os.replace(os.path.join(self._temporary, name), os.path.join(self._folder, name))
+        workdir.sync_path(self._folder)

@@ -6,9 +6,10 @@ its line, and an empty one its row.
 
 import dataclasses
 import os
+from typing import Any
 
 from tf_finetune import findings, specs
-from tf_finetune.data import csv_rows, encodings, table_rows, text_tables
+from tf_finetune.data import csv_rows, encodings, json_rows, table_rows, text_tables
 
 _EXPECTED = "a .csv, .tsv or .jsonl with a column of texts, or a .txt with a text on each line"
 
@@ -47,7 +48,7 @@ def iterate_texts(
       data: how files are read: `encoding`; default: UTF-8.
 
     Returns:
-      Texts, in the order of `inputs`.
+      Texts, in the order of `inputs`; one that is empty, or a line that is no JSON, has an error.
 
     Raises:
       RefusedError: with every input that does not exist, cannot be read, holds nothing, or is a
@@ -110,8 +111,8 @@ def _read_column(
     path: str, trained_column: str | None, text_column: str | None, data: specs.DataSpec
 ) -> list[TextInput]:
     rows, lines = table_rows.read_table(path, data, expected="with a column of texts")
-    table_rows.check_rows(path, zip(lines, rows, strict=True))
-    table = csv_rows.make_table(path, rows, lines)
+    header = table_rows.find_header_line(path, lines)
+    table = csv_rows.make_table(path, rows, lines, header=header)
     column = text_column
     if column is None and trained_column in table.columns:
         column = trained_column
@@ -128,8 +129,13 @@ def _read_column(
     place = csv_rows.find_column(table, column, flag="text_column")
     if not table.rows:
         raise _refuse(f"{findings.one_line(path)}: no row below the header.", path)
-    cells = [row[place] if place < len(row) else "" for row in table.rows]
     return [
-        TextInput(text_tables.join_words(cell), line, text_tables.find_fault(cell))
-        for cell, line in zip(cells, table.lines, strict=True)
+        _read_row(row, line, place=place) for row, line in zip(table.rows, table.lines, strict=True)
     ]
+
+
+def _read_row(row: list[Any], line: int, *, place: int) -> TextInput:
+    if isinstance(row, json_rows.BadRow):
+        return TextInput("", line, row.fault.removesuffix("."))
+    cell = row[place] if place < len(row) else ""
+    return TextInput(text_tables.join_words(cell), line, text_tables.find_fault(cell))

@@ -196,7 +196,7 @@ def _recipe(
     rate: Any = FINE_LEARNING_RATE
     if train.learning_rate == specs.AUTO:
         rate = specs.AUTO
-    elif train.learning_rate is not None:
+    elif isinstance(train.learning_rate, int | float):
         rate = train.learning_rate * FINE_LEARNING_RATE / HEAD_LEARNING_RATE
     fine = specs.PhaseSpec(name="fine", freeze=FINE_FREEZE, epochs=FINE_EPOCHS, learning_rate=rate)
     return (head, fine)
@@ -226,6 +226,7 @@ def _fill_in(
         "schedule": train.schedule,
         "warmup_fraction": train.warmup_fraction,
         "gradient_clip_norm": train.gradient_clip_norm,
+        "training_precision": "float32" if all_frozen else train.training_precision,
     }
     if defaults["learning_rate"] is None:
         defaults["learning_rate"] = default_rate(

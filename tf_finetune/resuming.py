@@ -21,6 +21,7 @@ from tf_finetune import (
     findings,
     freezing,
     rate_range,
+    specs,
     trainer_model,
     training_cost,
 )
@@ -50,6 +51,7 @@ class Standing:
       improved: whether an epoch of the phase was the best.
       results: a dict for each phase that has ended.
       ranges: the tests of learning rates so far, one for each phase that had one.
+      precisions: {name of a phase that left it open: what its steps compute in}.
       cost: the estimate made before training; None before it was made.
       secs: spent on training so far, over all runs.
       num_frozen_layers: frozen layers of the backbone in the newest phase.
@@ -64,6 +66,7 @@ class Standing:
     improved: bool = False
     results: tuple[dict[str, Any], ...] = ()
     ranges: tuple[rate_range.RangeTest, ...] = ()
+    precisions: dict[str, str] = dataclasses.field(default_factory=dict)
     cost: training_cost.CostEstimate | None = None
     secs: float = 0.0
     num_frozen_layers: int = 0
@@ -395,6 +398,26 @@ class Recorder:
                 "would mix both. Put back what was there (of data, files with the times that they "
                 "had), or remove the workdir to start again."
             )
+
+
+def settle_phases(
+    phases: tuple[specs.PhaseSpec, ...], standing: Standing
+) -> tuple[specs.PhaseSpec, ...]:
+    """The phases with what was found when they started.
+
+    Args:
+      phases: of the run.
+      standing: where it stands.
+
+    Returns:
+      Copies; what is not known yet stays open.
+    """
+    return tuple(
+        dataclasses.replace(phase, training_precision=standing.precisions[phase.name])
+        if phase.name in standing.precisions
+        else phase
+        for phase in rate_range.settle_phases(phases, standing.ranges)
+    )
 
 
 def digest_weights(weights: Iterable[np.ndarray]) -> str:

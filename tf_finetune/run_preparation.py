@@ -13,6 +13,7 @@ from tf_finetune import (
     run_messages,
     run_state,
     specs,
+    step_precision,
     token_lengths,
     training,
 )
@@ -43,6 +44,7 @@ def prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]:
     run.clock.lap("model")
     prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
     phases = _plan_phases(run, backbone)
+    step_precision.check_processor(phases)
     prepared = _read_inputs(run, backbone, prepared)
     backbone = _settle_pixels(run, backbone, prepared)
     run.clock.lap("data")

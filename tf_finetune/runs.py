@@ -22,7 +22,6 @@ from tf_finetune import (
     input_checks,
     objectives,
     outcomes,
-    rate_range,
     report,
     resuming,
     run_folder,
@@ -200,7 +199,7 @@ def _train_in_folder(
             _FEATURE_PRECISION: choice.precision if choice else None,
         }
     )
-    phases = rate_range.settle_phases(task.phases, recorder.standing.ranges)
+    phases = resuming.settle_phases(task.phases, recorder.standing)
     task = dataclasses.replace(task, phases=phases)
     run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
     outcome = trained.TrainedModel(

@@ -69,7 +69,7 @@ class PhaseSpec(options.CheckedSpec):
     @property
     def peak_rate(self) -> float:
         """The learning rate, once it is a number."""
-        if self.learning_rate is None or self.learning_rate == AUTO:
+        if not isinstance(self.learning_rate, int | float):
             raise SpecError(
                 f"The learning rate of phase {self.name!r} is chosen when it starts. Expected a "
                 "number here, such as 0.001."

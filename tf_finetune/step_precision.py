@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_finetune import findings, graph_precision, specs, training_cost
@@ -37,12 +36,6 @@ class Decision:
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-    secs: float
-    loss: float
-
-
 def check_processor(phases: Sequence[specs.PhaseSpec]) -> None:
     """Refuses phases in bfloat16 on a processor that has none.
 
@@ -63,22 +56,24 @@ def check_processor(phases: Sequence[specs.PhaseSpec]) -> None:
         raise findings.RefusedError(findings.Problem(message, flag="--training_precision"))
 
 
-def may_try(*, precision: str, input_kind: str, has_columns: bool) -> bool:
+def may_try(*, precision: str, input_kind: str, has_columns: bool, num_replicas: int) -> bool:
     """Whether "auto" may find bfloat16.
 
     Args:
       precision: value of --precision.
       input_kind: "image", "text" or "columns".
       has_columns: whether columns stand beside images or texts.
+      num_replicas: devices that share each batch.
 
     Returns:
-      False where the user wants float32, where a number may count by its last digits, and where
-      the processor, or a GPU in its place, has no such graphs.
+      False where the user wants float32, where a number may count by its last digits, on several
+      devices, and where the processor, or a GPU in its place, has no such graphs.
     """
     return (
         precision == "auto"
         and input_kind != "columns"
         and not has_columns
+        and num_replicas == 1
         and graph_precision.has_bfloat16()
         and not tf.config.list_logical_devices("GPU")
     )
@@ -96,13 +91,13 @@ def decide(trainer: Any, batches: tf.data.Dataset, *, num_steps: int, max_secs: 
     Returns:
       The decision; the trainer follows it.
     """
-    exact = _run(trainer, batches)
-    total = min(exact.secs * num_steps, max_secs)
-    if total < _MIN_SECS:
+    exact = training_cost.time_steps(trainer, batches)
+    secs = exact.secs_per_step()
+    if min(secs * num_steps, max_secs) < _MIN_SECS:
         return Decision(FLOAT32)
     trainer.use_bfloat16(is_on=True)
-    rounded = _run(trainer, batches)
-    found = compare(exact.secs, rounded.secs, losses=(exact.loss, rounded.loss))
+    rounded = training_cost.time_steps(trainer, batches)
+    found = compare(secs, rounded.secs_per_step(), losses=(exact.loss, rounded.loss))
     trainer.use_bfloat16(is_on=found.precision == BFLOAT16)
     return found
 
@@ -127,40 +122,6 @@ def compare(secs: float, rounded_secs: float, *, losses: tuple[float, float]) ->
     if ratio < _MIN_RATIO:
         return Decision(FLOAT32, f"bfloat16 is {ratio:.2f} times as fast")
     return Decision(BFLOAT16, f"bfloat16 is {ratio:.2f} times as fast")
-
-
-def settle_phases(
-    phases: tuple[specs.PhaseSpec, ...], found: dict[str, str]
-) -> tuple[specs.PhaseSpec, ...]:
-    """The phases with what was decided.
-
-    Args:
-      phases: of the run.
-      found: {name of a phase: its precision}.
-
-    Returns:
-      Copies.
-    """
-    return tuple(
-        dataclasses.replace(phase, training_precision=found[phase.name])
-        if phase.name in found
-        else phase
-        for phase in phases
-    )
-
-
-class _LastLoss(keras.callbacks.Callback):
-    loss = math.nan
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.loss = float((logs or {}).get("loss", math.nan))
-
-
-def _run(trainer: Any, batches: tf.data.Dataset) -> _Steps:
-    timer, last = training_cost.StepTimer(), _LastLoss()
-    with training_cost.undoing(trainer):
-        trainer.fit(batches, verbose=0, shuffle=False, callbacks=[timer, last])
-    return _Steps(timer.secs_per_step(), last.loss)
 
 
 def describe(phase: str, decision: Decision, announce: Callable[[str], None]) -> None:

@@ -16,7 +16,6 @@ from tf_finetune import (
     callbacks,
     phase_data,
     phase_fitting,
-    rate_range,
     resuming,
     specs,
     training_cost,
@@ -83,7 +82,7 @@ def fit(
       dry_run: estimate the cost and stop; the model is left as it was.
       features: from `plan_features`; None: it is called here.
       recorder: writes checkpoints, and goes on from the newest; None: neither.
-      note_phases: takes the phases whenever the learning rate of one has been found.
+      note_phases: takes the phases whenever something of one has been found.
       announce: takes the lines that tell the user what happens.
 
     Returns:
@@ -95,9 +94,7 @@ def fit(
     """
     features = features or plan_features(model, backbone, task, announce=announce)
     recorder = recorder or resuming.Recorder(None)
-    task = dataclasses.replace(
-        task, phases=rate_range.settle_phases(task.phases, recorder.standing.ranges)
-    )
+    task = dataclasses.replace(task, phases=resuming.settle_phases(task.phases, recorder.standing))
     fitter = phase_fitting.Fitter(
         model,
         backbone,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import resource
 import sys
 import time
@@ -35,17 +36,23 @@ class CostEstimate:
 
 
 class StepTimer(keras.callbacks.Callback):
-    """Notes when each step ended; given to `fit` for a few steps."""
+    """Notes when each step ended; given to `fit` for a few steps.
+
+    Attributes:
+      loss: mean of the steps so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ends: list[float] = []
         self._numbers: list[int] = []
+        self.loss = math.nan
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the time."""
         self._ends.append(time.monotonic())
         self._numbers.append(batch)
+        self.loss = float((logs or {}).get("loss", math.nan))
 
     def secs_per_step(self) -> float:
         """Median seconds of the steps after the first ones to end; with no more, 0."""
@@ -75,6 +82,22 @@ def undoing(trainer: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, saved, strict=True):
             variable.assign(value)
+
+
+def time_steps(trainer: keras.Model, batches: Any) -> StepTimer:
+    """Runs a few steps, then puts every variable back as it was.
+
+    Args:
+      trainer: compiled, its optimizer built.
+      batches: tf.data.Dataset of the steps; the first ones trace the graph.
+
+    Returns:
+      What they took.
+    """
+    timer = StepTimer()
+    with undoing(trainer):
+        trainer.fit(batches, verbose=0, shuffle=False, callbacks=[timer])
+    return timer
 
 
 def describe_cost(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tf_finetune.data import array_labels, examples, known_names
+from tf_finetune.data import array_labels, examples, json_rows, known_names
 
 
 def cells(values, *, classes=()):
@@ -79,6 +79,20 @@ def test_sets_and_arrays_are_names_in_one_order():
         ("a", "b"),
         ("b", "a"),
     ]
+
+
+def test_lists_keep_their_repeats_beside_their_names():
+    """A tag for each word has repeats; a set of classes has none."""
+    lists = examples.object_array([["O", "B", "O", ""], (0, 0, 1), np.array(["O", "O"])])
+    found = array_labels.to_cells(lists, classes=())
+    assert found.tolist() == [("O", "B"), ("0", "1"), ("O",)]
+    assert [json_rows.read_elements(cell) for cell in found] == [
+        ("O", "B", "O"),
+        ("0", "0", "1"),
+        ("O", "O"),
+    ]
+    matrix = array_labels.to_cells(np.array([["O", "B", "O"]]), classes=())
+    assert json_rows.read_elements(matrix[0]) == ("O", "B", "O")
 
 
 def test_a_refusal_names_argument_example_and_array():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -62,6 +64,31 @@ def make_split(store):
         indices=np.arange(20),
         labels={"label": np.arange(20, dtype=np.int32)},
     )
+
+
+@pytest.mark.parametrize("kind", ["texts", "memory", "disk"])
+def test_what_is_left_of_an_epoch_of_like_lengths(kind):
+    lengths = np.random.default_rng(1).integers(1, 30, 20).astype(np.int32)
+    store, asked = make_features(in_memory=kind == "memory", lengths=lengths), []
+    if kind == "texts":
+        texts = np.array([f"text {number}" for number in range(20)], object)
+        store = text_store.Texts(texts, lengths=lengths)
+    if kind == "disk":
+        read = store.read
+        store = dataclasses.replace(store, read=lambda rows: asked.append(rows) or read(rows))
+    options = {"batch_size": 3, "shuffle_seed": 3}
+    whole, rest = (
+        [
+            tf.nest.map_structure(lambda leaf: leaf.numpy().tolist(), batch)
+            for batch in pipeline.make_dataset(
+                make_split(store), text_store.TextSpec(), first_batch=first, **options
+            )
+        ]
+        for first in (0, 5)
+    )
+    assert len(whole) == 7 and rest == whole[5:]
+    if kind == "disk":
+        assert len(asked) == 7 + 2
 
 
 @pytest.mark.parametrize("with_lengths", [False, True])

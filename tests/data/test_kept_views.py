@@ -15,7 +15,7 @@ STEPS = option_values.read_augment("rotate:45,flip,brightness")
 SEED, NUMBER = 3, 2
 
 
-def make_dataset(split, pre, *, epoch, strata=None, views=STEPS, number=NUMBER):
+def make_dataset(split, pre, *, epoch, strata=None, views=STEPS, number=NUMBER, first=0):
     return pipeline.make_dataset(
         split,
         pre,
@@ -25,6 +25,7 @@ def make_dataset(split, pre, *, epoch, strata=None, views=STEPS, number=NUMBER):
         views=views,
         num_views=number,
         strata=strata,
+        first_batch=first,
     )
 
 
@@ -86,6 +87,10 @@ def test_features_of_views_come_as_the_views_do(splits, strata, in_memory):  # n
         for expected, batch in zip(whole, own, strict=True):
             np.testing.assert_array_equal(batch[0]["image"], expected[0]["image"])
             np.testing.assert_array_equal(batch[1]["mask"], expected[1]["mask"])
+        for split in (train, features):
+            (last,) = make_dataset(split, pre, first=2, **options).as_numpy_iterator()
+            np.testing.assert_array_equal(last[0]["image"], whole[2][0]["image"])
+            np.testing.assert_array_equal(last[1]["mask"], whole[2][1]["mask"])
         epochs.append(np.concatenate([batch[0]["image"] for batch in own]))
     assert not np.array_equal(epochs[0], epochs[2])  # the order is another
 

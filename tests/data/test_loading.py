@@ -169,7 +169,8 @@ def test_split_folders_meet_validation_data(tmp_path):
     folder = str(tmp_path / "data")
     more = data_files.write_files(tmp_path / "more", cat=1, dog=1)
     assert refused(folder, validation_data=str(more)) == [
-        f"--validation_data and --data={folder} both have validation examples. Give one of them."
+        f"--validation_data={more} and --data={folder} both have validation examples. Give one of "
+        "them."
     ]
     # Of a source that is split itself, the split of that name is taken.
     splits = load(more, test_data=folder)

@@ -177,13 +177,13 @@ def test_nothing_to_learn(table):
         mask_data.write_mask(path, np.full((24, 32), 255, np.uint8))
     assert refusals(load(table)) == [
         "all pixels of the train split of head 'mask' are without a class. Expected two classes or "
-        "more."
+        "more; 255 stands for no class."
     ]
     for path in (table.parent / "masks").iterdir():
         mask_data.write_mask(path, np.zeros((24, 32), np.uint8))
     assert refusals(load(table)) == [
         "all pixels of the train split of head 'mask' are of class '0'. Expected two classes or "
-        "more."
+        "more; 255 stands for no class."
     ]
 
 

@@ -161,6 +161,20 @@ def test_images_of_different_sizes_are_refused(change, shapes):
     assert refused({"image": images, "label": [0, 1]}) == f"data: 'image': {message}"
 
 
+@pytest.mark.parametrize("change", [list, examples.object_array])
+@pytest.mark.parametrize(
+    ("value", "received"),
+    [(None, "None"), (float("nan"), "float"), ("a.jpg", "str"), (np.zeros(3), "ndarray")],
+)
+def test_what_is_no_image_among_images_is_named(change, value, received):
+    message = f"expected an image, as others are. Received {received}."
+    for image in (np.zeros((5, 4, 3), np.uint8), np.zeros((5, 4), np.uint8), [[1, 2], [3, 4]]):
+        images = change([image, image, value, image])
+        assert refused((images, [0, 1, 0, 1])) == f"data, example 2: 'inputs': {message}"
+        source = {"image": images[2:], "label": [0, 1]}
+        assert refused(source) == f"data, example 0: 'image': {message}"
+
+
 def test_what_numpy_cannot_take():
     class Broken:
         def __array__(self, dtype=None, copy=None):
@@ -232,6 +246,23 @@ def test_bad_examples_are_left_out_when_asked():
         "data, example 7: 'image' has pixels that are no finite number. Bad examples: 7. "
         "on_bad_example='skip' leaves them out."
     )
+
+
+def test_splits_of_arrays_that_contradict_each_other():
+    own = {"text": TEXTS, "label": LABELS, "split": (["train"] * 8 + ["validation", "test"]) * 3}
+    for flag, name in (("validation_data", "validation"), ("test_data", "test")):
+        given = {"data": own, flag: (TEXTS[:2], [0, 1])}
+        spec = specs.DataSpec(split_column="split")
+        assert data_files.refusal(loading.load_data, spec, **given) == [
+            f"{flag} and data both have {name} examples. Give one of them."
+        ]
+    sources = {"data": own | {"split": ["train"] * 30}, "test_data": own | {"split": ["val"] * 30}}
+    assert data_files.refusal(
+        loading.load_data, specs.DataSpec(split_column="split"), **sources
+    ) == [
+        "test_data is split itself, and has no test split. Expected examples that are not split, "
+        "or a source with that split."
+    ]
 
 
 def test_several_sources_and_options():

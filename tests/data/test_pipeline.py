@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data import image_bytes
-from tf_finetune import distribution, findings, head_kinds
+from tf_finetune import distribution, findings, head_kinds, option_values
 from tf_finetune.data import image_stores, loading, pipeline, preprocessing, samples
 
 PRE = preprocessing.PreprocessingSpec(8, 10, 3)
@@ -180,6 +180,58 @@ def test_an_empty_split_has_no_batches():
     dataset = pipeline.make_dataset(split, PRE, batch_size=4, shuffle_seed=0)
     assert list(dataset) == []
     assert samples.sample_pixels(split, PRE, count=3, seed=0).shape == (0, 8, 10, 3)
+
+
+def list_bits(dataset):
+    """Every tensor of every batch."""
+    return [[leaf.numpy().tobytes() for leaf in tf.nest.flatten(batch)] for batch in dataset]
+
+
+@pytest.mark.parametrize("steps", ["", "flip,mixup"])
+@pytest.mark.parametrize("name", ["decoded", "paths", "stream_bytes"])
+def test_what_is_left_of_an_epoch_has_the_same_bits(name, steps, tmp_path):
+    keras.utils.set_random_seed(0)
+    split = make_split(make_store(name, make_pixels(30), tmp_path), np.arange(3, 24))
+    options = {
+        "batch_size": 4,
+        "shuffle_seed": 3,
+        "epoch": tf.Variable(2, dtype=tf.int64),
+        "num_replicas": 2,
+        "with_weights": True,
+        "views": option_values.read_augment(steps) if steps else None,
+        "strata": None if name.startswith("stream") else np.arange(21) % 5 // 4,
+    }
+    whole = list_bits(pipeline.make_dataset(split, PRE, **options))
+    assert len(whole) == 5  # Of 4, and the last of 5: both devices get some.
+    for first in (3, 4, 5):
+        rest = pipeline.make_dataset(split, PRE, first_batch=first, **options)
+        assert int(rest.cardinality()) == 5 - first
+        assert list_bits(rest) == whole[first:]
+
+
+@pytest.mark.parametrize("steps", ["", "flip"])
+def test_files_of_batches_that_are_left_out_are_not_read(steps, tmp_path):
+    images = write_images(tmp_path, make_pixels(40))
+    split = make_split(images, range(40))
+    options = {"batch_size": 4, "shuffle_seed": 3}
+    if steps:
+        options["views"] = option_values.read_augment(steps)
+    batches = list(pipeline.make_dataset(split, PRE, **options))
+    for _, labels in batches[:6]:
+        for number in labels["label"].numpy():
+            os.remove(images.paths[number])
+    rest = pipeline.make_dataset(split, PRE, first_batch=6, **options)
+    assert list_bits(rest) == list_bits(batches[6:])
+
+
+def test_elements_of_a_stream_that_are_left_out_are_not_decoded():
+    files = [image_bytes.encode(image, "PNG") for image in make_pixels(12)]
+    files[:8] = [b"no image"] * 8
+    stream = image_stores.StreamImages(lambda: tf.data.Dataset.from_tensor_slices(files), 12)
+    rest = pipeline.make_dataset(make_split(stream, range(12)), PRE, batch_size=4, first_batch=2)
+    images, labels = collect(rest)
+    np.testing.assert_array_equal(images, make_pixels(12)[8:])
+    assert labels.tolist() == [8, 9, 10, 11]
 
 
 def test_kept_and_streamed_pixels_have_the_same_bits(tmp_path):

@@ -51,6 +51,17 @@ def test_texts_and_their_labels(tmp_path):
     assert splits.train.labels["label"].tolist() == [n % 2 for n in numbers]
 
 
+def test_names_of_features_are_on_no_line(tmp_path):
+    path = write(tmp_path / "a.tfrecord", record_files.example(**{"text": b"x", " text": b"y"}))
+    assert data_files.refusal(load, path) == [
+        f"{path}: expected a name of its own for each column. Received  text,text."
+    ]
+    path = write(tmp_path / "a.tfrecord", record_files.example(text=b"x"))
+    assert data_files.refusal(load, path) == [
+        f"{path}: expected at least 2 columns (text,label). Received 1."
+    ]
+
+
 def test_another_feature_of_texts(tmp_path):
     record = record_files.example(image=b"x", body=b"a text", label=1)
     path = write(tmp_path / "a.tfrecord", record, record)

@@ -156,6 +156,20 @@ def test_tables_that_are_refused(tmp_path, content, options, message):
     assert data_files.refusal(load, str(path), **options) == [message.format(path)]
 
 
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_keys_of_objects_are_on_no_line(tmp_path, name):
+    path = tmp_path / "t.jsonl"
+    path.write_text(f'{{"{name}": "x", "label": 1}}\n{{"{name}": "y", "": 1}}\n')
+    assert data_files.refusal(load, str(path)) == [
+        f"{path}: expected a name of its own for each column. Received {name},label,."
+    ]
+    path.write_text(f'{{"{name}": "x"}}\n')
+    first = "path" if name == "image" else "text"
+    assert data_files.refusal(load, str(path)) == [
+        f"{path}: expected at least 2 columns ({first},label). Received 1."
+    ]
+
+
 def test_a_table_whose_images_do_not_exist_may_hold_texts(tmp_path):
     path = write(tmp_path, [("so good", "x"), ("so bad", "y")], header=("comment", "label"))
     assert load(path).problems[-1].message == (

@@ -6,7 +6,15 @@ import pytest
 from tests import tag_data
 from tests.data import record_files
 from tf_finetune import objectives, specs
-from tf_finetune.data import loading, pipeline, sources, text_store
+from tf_finetune.data import (
+    examples,
+    loading,
+    pipeline,
+    position_batches,
+    position_labels,
+    sources,
+    text_store,
+)
 
 EVERY = ("B-PER O", "B-LOC O", "B-PER B-LOC")
 HEAD = specs.HeadSpec(name="tags", kind="token_classification", label="tags")
@@ -41,6 +49,19 @@ def test_batches_have_a_tag_for_each_word(tmp_path):
     assert counts.sum() == sum(len(text.split()) for text in splits.train.texts)
     again = load(tag_data.write_jsonl(tmp_path / "t.jsonl", sentences), text_column="tokens")
     assert collect(again.train) == collect(splits.train)
+
+
+@pytest.mark.parametrize("make", [list, examples.object_array])
+def test_lists_from_python_are_lists_of_a_file(tmp_path, make):
+    sentences = tag_data.make_sentences(30)
+    texts = make([" ".join(words) for words, _ in sentences])
+    spec = specs.DataSpec(split=(1.0, 0.0, 0.0))
+    source = {"text": texts, "tags": make([tags for _, tags in sentences])}
+    splits = loading.load_data(spec, heads=(HEAD,), data=source)
+    path = tag_data.write_jsonl(tmp_path / "t.jsonl", sentences)
+    of_file = load(path, text_column="tokens", split=(1.0, 0.0, 0.0))
+    assert splits.heads == of_file.heads
+    assert collect(splits.train) == collect(of_file.train)
 
 
 def test_mistakes_are_told_with_their_lines(tmp_path):
@@ -122,6 +143,25 @@ def test_an_untagged_text_may_be_the_longest_of_its_batch(tmp_path):
     loss = objectives.HeadLoss("token_classification", labelled_fraction=40 / 21)
     found = loss(labels["tags"], np.zeros((21, 9, 2), np.float32), sample_weight=np.ones(21) / 21)
     assert float(found) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_words_are_counted_where_no_tags_tell_them():
+    texts = examples.object_array(["a b c", "d e f g", "h"])
+    store = position_labels.TagLabels(
+        np.array([1, 1], np.int32), np.array([2, 0, 0]), np.zeros((3, 2), np.int64)
+    )
+    split = loading.Split(
+        name="train",
+        keys=texts,
+        inputs=text_store.Texts(texts),
+        indices=np.arange(3),
+        labels={"tags": np.array([0, -1, -1], np.int32)},
+        positions={"tags": store},
+    )
+    make = position_batches.make_targets(split, text_store.TextSpec(), view=None)
+    # No file has two tags for three words: this text shows what is asked about it.
+    assert make(np.array([0, 2]))["tags"].numpy().tolist() == [[1, 1], [-1, -1]]
+    assert make(np.array([0, 1]))["tags"].numpy().tolist() == [[1, 1, -1, -1], [-1] * 4]
 
 
 def make_short(count):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tf_finetune import findings
-from tf_finetune.data import examples, known_names
+from tf_finetune.data import examples, json_rows, known_names
 
 
 class BadArrayError(ValueError):
@@ -129,7 +129,8 @@ def _read_cell(value: Any, row: int) -> str | tuple[str, ...]:
     value = to_plain(value)
     if isinstance(value, list | tuple):
         names = [_read_name(name, row) for name in value]
-        return tuple(dict.fromkeys(name for name in names if name))
+        # Repeats too: a set of classes has none, and a tag for each word has.
+        return json_rows.ListCell.make(name for name in names if name)
     return _read_name(value, row)
 
 

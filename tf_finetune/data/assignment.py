@@ -5,7 +5,7 @@ One idea: what is given stays (splits of the data's own, --validation_data and -
 of the same content, and of one group of --split_by, which is checked at the end over all sources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -33,34 +33,31 @@ def find_conflicts(parts: dict[str, examples.Examples]) -> list[findings.Problem
     Returns:
       An error for each.
     """
-    problems = []
-    own = find_own_splits(parts["data"])
-    for flag, part in parts.items():
-        if flag == "data":
-            continue
-        split = GIVEN[flag]
-        name = examples.SPLIT_NAMES[split]
-        kinds = [input_stores.find_kind(source.inputs) for source in (parts["data"], part)]
-        if kinds[0] != kinds[1]:
-            message = (
-                f"{parts['data'].name_source('data')} holds "
-                f"{input_stores.PLURALS[kinds[0]]} and {part.name_source(flag)} "
-                f"holds {input_stores.PLURALS[kinds[1]]}. Expected the same of both."
-            )
-            problems.append(findings.Problem(message, flag=f"--{flag}"))
-        if split in own:
-            message = (
-                f"--{flag} and --data={findings.one_line(parts['data'].source)} both have {name} "
-                "examples. Give one of them."
-            )
-            problems.append(findings.Problem(message, flag=f"--{flag}"))
-        if part.splits is not None and split not in find_own_splits(part):
-            message = (
-                f"--{flag}={findings.one_line(part.source)} is split itself, and has no {name} "
-                "split. Expected examples that are not split, or a source with that split."
-            )
-            problems.append(findings.Problem(message, flag=f"--{flag}"))
-    return problems
+    return [
+        findings.Problem(message, flag=f"--{flag}")
+        for flag, part in parts.items()
+        if flag != "data"
+        for message in _describe_conflicts(parts["data"], part, flag=flag)
+    ]
+
+
+def _describe_conflicts(
+    base: examples.Examples, part: examples.Examples, *, flag: str
+) -> Iterator[str]:
+    """What --data and a source of another flag say against each other."""
+    ours, theirs = base.name_source("data"), part.name_source(flag)
+    held = [input_stores.PLURALS[input_stores.find_kind(source.inputs)] for source in (base, part)]
+    if held[0] != held[1]:
+        yield f"{ours} holds {held[0]} and {theirs} holds {held[1]}. Expected the same of both."
+    split = GIVEN[flag]
+    name = examples.SPLIT_NAMES[split]
+    if split in find_own_splits(base):
+        yield f"{theirs} and {ours} both have {name} examples. Give one of them."
+    if part.splits is not None and split not in find_own_splits(part):
+        yield (
+            f"{theirs} is split itself, and has no {name} split. Expected examples that are not "
+            "split, or a source with that split."
+        )
 
 
 def find_own_splits(part: examples.Examples) -> frozenset[int]:

@@ -37,7 +37,6 @@ from tf_finetune.data import (
 EXPECTED = "of numbers and a label"
 _CHUNK_ROWS = 4096
 _MAX_PROBLEMS = 1000
-_MAX_LINES = 5
 _BAR_BYTES = 50 * 2**20
 
 
@@ -294,7 +293,7 @@ class _Reader:
         # What is no number at all is a mistake in the table, whatever is skipped.
         if self._skip and fault.is_missing:
             self._num_skipped += 1
-            if len(self._skipped) < _MAX_LINES:
+            if len(self._skipped) < findings.MAX_LISTED:
                 self._skipped.append(line)
             return
         advice = " --on_bad_example=skip leaves such rows out." if fault.is_missing else ""

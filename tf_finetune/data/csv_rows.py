@@ -117,13 +117,14 @@ def check_separator(path: str, first: list[str], *, line: int | None, expected: 
         raise refusal(path, message, line=line)
 
 
-def make_table(path: str, rows: list[list[str]], lines: list[int]) -> Table:
+def make_table(path: str, rows: list[list[str]], lines: list[int], *, header: int | None) -> Table:
     """Takes the first row as the names of the columns.
 
     Args:
       path: the file.
       rows: of `read_rows`.
       lines: of `read_rows`.
+      header: line of the names; None: they are on none.
 
     Returns:
       The table of the rows below.
@@ -131,12 +132,29 @@ def make_table(path: str, rows: list[list[str]], lines: list[int]) -> Table:
     Raises:
       findings.RefusedError: a name is empty or there twice.
     """
-    columns = [cell.strip() for cell in rows[0]]
+    return Table(path, read_names(path, rows[0], line=header), rows[1:], lines[1:])
+
+
+def read_names(path: str, first: list[str], *, line: int | None) -> list[str]:
+    """The names of a table's columns.
+
+    Args:
+      path: the file.
+      first: cells of its first row.
+      line: of that row; None: it is on none.
+
+    Returns:
+      The names, without surrounding spaces.
+
+    Raises:
+      findings.RefusedError: one is empty or there twice.
+    """
+    columns = [cell.strip() for cell in first]
     if "" in columns or len(set(columns)) < len(columns):
-        shown = findings.one_line(",".join(rows[0]))
+        shown = findings.one_line(",".join(first))
         message = f"expected a name of its own for each column. Received {shown}."
-        raise refusal(path, message, line=lines[0])
-    return Table(path, columns, rows[1:], lines[1:])
+        raise refusal(path, message, line=line)
+    return columns
 
 
 def find_column(table: Table, name: str | None, *, flag: str) -> int:

@@ -18,7 +18,6 @@ from tf_finetune.data import columns, input_stores, json_rows
 
 SPLIT_NAMES = ("train", "validation", "test")
 LABEL_COLUMN = "label"
-_MAX_LINES_PER_FILE = 5
 _CHUNK_ROWS = 2**16
 
 
@@ -201,12 +200,12 @@ def cut_problems(problems: list[findings.Problem]) -> list[findings.Problem]:
     for problem in problems:
         if problem.line is not None:
             counts[problem.path] = counts.get(problem.path, 0) + 1
-            if counts[problem.path] > _MAX_LINES_PER_FILE:
+            if counts[problem.path] > findings.MAX_LISTED:
                 continue
         kept.append(problem)
     for path, count in counts.items():
-        if count > _MAX_LINES_PER_FILE:
-            more = f"{findings.one_line(path)}: and {count - _MAX_LINES_PER_FILE} more."
+        if count > findings.MAX_LISTED:
+            more = f"{findings.one_line(path)}: and {count - findings.MAX_LISTED} more."
             last = max(i for i, kept_one in enumerate(kept) if _is_line_of(kept_one, path))
             kept.insert(last + 1, findings.Problem(more, path=path))
     return kept

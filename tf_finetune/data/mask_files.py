@@ -14,9 +14,9 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import image_formats
+from tf_finetune.data import image_formats, position_labels
 
-IGNORED = 255
+IGNORED = position_labels.IGNORED_PIXEL
 # The other numbers of a byte.
 MAX_CLASSES = 255
 EXPECTED = "a palette or grey PNG of class numbers from 0"

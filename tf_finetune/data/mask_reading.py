@@ -33,7 +33,6 @@ from tf_finetune.data import (
 )
 
 _MAX_CACHE_BYTES = 128 * 2**20
-_MAX_LISTED = 5
 _SKIP_FLAG = "--on_bad_example=skip"
 # EXIF orientations from here on swap width and height.
 _FIRST_TURNED = 5
@@ -302,10 +301,10 @@ def _describe(path: str, reason: str) -> findings.Problem:
 
 
 def _cut(problems: list[findings.Problem]) -> list[findings.Problem]:
-    if len(problems) <= _MAX_LISTED:
+    if len(problems) <= findings.MAX_LISTED:
         return problems
-    more = f"and {len(problems) - _MAX_LISTED} more masks. --mode=validate lists all."
-    return [*problems[:_MAX_LISTED], findings.Problem(more, flag=_SKIP_FLAG)]
+    more = f"and {len(problems) - findings.MAX_LISTED} more masks. --mode=validate lists all."
+    return [*problems[: findings.MAX_LISTED], findings.Problem(more, flag=_SKIP_FLAG)]
 
 
 def _check_classes(splits: loading.Splits, before: loading.Splits) -> list[findings.Problem]:

@@ -227,6 +227,15 @@ def _stack_images(shown: str, values: np.ndarray, *, flag: str) -> np.ndarray:
         return values
     if len(shapes) == 1:
         return np.stack(list(values))
+    row = next((row for row, value in enumerate(values) if len(_find_shape(value)) < 2), None)
+    if row is not None:
+        value = values[row]
+        received = "None" if value is None else findings.one_line(type(value).__name__)
+        raise _refusal(
+            f"{flag}, example {row}: '{shown}': expected an image, as others are. Received "
+            f"{received}.",
+            flag,
+        )
     sizes = " and ".join(str(list(shape)) for shape in shapes[:2])
     raise _refusal(
         f"{flag}: '{shown}': images have different sizes, as {sizes}. Expected one array of all: "

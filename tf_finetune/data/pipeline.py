@@ -80,8 +80,8 @@ def make_dataset(
         `augmentation.number_view`; None: each epoch has its own.
       strata: int64 [n], what is drawn evenly, see `resampling`; needs `shuffle_seed`. None: each
         example comes once.
-      first_batch: so many batches are left out at the beginning: they are read, and given to
-        nobody.
+      first_batch: so many batches are left out at the beginning. Their examples are not loaded;
+        a stream gives them, and they are not decoded.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
@@ -102,12 +102,11 @@ def make_dataset(
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     seeds = example_order.make_seeds(shuffle_seed, epoch)
     shown = _make_views(split, views, seed=shuffle_seed, num_views=num_views)
-    batches = _make_batches(
-        split, pre, seeds, batch_size=batch_size, view=shown.image, strata=strata
-    )
-    if sizes != batching.plan_batches(len(split), batch_size=batch_size):
-        batches = batches.rebatch(tf.constant(sizes, tf.int64))
-    batches = batches.skip(first_batch)
+    order = _Order(seeds, strata, batch_size, num_skipped=sum(sizes[:first_batch]))
+    batches = _make_batches(split, pre, order, view=shown.image)
+    left = sizes[first_batch:]
+    if left and sizes != batching.plan_batches(len(split), batch_size=batch_size):
+        batches = batches.rebatch(tf.constant(left, tf.int64))
     if seeds is not None and shown.mix is not None:
         batches = _mix_batches(batches, shown.mix, seeds)
     if seeds is not None and shown.mask is not None:
@@ -117,7 +116,7 @@ def make_dataset(
         split, pre, beside=beside, find_targets=find_targets, with_weights=with_weights
     )
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sizes) - first_batch))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(left)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
 
 
@@ -240,30 +239,64 @@ def _make_options() -> tf.data.Options:
     return options
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Order:
+    """Which examples come in which batch, and how many of the first are left out.
+
+    What is left out has its place all the same: it is skipped where the order is drawn, before
+    anything is loaded.
+    """
+
+    seeds: tf.data.Dataset | None
+    strata: np.ndarray | None
+    batch_size: int
+    num_skipped: int
+
+    def make_positions(self, split: loading.Split) -> tf.data.Dataset:
+        """Dataset of int64 scalars; texts of like length together where lengths are known."""
+        positions = example_order.make_positions(len(split), self.seeds, self.strata)
+        store = split.inputs
+        lengths = None
+        if isinstance(store, feature_inputs.Features | text_store.Texts):
+            lengths = store.lengths
+        if self.seeds is not None and lengths is not None:
+            lengths = lengths[split.indices]
+            positions = length_batches.group_positions(
+                positions, lengths, batch_size=self.batch_size
+            )
+        return self.skip(positions)
+
+    def make_turns(self, split: loading.Split) -> tf.data.Dataset:
+        """Dataset of (position, how often it came before)."""
+        return self.skip(example_order.make_turns(len(split), self.seeds, self.strata))
+
+    def skip(self, items: tf.data.Dataset) -> tf.data.Dataset:
+        """The items of an epoch that are not left out."""
+        return items.skip(self.num_skipped) if self.num_skipped else items
+
+
 def _make_batches(
     split: loading.Split,
     pre: preprocessing.InputSpec,
-    seeds: tf.data.Dataset | None,
+    order: _Order,
     *,
-    batch_size: int,
-    view: augmentation.Viewer | None = None,
-    strata: np.ndarray | None = None,
+    view: augmentation.Viewer | None,
 ) -> tf.data.Dataset:
     """Dataset of (inputs of a batch, positions of a batch), with a view also repeats of those."""
-    store = split.inputs
+    store, seeds = split.inputs, order.seeds
     if isinstance(store, feature_inputs.Features) and store.num_views is not None:
-        turns = example_order.make_turns(len(split), seeds, strata).batch(batch_size)
+        turns = order.make_turns(split).batch(order.batch_size)
         return feature_batches.make_view_batches(store, split.indices, seeds, turns=turns)
     if isinstance(store, feature_inputs.Features):
-        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        batched = order.make_positions(split).batch(order.batch_size)
         return feature_batches.make_batches(store, split.indices, positions=batched)
     if isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
-        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        batched = order.make_positions(split).batch(order.batch_size)
         return column_batches.make_batches(store, pre, split.indices, positions=batched)
     if isinstance(store, text_store.Texts) and isinstance(pre, text_store.TextSpec):
         # Once as TensorFlow strings, and only this split's.
         texts = tf.constant(split.texts, tf.string, shape=(len(split),))
-        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        batched = order.make_positions(split).batch(order.batch_size)
         return batched.map(lambda batch: (tf.gather(texts, batch), batch))
     no_images = text_store.Texts | columns.Columns
     if isinstance(store, no_images) or not isinstance(pre, preprocessing.PreprocessingSpec):
@@ -273,41 +306,21 @@ def _make_batches(
             "TextSpec for texts, a ColumnsSpec for columns."
         )
     if isinstance(store, image_stores.StreamImages):
-        return _stream_batches(
-            store, split.indices, pre, seeds, batch_size=batch_size, view=view, strata=strata
-        )
+        return _stream_batches(store, split.indices, pre, order, view=view)
     if isinstance(store, image_stores.DecodedImages) and view is None:
-        batched = _batch_positions(split, seeds, batch_size=batch_size, strata=strata)
+        batched = order.make_positions(split).batch(order.batch_size)
         return _gather_batches(store, split.indices, positions=batched)
     load = loaders.make_loader(store, split.indices, pre)
     if view is None or seeds is None:
-        positions = example_order.make_positions(len(split), seeds, strata)
-        examples = _map(lambda position: (load(position), position), positions)
+        examples = _map(lambda position: (load(position), position), order.make_positions(split))
     else:
-        turns = example_order.make_turns(len(split), seeds, strata)
         examples = _map_views(
-            lambda position, repeat: (load(position), position, repeat), turns, seeds, view=view
+            lambda position, repeat: (load(position), position, repeat),
+            order.make_turns(split),
+            seeds,
+            view=view,
         )
-    return examples.batch(batch_size)
-
-
-def _batch_positions(
-    split: loading.Split,
-    seeds: tf.data.Dataset | None,
-    *,
-    batch_size: int,
-    strata: np.ndarray | None,
-) -> tf.data.Dataset:
-    """Dataset of int64 [b]; texts of like length together where their lengths are known."""
-    positions = example_order.make_positions(len(split), seeds, strata)
-    store = split.inputs
-    lengths = None
-    if isinstance(store, feature_inputs.Features | text_store.Texts):
-        lengths = store.lengths
-    if seeds is not None and lengths is not None:
-        lengths = lengths[split.indices]
-        positions = length_batches.group_positions(positions, lengths, batch_size=batch_size)
-    return positions.batch(batch_size)
+    return examples.batch(order.batch_size)
 
 
 def _gather_batches(
@@ -360,20 +373,18 @@ def _stream_batches(
     images: image_stores.StreamImages,
     indices: np.ndarray,
     pre: preprocessing.PreprocessingSpec,
-    seeds: tf.data.Dataset | None,
+    order: _Order,
     *,
-    batch_size: int,
     view: augmentation.Viewer | None,
-    strata: np.ndarray | None,
 ) -> tf.data.Dataset:
     """As `_make_batches`, from a stream's elements."""
-    if strata is not None:
+    if order.strata is not None:
         raise specs.SpecError(
             "--resample=balanced draws examples in any order, and this data set is too large "
             "for the memory and can only be read one after another. Leave it out, or give "
             "image files, a table or TFRecords."
         )
-    elements = loaders.select_elements(images, indices)
+    elements, seeds = loaders.select_elements(images, indices), order.seeds
 
     def shuffle(seed: tf.Tensor) -> tf.data.Dataset:
         number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
@@ -382,13 +393,13 @@ def _stream_batches(
         tf.compat.v1.get_default_graph().seed = 1
         return elements.shuffle(_STREAM_SHUFFLE_BUFFER, seed=number, reshuffle_each_iteration=False)
 
-    ordered = elements if seeds is None else seeds.flat_map(shuffle)
+    ordered = order.skip(elements if seeds is None else seeds.flat_map(shuffle))
 
     def load(element: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return loaders.load_element(element, pre), position
 
     if view is None or seeds is None:
-        return _map(load, ordered).batch(batch_size)
+        return _map(load, ordered).batch(order.batch_size)
     never = tf.constant(0, tf.int64)
     examples = _map_views(lambda *item: (*load(*item), never), ordered, seeds, view=view)
-    return examples.batch(batch_size)
+    return examples.batch(order.batch_size)

@@ -108,10 +108,16 @@ def _make_gatherer(store: position_labels.TagLabels) -> Callable[[tf.Tensor], tf
 
 def _make_word_counter(split: loading.Split) -> Callable[[tf.Tensor], tf.Tensor]:
     """Function of int64 [b], places in the split, to int32: words of the longest text."""
-    # Not of the tags: a text without any may be the longest, and the model tags its words too.
     if not isinstance(split.inputs, text_store.Texts):
         raise ValueError("Tags are of the words of texts. Received a split without texts.")
-    counts = np.array([len(spaces.split_words(text)) for text in split.texts], np.int32)
+    counts = np.full(len(split), -1, np.int32)
+    for name, store in split.positions.items():
+        if isinstance(store, position_labels.TagLabels):
+            tagged = np.flatnonzero(split.labels[name] >= 0)
+            counts[tagged] = store.lengths[split.labels[name][tagged]]
+    # A text without tags may be the longest, and the model tags its words too.
+    untagged, texts = np.flatnonzero(counts < 0), split.texts
+    counts[untagged] = [len(spaces.split_words(texts[row])) for row in untagged]
     return lambda positions: tf.reduce_max(tf.gather(counts, positions))
 
 

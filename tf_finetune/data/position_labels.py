@@ -15,6 +15,8 @@ import numpy as np
 from tf_finetune import findings, head_kinds
 
 IGNORED = -1
+# What a mask has where there is no class.
+IGNORED_PIXEL = 255
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,9 +161,10 @@ def find_absent_classes(
         absent = [head.classes[number] for number in np.flatnonzero(counts == 0)]
         if len(present) < 2:
             shown = f"of class '{findings.one_line(present[0])}'" if present else "without a class"
+            advice = f"; {IGNORED_PIXEL} stands for no class" if units == "pixels" else ""
             message = (
                 f"all {units} of the train split of head '{head.name}' are {shown}. Expected two "
-                "classes or more."
+                f"classes or more{advice}."
             )
             problems.append(findings.Problem(message, flag="--head"))
         elif absent:

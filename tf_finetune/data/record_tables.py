@@ -91,7 +91,7 @@ def _load_rows(spec: specs.DataSpec, text: str, records: "_Records") -> examples
     if first is None:
         raise records.refuse_all()
     rows = itertools.chain([first], rows)
-    return text_tables.load_rows(spec, text, header=(0, names), rows=rows, places=records)
+    return text_tables.load_rows(spec, text, header=(None, names), rows=rows, places=records)
 
 
 class _Records(table_rows.Places):
@@ -190,7 +190,7 @@ class _Records(table_rows.Places):
             shown = [findings.one_line(file.make_key(record)) for file, record in places]
         else:
             shown = [str(record) for _, record in places]
-        return "records " + table_rows.list_places(shown, count)
+        return "records " + findings.list_values(shown, total=count)
 
     def refuse_all(self) -> findings.RefusedError:
         """Where no record can be used."""

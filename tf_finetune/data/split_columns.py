@@ -23,7 +23,6 @@ _CODES = {
     "test": splits.TEST,
     "testing": splits.TEST,
 }
-_MAX_ROWS_SHOWN = 5
 
 
 def apply(
@@ -159,7 +158,7 @@ def _list_rows(
     part: examples.Examples, rows: np.ndarray, messages: list[str], *, flag: str
 ) -> list[findings.Problem]:
     # Of lines, `examples.cut_problems` shows the first.
-    shown = len(rows) if part.lines is not None else _MAX_ROWS_SHOWN
+    shown = len(rows) if part.lines is not None else findings.MAX_LISTED
     order = np.argsort(rows if part.lines is None else part.lines[rows], kind="stable")[:shown]
     problems = [part.problem(int(rows[at]), messages[at], flag=flag) for at in order]
     if len(rows) > shown:

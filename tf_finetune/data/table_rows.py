@@ -13,6 +13,8 @@ _FIRST_OBJECTS = 1000
 
 # (1-based line, cells): text, or a `json_rows.Cell`; or a `json_rows.BadRow`.
 Row = tuple[int, list[Any]]
+# (1-based line, None where they stand on none; names of the columns).
+Header = tuple[int | None, list[str]]
 
 
 class Places:
@@ -54,21 +56,20 @@ class Places:
         Returns:
           For example "lines 3, 7 and 2 more".
         """
-        return "lines " + list_places(list(map(str, first)), count)
+        return "lines " + findings.list_values(first, total=count)
 
 
-def list_places(first: list[str], count: int) -> str:
-    """Some places for a message.
+def find_header_line(path: str, lines: Sequence[int]) -> int | None:
+    """The line that names the columns.
 
     Args:
-      first: the first of them.
-      count: of all of them.
+      path: the file.
+      lines: of `read_table`.
 
     Returns:
-      For example "3, 7 and 2 more".
+      The first; None of JSONL, where every line has its keys.
     """
-    more = count - len(first)
-    return ", ".join(first) + (f" and {more:,} more" if more else "")
+    return None if is_json(path) else lines[0]
 
 
 def is_json(path: str) -> bool:
@@ -169,7 +170,7 @@ def open_rows(path: str, spec: specs.DataSpec, *, expected: str) -> tuple[list[s
         raise encodings.refusal(path, f"the file is empty. Expected rows {expected}.")
     if spec.header == "none":
         return number_columns(len(first[1])), itertools.chain([first], rows)
-    return csv_rows.make_table(path, [first[1]], [first[0]]).columns, rows
+    return csv_rows.read_names(path, first[1], line=first[0]), rows
 
 
 def _open_objects(

@@ -68,7 +68,7 @@ def _load_alone(spec: specs.DataSpec, text: str) -> tuple[examples.Examples, str
     rows, lines = table_rows.read_table(text, spec, expected=_EXPECTED)
     if first is None and _holds_texts(spec, text, rows[0]):
         below = zip(lines[1:], rows[1:], strict=True)
-        header = (lines[0], rows[0])
+        header = (table_rows.find_header_line(text, lines), rows[0])
         return _name_column(text_tables.load_rows(spec, text, header=header, rows=below))
     return _load_images(spec, _make_table(spec, text, rows=rows, lines=lines))
 
@@ -145,10 +145,11 @@ def _make_table(
     spec: specs.DataSpec, path: str, *, rows: list[list[str]], lines: list[int]
 ) -> csv_rows.Table:
     first = rows[0]
-    csv_rows.check_separator(path, first, line=lines[0], expected=_EXPECTED)
+    header = table_rows.find_header_line(path, lines)
+    csv_rows.check_separator(path, first, line=header, expected=_EXPECTED)
     named = spec.image_column is not None or spec.label_column is not None
     if named or _has_names(spec, path) or not _is_image_cell(path, first[0]):
-        return csv_rows.make_table(path, rows, lines)
+        return csv_rows.make_table(path, rows, lines, header=header)
     if len(first) > 2:
         raise csv_rows.refusal(
             path,

@@ -29,7 +29,6 @@ IMAGE_COLUMNS = ("path", "image", "file", "filename")
 _EXPECTED = "text,label"
 _KEY_DIGITS = 16
 _MAX_SHARED = 2**16
-_MAX_LINES = 5
 
 
 def find_text_column(columns: list[str], spec: specs.DataSpec) -> str | None:
@@ -68,7 +67,7 @@ def load_rows(
     spec: specs.DataSpec,
     path: str,
     *,
-    header: table_rows.Row,
+    header: table_rows.Header,
     rows: Iterable[table_rows.Row],
     places: table_rows.Places | None = None,
 ) -> examples.Examples:
@@ -77,7 +76,7 @@ def load_rows(
     Args:
       spec: the data options: `text_column`, `on_bad_example`.
       path: the file.
-      header: the line, 0 where it is on none, and the names of its columns.
+      header: the line of the names of its columns, None where they are on none, and the names.
       rows: (1-based line, cells) of each row below the header; read once.
       places: where the rows are; None: on the lines of the file.
 
@@ -93,8 +92,8 @@ def load_rows(
         message = "--text_column and --image_column exclude each other. Leave one of them out."
         raise findings.RefusedError(findings.Problem(message, flag="--text_column"))
     line, names = header
-    csv_rows.check_separator(path, names, line=line or None, expected=_EXPECTED)
-    table = csv_rows.make_table(path, [names], [line])
+    csv_rows.check_separator(path, names, line=line, expected=_EXPECTED)
+    table = csv_rows.Table(path, csv_rows.read_names(path, names, line=line), [], [])
     column = find_text_column(names, spec)
     place = csv_rows.find_column(table, column, flag="text_column")
     if places is None:
@@ -160,7 +159,7 @@ class _Rows:
             else:
                 self._add(line, row)
         if skip and empty:
-            shown = places.name_rows(empty[:_MAX_LINES], len(empty))
+            shown = places.name_rows(empty[: findings.MAX_LISTED], len(empty))
             text = f"{len(empty)} rows without a text are left out, {shown}."
             problems.append(places.describe(text, severity=findings.WARNING))
         elif empty:

@@ -77,7 +77,7 @@ def test_a_loss_that_falls(seed):
     rate, reason = rate_range.choose_rate(rates, losses)
     assert 5e-3 < rate < 2e-2
     assert rate == float(f"{rate:.2g}")
-    assert reason == "there the loss has made two thirds of its fall"
+    assert reason == "with it the loss has made two thirds of its fall"
 
 
 def test_how_deep_it_falls_does_not_matter():
@@ -111,14 +111,14 @@ def test_the_lines_that_say_what_was_found():
     rates = PLAN.list_rates(61)
     found = rate_range.make_test(PHASE, rates, losses_of(rates))
     assert found.describe(num_steps=61, secs=1.234) == (
-        f"Learning rate {found.rate:g} (--learning_rate=auto): there the loss has made two thirds "
-        "of its fall, of 1e-06 to 1 (61 steps, 1.2 s, all undone)."
+        f"Learning rate {found.rate:g} (--learning_rate=auto): with it the loss has made two "
+        "thirds of its fall (61 steps at 1e-06 to 1, 1.2 s, all undone)."
     )
     broken = rate_range.make_test(PHASE, (), ())
     assert broken.rate == 0.005
     assert broken.describe(num_steps=1, secs=0.5) == (
         "Learning rate 0.005, the recipe's: --learning_rate=auto tells none, the loss was not "
-        "finite after 0 steps (1 steps, 0.5 s, all undone)."
+        "finite after 0 steps (1 step, 0.5 s, all undone)."
     )
 
 

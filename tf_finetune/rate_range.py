@@ -100,16 +100,16 @@ class RangeTest:
         Returns:
           One line.
         """
-        cost = f"{num_steps} steps, {secs:.1f} s, all undone"
+        count = "1 step" if num_steps == 1 else f"{num_steps} steps"
         rate, reason = choose_rate(self.rates, self.losses)
         if rate is None:
             return (
                 f"Learning rate {self.rate:g}, the recipe's: --learning_rate=auto tells none, "
-                f"{reason} ({cost})."
+                f"{reason} ({count}, {secs:.1f} s, all undone)."
             )
         return (
-            f"Learning rate {self.rate:g} (--learning_rate=auto): {reason}, of "
-            f"{self.rates[0]:.2g} to {self.rates[-1]:.2g} ({cost})."
+            f"Learning rate {self.rate:g} (--learning_rate=auto): {reason} ({count} at "
+            f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}, {secs:.1f} s, all undone)."
         )
 
 
@@ -197,7 +197,7 @@ def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float 
     fall = level - smoothed[lowest]
     if fall > _MIN_FALL * noise:
         before = [step for step in range(lowest) if smoothed[step] > level - _FALLEN * fall]
-        chosen, reason = before[-1] + 1, "there the loss has made two thirds of its fall"
+        chosen, reason = before[-1] + 1, "with it the loss has made two thirds of its fall"
     else:
         # Of hard batches there are few: what they did at low rates, they may do again.
         highest = max(smoothed[: len(losses) // 3]) + noise / 2

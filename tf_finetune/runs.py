@@ -228,11 +228,6 @@ def _fit(
 ) -> training.TrainResult:
     minutes = run.spec.max_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-
-    def note_phases(phases: tuple[specs.PhaseSpec, ...]) -> None:
-        known = dataclasses.replace(task, phases=phases)
-        run_start.write_flags(run, backbone, known, choice=features.choice)
-
     try:
         with pipeline.naming_bad_images(
             task.splits.train, task.splits.validation, pre=task.preprocessing
@@ -246,7 +241,12 @@ def _fit(
                 deadline=deadline,
                 features=features,
                 recorder=recorder,
-                note_phases=note_phases,
+                note_phases=lambda phases: run_start.write_flags(
+                    run,
+                    backbone,
+                    dataclasses.replace(task, phases=phases),
+                    choice=features.choice,
+                ),
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:

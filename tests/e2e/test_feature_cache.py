@@ -247,9 +247,8 @@ def test_new_views_in_each_epoch_through_the_compiled_prefix(train, tmp_path):
 def test_a_dry_run_writes_nothing(train, tmp_path):
     code, lines = train("dry", "--feature_cache=disk", head(20), "--dry_run")
     assert code == 0
-    # 72 examples of training in batches of 32; the first waits for its files.
     assert re.fullmatch(
-        r"Cost: all 81 features would take about \d+\.\d s \(from 40 timed\), less where they are "
+        r"Cost: all 81 features would take about \d+\.\d s \(from 81 timed\), less where they are "
         r"kept already\.",
         starting_with(lines, "Cost: all "),
     )

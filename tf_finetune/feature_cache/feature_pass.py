@@ -27,7 +27,7 @@ from tf_finetune.models import splitting
 # Features in memory while a phase trains; more are read from the disk.
 MEMORY_BYTES = 256 * 2**20
 _PASS_BATCH = 32
-# Of so many examples more than one batch is timed.
+# Of fewer, beginning to read is most of the time.
 TIMED_EXAMPLES = 3 * _PASS_BATCH
 # Enough to tell times apart, and features.
 _TRIAL_BATCH = 16
@@ -103,8 +103,6 @@ class FeaturePass:
         self.num_computed = self.num_found = 0
         self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
-        # Of the batches behind the first of each data set.
-        self._timed_secs, self._num_timed = 0.0, 0
 
     def warm_up(self, split: loading.Split) -> None:
         """Has TensorFlow optimize the graph, which it does at the first call.
@@ -192,11 +190,9 @@ class FeaturePass:
           number: of examples, or views of them.
 
         Returns:
-          Seconds, by the batches behind the first of each data set, which waits for its reading
-          to begin; by all where none has a second one.
+          Seconds, by all that was computed: batches by themselves would tell too little, since
+          the next ones are read while the first is computed.
         """
-        if self._num_timed:
-            return self._timed_secs / self._num_timed * number
         return self._pass_secs / max(self.num_computed, 1) * number
 
     def describe_estimate(self, number: int) -> str:
@@ -210,7 +206,7 @@ class FeaturePass:
         """
         return (
             f"Cost: all {number:,} features would take about {self.estimate_secs(number):.1f} s "
-            f"(from {self._num_timed or self.num_computed} timed)"
+            f"(from {self.num_computed} timed)"
         )
 
     def _describe_graph(self) -> str:
@@ -242,7 +238,7 @@ class FeaturePass:
         if self.compiled is None:
             self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
         digests = part.digests.reshape(len(part.split), -1, part.digests.shape[-1])[rows, view]
-        chosen, last = part.split.take(rows), None
+        chosen = part.split.take(rows)
         for inputs, labels in _make_dataset(chosen, self._pre, views=part.views, view=view):
             if time.monotonic() >= deadline:
                 return
@@ -251,13 +247,6 @@ class FeaturePass:
             self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
             self.num_computed += len(own)
             bar.update(self.num_computed)
-            now = time.monotonic()
-            if last is not None:
-                self._timed_secs, self._num_timed = (
-                    self._timed_secs + now - last,
-                    self._num_timed + len(own),
-                )
-            last = now
             self._check_memory()
 
     def _check_memory(self) -> None:

@@ -117,8 +117,8 @@ def test_a_loss_that_is_no_number_from_the_start(material):
         )
     (line,) = starting_with(lines, "Learning rate ")
     assert line.startswith(
-        "Learning rate 0.005, the recipe's: --learning_rate=auto tells none, the loss was not "
-        "finite after 0 steps (1 step, "
+        "Learning rate 0.005 (--learning_rate=auto): the loss was not finite after 0 steps, so it "
+        "is the recipe's (1 step, "
     )
 
 

@@ -74,7 +74,7 @@ def test_a_loss_that_falls(seed):
     generator = np.random.default_rng(seed)
     losses = [loss + 0.05 * generator.normal() for loss in losses_of(rates, noise=0.0)]
     # It falls from 1e-4 to 1e-1; two thirds of that are made at 1e-2.
-    rate, reason = rate_range.choose_rate(rates, losses)
+    rate, reason = rate_range.choose_rate(rates, losses, 0.001)
     assert 5e-3 < rate < 2e-2
     assert rate == float(f"{rate:.2g}")
     assert reason == "with it the loss has made two thirds of its fall"
@@ -84,8 +84,18 @@ def test_how_deep_it_falls_does_not_matter():
     # On few examples the loss goes on falling at any rate.
     rates = PLAN.list_rates(61)
     losses = [2 / (1 + rate / 1e-3) for rate in rates]
-    rate, _ = rate_range.choose_rate(rates, losses)
+    rate, _ = rate_range.choose_rate(rates, losses, 1e-4)
     assert 1e-3 < rate < 4e-3
+
+
+def test_the_rate_of_the_recipe_is_the_lowest_that_does_not_hurt():
+    rates = PLAN.list_rates(61)
+    assert rate_range.choose_rate(rates, losses_of(rates), 0.03) == (
+        0.03,
+        "a lower one might do and this one does not raise the loss, so it is the recipe's",
+    )
+    rate, _ = rate_range.choose_rate(rates, rising_from(rates, 1e-3), 0.1)
+    assert rate < 3e-3
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,18 +103,25 @@ def test_a_loss_that_cannot_fall(seed):
     rates = PLAN.list_rates(61)
     generator = np.random.default_rng(seed)
     losses = [loss + 0.05 * abs(generator.normal()) for loss in rising_from(rates, 1e-3, noise=0.0)]
-    rate, reason = rate_range.choose_rate(rates, losses)
-    assert 2e-4 < rate < 3e-3
-    assert reason == "the loss does not fall, and higher rates raise it"
+    rate, reason = rate_range.choose_rate(rates, losses, 1e-4)
+    assert 2e-4 < rate <= 1e-3
+    if rate < 1e-3:
+        assert reason == "the loss does not fall, and this is the highest that does not raise it"
+    assert rate_range.choose_rate(rates, losses, 1e-5) == (
+        1e-4,
+        "the loss does not fall, and up to 10 times the recipe's does not rise",
+    )
 
 
 def test_where_nothing_is_told():
     rates = PLAN.list_rates(61)
     flat = rising_from(rates, 1e9)
-    assert rate_range.choose_rate(rates, flat) == (None, "the loss neither falls nor rises")
-    few = "the loss was not finite after 5 steps"
-    assert rate_range.choose_rate(rates[:5], losses_of(rates[:5])) == (None, few)
-    assert rate_range.choose_rate((), ()) == (None, "the loss was not finite after 0 steps")
+    assert rate_range.choose_rate(rates, flat, 0.01) == (
+        0.01,
+        "the loss neither falls nor rises, so it is the recipe's",
+    )
+    few = "the loss was not finite after 5 steps, so it is the recipe's"
+    assert rate_range.choose_rate(rates[:5], losses_of(rates[:5]), 0.1) == (0.1, few)
 
 
 def test_the_lines_that_say_what_was_found():
@@ -117,8 +134,8 @@ def test_the_lines_that_say_what_was_found():
     broken = rate_range.make_test(PHASE, (), ())
     assert broken.rate == 0.005
     assert broken.describe(num_steps=1, secs=0.5) == (
-        "Learning rate 0.005, the recipe's: --learning_rate=auto tells none, the loss was not "
-        "finite after 0 steps (1 step, 0.5 s, all undone)."
+        "Learning rate 0.005 (--learning_rate=auto): the loss was not finite after 0 steps, so it "
+        "is the recipe's (1 step, 0.5 s, all undone)."
     )
 
 
@@ -128,13 +145,13 @@ def test_phases_get_what_was_found():
         specs.PhaseSpec(name="middle", learning_rate=0.1),
         specs.PhaseSpec(name="fine", learning_rate="auto"),
     )
-    tests = [rate_range.RangeTest(name, 0.02, (), ()) for name in ("head", "middle")]
+    tests = [rate_range.RangeTest(name, 0.02, "", (), ()) for name in ("head", "middle")]
     settled = rate_range.settle_phases(phases, tests)
     assert [phase.learning_rate for phase in settled] == [0.02, 0.1, "auto"]
 
 
 def test_the_file():
-    test = rate_range.RangeTest("head", 0.1, (1e-6, 0.1), (2.0, 1 / 3))
+    test = rate_range.RangeTest("head", 0.1, "why", (1e-6, 0.1), (2.0, 1 / 3))
     lines = rate_range.format_tests([test, dataclasses.replace(test, phase="fine")]).splitlines()
     assert lines[0] == "phase,learning_rate,loss,smoothed"
     assert lines[1] == f"head,1e-06,2.0,{7 / 6!r}"
@@ -144,7 +161,7 @@ def test_the_file():
 
 
 def test_a_checkpoint_gives_it_back():
-    tests = (rate_range.RangeTest("head", 0.1, (1e-6, 0.1), (2.0, 1 / 3)),)
+    tests = (rate_range.RangeTest("head", 0.1, "why", (1e-6, 0.1), (2.0, 1 / 3)),)
     saved = json.loads(json.dumps([dataclasses.asdict(test) for test in tests]))
     assert rate_range.read_tests(saved) == tests
 
@@ -155,11 +172,11 @@ def test_a_checkpoint_gives_it_back():
         [{}],
         [1],
         None,
-        [{"phase": "head", "rate": "fast", "rates": [], "losses": []}],
-        [{"phase": "head", "rate": -1.0, "rates": [], "losses": []}],
-        [{"phase": "a b", "rate": 1.0, "rates": [], "losses": []}],
-        [{"phase": "head", "rate": 1.0, "rates": [1.0], "losses": []}],
-        [{"phase": "head", "rate": 1.0, "rates": ["x"], "losses": [1.0]}],
+        [{"phase": "head", "rate": "fast", "reason": "", "rates": [], "losses": []}],
+        [{"phase": "head", "rate": -1.0, "reason": "", "rates": [], "losses": []}],
+        [{"phase": "a b", "rate": 1.0, "reason": "", "rates": [], "losses": []}],
+        [{"phase": "head", "rate": 1.0, "reason": "", "rates": [1.0], "losses": []}],
+        [{"phase": "head", "rate": 1.0, "reason": "", "rates": ["x"], "losses": [1.0]}],
     ],
 )
 def test_what_another_program_wrote(saved):

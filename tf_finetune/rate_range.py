@@ -6,7 +6,8 @@ and where it rises. What is learnt in them is thrown away.
 The rule: the rate at which the smoothed loss has made two thirds of its fall. Its minimum, which is
 often quoted, says little with Adam: on few examples the loss goes on falling far beyond any rate
 that generalizes. Where a phase begins with a trained model the loss has nowhere to fall; then it
-is the highest rate that does not raise it.
+is the highest rate that does not raise it, at most ten times the recipe's. Noise may hide where a
+fall ends, so the recipe's rate is the lowest that is chosen, unless the loss rises with it.
 
 This module plans the test and reads what it gave; `range_steps` runs it.
 
@@ -39,6 +40,9 @@ _MIN_STEPS = 3 * (2 * _SIDE + 1)
 _FALLEN = 2 / 3
 # A fall of the smoothed loss by less, in standard deviations of a batch's loss, is noise.
 _MIN_FALL = 2.0
+# Where a loss does not fall, little is known of rates far above the recipe's.
+_MOST = 10.0
+_DEFAULT = "so it is the recipe's"
 # The median difference of two normal numbers, in standard deviations of one.
 _MEDIAN_DIFFERENCE = 0.954
 
@@ -81,12 +85,14 @@ class RangeTest:
     Attributes:
       phase: the phase's name.
       rate: that was chosen.
+      reason: why, as a sentence without its full stop.
       rates: that were tried, rising.
       losses: of the batch at each of them, finite.
     """
 
     phase: str
     rate: float
+    reason: str
     rates: tuple[float, ...]
     losses: tuple[float, ...]
 
@@ -101,15 +107,10 @@ class RangeTest:
           One line.
         """
         count = "1 step" if num_steps == 1 else f"{num_steps} steps"
-        rate, reason = choose_rate(self.rates, self.losses)
-        if rate is None:
-            return (
-                f"Learning rate {self.rate:g}, the recipe's: --learning_rate=auto tells none, "
-                f"{reason} ({count}, {secs:.1f} s, all undone)."
-            )
+        tried = f" at {self.rates[0]:.2g} to {self.rates[-1]:.2g}" if self.rates else ""
         return (
-            f"Learning rate {self.rate:g} (--learning_rate=auto): {reason} ({count} at "
-            f"{self.rates[0]:.2g} to {self.rates[-1]:.2g}, {secs:.1f} s, all undone)."
+            f"Learning rate {self.rate:g} (--learning_rate=auto): {self.reason} ({count}{tried}, "
+            f"{secs:.1f} s, all undone)."
         )
 
 
@@ -176,37 +177,47 @@ def has_diverged(losses: Sequence[float]) -> bool:
     return statistics.fmean(losses[-width:]) > _DIVERGED * statistics.fmean(losses[:width])
 
 
-def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, str]:
+def choose_rate(
+    rates: Sequence[float], losses: Sequence[float], default_rate: float
+) -> tuple[float, str]:
     """What a test tells.
 
     Args:
       rates: that were tried, rising.
       losses: as many, finite.
+      default_rate: the recipe's.
 
     Returns:
-      (the rate with two digits, or None where nothing is told; the reason).
+      (the rate, two digits of it unless it is the recipe's; the reason).
     """
     if len(losses) < _MIN_STEPS:
-        return None, f"the loss was not finite after {len(losses)} steps"
+        return default_rate, f"the loss was not finite after {len(losses)} steps, {_DEFAULT}"
     smoothed = smooth(losses)
     # At low rates nothing happens: there is the level that the phase starts from, and the noise.
     quiet = losses[: len(losses) // 4]
-    level = statistics.fmean(quiet)
-    noise = _measure_noise(quiet)
+    level, noise = statistics.fmean(quiet), _measure_noise(quiet)
+    # Of hard batches there are few: what they did at low rates, they may do again.
+    highest = max(smoothed[: len(losses) // 3]) + noise / 2
+    edge = max(step for step, loss in enumerate(smoothed) if loss <= highest)
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
     fall = level - smoothed[lowest]
     if fall > _MIN_FALL * noise:
         before = [step for step in range(lowest) if smoothed[step] > level - _FALLEN * fall]
-        chosen, reason = before[-1] + 1, "with it the loss has made two thirds of its fall"
+        rate, reason = rates[before[-1] + 1], "with it the loss has made two thirds of its fall"
+    elif edge >= len(losses) - _SIDE:
+        return default_rate, f"the loss neither falls nor rises, {_DEFAULT}"
     else:
-        # Of hard batches there are few: what they did at low rates, they may do again.
-        highest = max(smoothed[: len(losses) // 3]) + noise / 2
-        low = [step for step, loss in enumerate(smoothed) if loss <= highest]
-        chosen, reason = low[-1], "the loss does not fall, and higher rates raise it"
-        if chosen >= len(losses) - _SIDE:
-            return None, "the loss neither falls nor rises"
+        rate = min(rates[edge], _MOST * default_rate)
+        reason = "the loss does not fall, and this is the highest that does not raise it"
+        if rate < rates[edge]:
+            reason = f"the loss does not fall, and up to {_MOST:g} times the recipe's does not rise"
+    if rate <= default_rate <= rates[edge]:
+        return (
+            default_rate,
+            f"a lower one might do and this one does not raise the loss, {_DEFAULT}",
+        )
     # Nobody needs more digits, and what is shown is then what is used.
-    return float(f"{rates[chosen]:.2g}"), reason
+    return float(f"{rate:.2g}"), reason
 
 
 def _measure_noise(losses: Sequence[float]) -> float:
@@ -219,15 +230,15 @@ def make_test(phase: specs.PhaseSpec, rates: Sequence[float], losses: Sequence[f
     """What follows from the losses of a test.
 
     Args:
-      phase: that was tested, with the rate that it has where the test tells none.
+      phase: that was tested, with the recipe's rate.
       rates: that were tried, rising.
       losses: as many, finite.
 
     Returns:
       The test's result.
     """
-    rate = choose_rate(rates, losses)[0] or phase.peak_rate
-    return RangeTest(phase.name, rate, tuple(rates), tuple(losses))
+    rate, reason = choose_rate(rates, losses, phase.peak_rate)
+    return RangeTest(phase.name, rate, reason, tuple(rates), tuple(losses))
 
 
 def settle_phases(
@@ -289,5 +300,5 @@ def read_tests(saved: Sequence[Mapping[str, Any]]) -> tuple[RangeTest, ...]:
         phase = specs.PhaseSpec(name=values["phase"], learning_rate=rate)
         if len(rates) != len(losses):
             raise ValueError(f"expected as many losses as rates, received {len(losses)}")
-        tests.append(RangeTest(phase.name, rate, rates, losses))
+        tests.append(RangeTest(phase.name, rate, str(values["reason"]), rates, losses))
     return tuple(tests)

@@ -73,6 +73,7 @@ def write_flags(
     task: training.Task,
     *,
     choice: choosing.Choice | None,
+    phases: tuple[specs.PhaseSpec, ...] | None = None,
 ) -> None:
     """Writes run.flags, with everything that was inferred or measured so far.
 
@@ -81,10 +82,12 @@ def write_flags(
       backbone: its pretrained model.
       task: what will be trained; a learning rate may still be open.
       choice: what was measured about the frozen part; None: nothing.
+      phases: in place of the task's, when more is known of them.
 
     Raises:
       OSError: the workdir cannot be written; a former file is untouched.
     """
+    task = dataclasses.replace(task, phases=phases or task.phases)
     resolved = _resolve(run, backbone, task, choice=choice)
     path = os.path.join(run.folder, workdir.RUN_FLAGS)
     workdir.write_atomic(path, spec_flags.write_flags(resolved))

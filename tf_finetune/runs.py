@@ -242,10 +242,7 @@ def _fit(
                 features=features,
                 recorder=recorder,
                 note_phases=lambda phases: run_start.write_flags(
-                    run,
-                    backbone,
-                    dataclasses.replace(task, phases=phases),
-                    choice=features.choice,
+                    run, backbone, task, choice=features.choice, phases=phases
                 ),
                 announce=run.announce,
             )

@@ -10,10 +10,12 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
-from tf_finetune import options
+from tf_finetune import options, tf_config
 
+MULTI_WORKER = "multi_worker"
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
 
 
@@ -43,17 +45,31 @@ def import_quietly() -> None:
             os.close(standard_error)
 
 
-def make_strategy(name: str) -> Any:
+def make_strategy(name: str, *, announce: Callable[[str], None] = print) -> Any:
     """The tf.distribute strategy that a flag names.
 
     Args:
-      name: "auto", "one_device" or "mirrored". auto is mirrored on several GPUs.
+      name: "auto", "one_device", "mirrored" or "multi_worker". auto is mirrored on several GPUs.
+      announce: takes the line that says for whom this process waits.
 
     Returns:
-      A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices.
+      A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices;
+      multi_worker all GPUs of each worker, or its CPU, and returns once all workers are there.
+
+    Raises:
+      SpecError: TF_CONFIG does not say who the workers are, or this process has used TensorFlow
+        before.
     """
     import tensorflow as tf
 
+    if name == MULTI_WORKER:
+        place = tf_config.read_place(os.environ.get(tf_config.VARIABLE))
+        announce(
+            f"Worker {place.index} of {len(place.addresses)}"
+            f"{', the chief' if place.is_chief else ''}: waiting for all of "
+            f"{', '.join(place.addresses)}."
+        )
+        return _join_workers(place)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -69,6 +85,21 @@ def _make_mirrored(devices: tuple[str, ...]) -> Any:
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _join_workers(place: tf_config.Place) -> Any:
+    from tf_finetune import worker_strategy
+
+    try:
+        return worker_strategy.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise options.SpecError(
+            f"--strategy={MULTI_WORKER} joins the other workers before anything else of "
+            "TensorFlow, which this process has used already. Start the run in a new process."
+        ) from error
 
 
 def check_steps(strategy: Any, *, steps_per_execution: int) -> None:

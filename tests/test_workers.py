@@ -1,12 +1,19 @@
 """A process that is alone; several are in tests/e2e/test_multi_worker.py."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import worker_processes
 from tf_finetune import distribution, findings, options, worker_strategy, workers
 
 
@@ -75,6 +82,36 @@ def test_who_has_used_tensorflow_is_refused(monkeypatch):
         "this process has used already. Start the run in a new process."
     )
     assert lines == ["Worker 0 of 1, the chief: waiting for all of 127.0.0.1:1."]
+
+
+def test_an_address_that_is_taken_is_refused():
+    code = "from tf_finetune import distribution; distribution.make_strategy('multi_worker')"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        place = {"cluster": {"worker": [address]}, "task": {"type": "worker", "index": 0}}
+        finished = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "TF_CONFIG": json.dumps(place)},
+            capture_output=True,
+            text=True,
+        )
+    assert finished.stderr.splitlines()[-1] == (
+        "tf_finetune.options.SpecError: --strategy=multi_worker: TF_CONFIG gives this worker the "
+        f"address {address}, at which it cannot be reached: the port is taken, or may not be used. "
+        "Expected a free one on this machine."
+    )
+
+
+def test_ctrl_c_ends_a_worker_that_waits_for_the_others(tmp_path):
+    (place, _) = worker_processes.make_places(2)
+    flags = ["--strategy=multi_worker", f"--model={tmp_path}", f"--data={tmp_path}"]
+    worker = worker_processes.Worker(flags, place, tmp_path)
+    worker.wait_for("Worker 0 of 2, the chief: waiting for all of ")
+    time.sleep(1)  # until it waits inside of TensorFlow
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.end(secs=20).code == -signal.SIGINT
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3])

@@ -3,17 +3,20 @@
 Reference: TensorFlow, "Distributed training", https://www.tensorflow.org/guide/distributed_training
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import os
 import platform
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tf_finetune import options, tf_config
+from tf_finetune import findings, options, tf_config
 
 MULTI_WORKER = "multi_worker"
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
@@ -57,8 +60,9 @@ def make_strategy(name: str, *, announce: Callable[[str], None] = print) -> Any:
       multi_worker all GPUs of each worker, or its CPU, and returns once all workers are there.
 
     Raises:
-      SpecError: TF_CONFIG does not say who the workers are, or this process has used TensorFlow
-        before.
+      SpecError: TF_CONFIG does not say who the workers are, its address cannot be used, or this
+        process has used TensorFlow before.
+      tf_config.LostError: another worker did not come.
     """
     import tensorflow as tf
 
@@ -89,10 +93,27 @@ def _make_mirrored(devices: tuple[str, ...]) -> Any:
 
 @functools.cache
 def _join_workers(place: tf_config.Place) -> Any:
+    import tensorflow as tf
+
     from tf_finetune import worker_strategy
 
     try:
-        return worker_strategy.MultiWorkerMirroredStrategy()
+        with _ending_by_signals():
+            return worker_strategy.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:
+        if "start gRPC server" not in str(error):
+            raise
+        raise options.SpecError(
+            f"--strategy={MULTI_WORKER}: {tf_config.VARIABLE} gives this worker the address "
+            f"{place.addresses[place.index]}, at which it cannot be reached: the port is taken, or "
+            "may not be used. Expected a free one on this machine."
+        ) from error
+    except tf.errors.OpError as error:
+        raise tf_config.LostError(
+            f"Worker {place.index} of {len(place.addresses)} did not find all others "
+            f"({findings.one_line(error.message)[:200].rstrip('.')}). Start the same command on "
+            "all of them again."
+        ) from error
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
@@ -100,6 +121,21 @@ def _join_workers(place: tf_config.Place) -> Any:
             f"--strategy={MULTI_WORKER} joins the other workers before anything else of "
             "TensorFlow, which this process has used already. Start the run in a new process."
         ) from error
+
+
+@contextlib.contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the process: Python's handlers wait for TensorFlow to return."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 def check_steps(strategy: Any, *, steps_per_execution: int) -> None:

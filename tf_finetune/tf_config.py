@@ -11,12 +11,18 @@ import re
 from tf_finetune import findings, options
 
 VARIABLE = "TF_CONFIG"
+# Kubeflow's convention: a failure that starting again may cure.
+LOST_EXIT_CODE = 138
 # In the order of their numbers: where there is a chief it is the first worker.
 _JOBS = ("chief", "worker")
 _ADDRESS = re.compile(r"[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}")
 _EXAMPLE = (
     '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
 )
+
+
+class LostError(RuntimeError):
+    """A worker does not answer any more; the command line ends with exit code 138."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,9 @@ from tf_finetune import (
     same_run,
     spec_paths,
     specs,
+    tf_config,
     validation,
     workdir,
-    workers,
 )
 
 if TYPE_CHECKING:
@@ -368,9 +368,9 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     except callbacks.DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
-    except workers.LostError as error:
+    except tf_config.LostError as error:
         print(f"error: {error}", file=sys.stderr)
-        return workers.LOST_EXIT_CODE
+        return tf_config.LOST_EXIT_CODE
 
 
 def _answer_at_once(spec: specs.RunSpec) -> None:

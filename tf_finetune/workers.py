@@ -16,15 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, options
+from tf_finetune import findings, options, tf_config
 
-# As Kubeflow reads it: a failure that starting again may cure.
-LOST_EXIT_CODE = 138
 _PROBLEMS, _LEFT, _VALUE = "problems", "left", "value"
 
 
-class LostError(RuntimeError):
-    """A worker does not answer any more; the command line ends with exit code 138."""
+LostError = tf_config.LostError
 
 
 class Workers:

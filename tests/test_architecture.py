@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 # A module imports from lower floors only; inside a folder siblings may import each other.
 FLOORS = (
     ("findings", "layer_registration", "options", "regular_files"),
-    ("option_values",),
+    ("option_values", "tf_config", "worker_strategy"),
     ("data_specs", "model_specs"),
     ("specs",),
     (
@@ -43,6 +43,7 @@ FLOORS = (
         "thresholds",
         "version_folders",
         "warmup",
+        "workers",
     ),
     ("data", "models"),
     ("model_meaning", "prediction_columns", "prediction_images", "prediction_masks"),
@@ -63,6 +64,7 @@ FLOORS = (
         "trainer_model",
     ),
     (
+        "worker_callbacks",
         "descriptions",
         "evaluation",
         "feature_cache",

@@ -198,6 +198,25 @@ def test_accumulated_steps_on_two_devices_learn_what_large_batches_learn(materia
     assert_same_history(large, accumulated)
 
 
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_two_devices_have_the_history_of_one(material, cache):
+    # 48 and 6 examples: a last batch of 6, and one of all validation examples.
+    options = {
+        "batch_size": 14,
+        "feature_cache": cache,
+        "feature_precision": "float32",
+        "phases": (
+            specs.PhaseSpec(name="head", epochs=3, freeze="all", learning_rate=0.03),
+            specs.PhaseSpec(name="all", epochs=3, freeze="none", learning_rate=0.01),
+        ),
+    }
+    lines, one = fit_both(material, **options)
+    assert any(line.startswith("Features: ") for line in lines) == (cache == "memory")
+    assert one[0]["cross_entropy"] > 1.2 * one[-1]["cross_entropy"]
+    _, two = fit_both(material, strategy=distribution.make_strategy("mirrored"), **options)
+    assert_same_history(one, two)
+
+
 def test_normalization_that_trains_sees_each_part_on_two_devices_too(material):
     moved = []
     for strategy in (None, distribution.make_strategy("mirrored")):

@@ -1,10 +1,13 @@
 """When a phase writes checkpoints: between steps, at ends of epochs, where it is asked to end."""
 
+import signal
 from typing import Any
 
 import keras
 
-from tf_finetune import callbacks, interruptions, resuming
+from tf_finetune import callbacks, interruptions, resuming, workers
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class CheckpointWriter(keras.callbacks.Callback):
@@ -15,6 +18,8 @@ class CheckpointWriter(keras.callbacks.Callback):
       keeper: of the phase; it comes before this in the list of callbacks.
       steps: of an epoch.
       interruption: see `interruptions.postponed`.
+      team: the processes that train together. All write at once, where the chief's clock says so,
+        and all end where one is asked to: reading the sums of metrics takes all of them.
     """
 
     def __init__(
@@ -24,12 +29,14 @@ class CheckpointWriter(keras.callbacks.Callback):
         *,
         steps: int,
         interruption: interruptions.Interruption,
+        team: workers.Workers,
     ):
         super().__init__()
         self._recorder = recorder
         self._keeper = keeper
         self._steps = steps
         self._interruption = interruption
+        self._team = team
         self._first_step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -46,6 +53,7 @@ class CheckpointWriter(keras.callbacks.Callback):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Ends at once: an epoch that is not validated cannot be told of yet."""
+        self._vote()
         self._interruption.obey()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -54,6 +62,18 @@ class CheckpointWriter(keras.callbacks.Callback):
         self._write(epoch_ended=True)
 
     def _write(self, *, epoch_ended: bool) -> None:
-        if self._interruption.is_asked or self._recorder.is_due(epoch_ended=epoch_ended):
+        is_due = self._vote(self._recorder.is_due(epoch_ended=epoch_ended))
+        if self._interruption.is_asked or is_due:
             self._recorder.write(self.model)
         self._interruption.obey()
+
+    def _vote(self, is_due: bool = False) -> bool:
+        """Whether a checkpoint is due on the chief; takes the signals that other workers got."""
+        number = self._interruption.number
+        is_due, *is_asked = self._team.vote(
+            is_due and self._team.is_chief, *(number == each for each in _SIGNALS)
+        )
+        for each, asked in zip(_SIGNALS, is_asked, strict=True):
+            if asked:
+                self._interruption.ask(each)
+        return is_due

@@ -3,17 +3,22 @@
 Reference: TensorFlow, "Distributed training", https://www.tensorflow.org/guide/distributed_training
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tf_finetune import options
+from tf_finetune import findings, options, tf_config
 
+MULTI_WORKER = "multi_worker"
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
 
 
@@ -43,17 +48,32 @@ def import_quietly() -> None:
             os.close(standard_error)
 
 
-def make_strategy(name: str) -> Any:
+def make_strategy(name: str, *, announce: Callable[[str], None] = print) -> Any:
     """The tf.distribute strategy that a flag names.
 
     Args:
-      name: "auto", "one_device" or "mirrored". auto is mirrored on several GPUs.
+      name: "auto", "one_device", "mirrored" or "multi_worker". auto is mirrored on several GPUs.
+      announce: takes the line that says for whom this process waits.
 
     Returns:
-      A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices.
+      A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices;
+      multi_worker all GPUs of each worker, or its CPU, and returns once all workers are there.
+
+    Raises:
+      SpecError: TF_CONFIG does not say who the workers are, its address cannot be used, or this
+        process has used TensorFlow before.
+      tf_config.LostError: another worker did not come.
     """
     import tensorflow as tf
 
+    if name == MULTI_WORKER:
+        place = tf_config.read_place(os.environ.get(tf_config.VARIABLE))
+        announce(
+            f"Worker {place.index} of {len(place.addresses)}"
+            f"{', the chief' if place.is_chief else ''}: waiting for all of "
+            f"{', '.join(place.addresses)}."
+        )
+        return _join_workers(place)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -69,6 +89,53 @@ def _make_mirrored(devices: tuple[str, ...]) -> Any:
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _join_workers(place: tf_config.Place) -> Any:
+    import tensorflow as tf
+
+    from tf_finetune import worker_strategy
+
+    try:
+        with _ending_by_signals():
+            return worker_strategy.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:
+        if "start gRPC server" not in str(error):
+            raise
+        raise options.SpecError(
+            f"--strategy={MULTI_WORKER}: {tf_config.VARIABLE} gives this worker the address "
+            f"{place.addresses[place.index]}, at which it cannot be reached: the port is taken, or "
+            "may not be used. Expected a free one on this machine."
+        ) from error
+    except tf.errors.OpError as error:
+        raise tf_config.LostError(
+            f"Worker {place.index} of {len(place.addresses)} did not find all others "
+            f"({findings.one_line(error.message)[:200].rstrip('.')}). Start the same command on "
+            "all of them again."
+        ) from error
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise options.SpecError(
+            f"--strategy={MULTI_WORKER} joins the other workers before anything else of "
+            "TensorFlow, which this process has used already. Start the run in a new process."
+        ) from error
+
+
+@contextlib.contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the process: Python's handlers wait for TensorFlow to return."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    former = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 def check_steps(strategy: Any, *, steps_per_execution: int) -> None:

@@ -25,6 +25,20 @@ class Interruption:
         """Whether a signal is held back."""
         return self._number is not None
 
+    @property
+    def number(self) -> int:
+        """The signal that is held back; 0: none."""
+        return self._number or 0
+
+    def ask(self, number: int) -> None:
+        """Holds back a signal that another process of the same run got.
+
+        Args:
+          number: of the signal.
+        """
+        if self._number is None and number in self._former:
+            self._number = number
+
     def obey(self) -> None:
         """Does what the signal would have done, if there was one.
 

@@ -3,7 +3,8 @@
     python -m tf_finetune.main --flagfile=configs/quickstart.flags
 
 Exit codes: 0 done; 1 crash; 2 anything refused: a flag, the spec, the data, a model file; 3 a
-requirement not met, or nothing learnt; 4 training diverged; 130 interrupted, 143 terminated.
+requirement not met, or nothing learnt; 4 training diverged; 130 interrupted, 138 another worker
+lost, 143 terminated.
 """
 
 import contextlib
@@ -12,8 +13,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from tf_finetune import findings, spec_flags, specs
+from tf_finetune import findings, spec_flags, specs, tf_config
 from tf_finetune.models import admission
 
 # The modes that open --model in any case.
@@ -74,6 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def run() -> NoReturn:
+    """Runs what this process's command line asks for.
+
+    Returns:
+      Never: it ends the process with the exit code.
+    """
+    code = main()
+    if code == tf_config.LOST_EXIT_CODE:
+        # What TensorFlow clears up at the end would wait for those who are gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _refuse(problems: Sequence[str]) -> int:
     sys.stdout.flush()
     for problem in problems:
@@ -92,4 +109,4 @@ def _prepare_tensorflow() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

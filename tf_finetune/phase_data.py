@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import specs, token_lengths, training_cost
+from tf_finetune import specs, token_lengths, training_cost, workers
 from tf_finetune.data import batching, pipeline, preprocessing, resampling
 from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching, feature_pass
@@ -50,11 +50,12 @@ class PhaseData:
       task: data, heads and options.
       backbone: the model's backbone.
       features: of the run, after `choose`.
-      num_replicas: devices that share each batch.
+      strategy: a tf.distribute strategy; of several workers each reads its own part of every
+        batch.
 
     Attributes:
-      train: dataset of one epoch of training.
-      validation: dataset of the validation examples; None: there are none.
+      train: dataset of one epoch of training, this worker's part.
+      validation: dataset of the validation examples, likewise; None: there are none.
       epoch: int64 variable that the order of an epoch follows.
       steps: of the optimizer in an epoch.
       steps_at_once: that run before Python is asked again.
@@ -69,11 +70,13 @@ class PhaseData:
         backbone: model_loading.Backbone,
         features: caching.FeatureCache,
         *,
-        num_replicas: int,
+        strategy: tf.distribute.Strategy,
     ):
+        self._team = workers.Workers(strategy)
+        self._share = batching.Share(self._team.index, self._team.number)
         self._task = task
         self._features = features
-        self._num_replicas = num_replicas
+        self._num_replicas = strategy.num_replicas_in_sync
         self._cached: caching.CachedPhase | None = None
         self._validation_split = task.splits.validation
         if len(self._validation_split):
@@ -85,7 +88,7 @@ class PhaseData:
         sizes = batching.plan_batches(
             len(task.splits.train),
             batch_size=task.train.step_examples,
-            num_replicas=num_replicas,
+            num_replicas=self._num_replicas,
         )
         self.steps = len(sizes)
         self.steps_at_once = min(task.train.steps_per_execution, self.steps)
@@ -104,7 +107,7 @@ class PhaseData:
           The cut model with its features; None: the phase trains on the inputs themselves.
 
         Raises:
-          RefusedError: a file of the data is gone.
+          RefusedError: a file of the data is gone; there is room for features on some workers only.
           feature_pass.OutOfTimeError: the deadline was over before the features were computed.
         """
         train, validation = self._task.splits.train, self._validation_split
@@ -120,6 +123,10 @@ class PhaseData:
             num_epochs=phase.epochs,
             dry_run=dry_run,
             deadline=deadline,
+        )
+        self._team.check_same(
+            {"what there is room for": None if self._cached is None else "features"},
+            hint="Give --feature_cache=off, or make room.",
         )
         if self._cached is not None:
             train, validation = self._cached.train, self._cached.validation
@@ -182,6 +189,7 @@ class PhaseData:
             num_views=task.augment.augment_views,
             strata=self._find_strata(split),
             first_batch=first_batch,
+            share=self._share,
         )
         return dataset if self._cached is None else self._cached.map_batches(dataset)
 
@@ -192,6 +200,7 @@ class PhaseData:
             batch_size=self._task.train.batch_examples,
             with_weights=True,
             num_replicas=self._num_replicas,
+            share=self._share,
         )
         if self._cached is None:
             return dataset

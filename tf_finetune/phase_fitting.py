@@ -34,6 +34,8 @@ from tf_finetune import (
     trainer_model,
     training_cost,
     workdir,
+    worker_callbacks,
+    workers,
 )
 from tf_finetune.data import mixed_spec
 from tf_finetune.feature_cache import caching
@@ -96,12 +98,11 @@ class Fitter:
         self._backbone = backbone
         self._task = task
         self._strategy = strategy or tf.distribute.get_strategy()
+        self._team = workers.Workers(self._strategy)
         self._workdir = workdir_path
         self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
         distribution.check_steps(self._strategy, steps_per_execution=task.train.steps_per_execution)
-        self._data = phase_data.PhaseData(
-            task, backbone, features, num_replicas=self._strategy.num_replicas_in_sync
-        )
+        self._data = phase_data.PhaseData(task, backbone, features, strategy=self._strategy)
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
         metric = monitor.rpartition("/")[2]
@@ -413,13 +414,18 @@ class Fitter:
         if self._recorder.standing.step:
             # Keras builds the metrics on their first batch; before that they have no sums.
             trainer.evaluate(self._data.train.take(1), verbose=0)
-        order, non_finite = (
+        first = (
             callbacks.ExampleOrder(self._data.epoch),
-            callbacks.StopOnNonFinite(phase),
+            non_finite := callbacks.StopOnNonFinite(phase),
+            worker_callbacks.MeanStatistics(self._team),
         )
         with interruptions.postponed() as interruption:
             saver = checkpoint_writer.CheckpointWriter(
-                self._recorder, keeper, steps=self._data.steps, interruption=interruption
+                self._recorder,
+                keeper,
+                steps=self._data.steps,
+                interruption=interruption,
+                team=self._team,
             )
             while len(self.run.rows) < last and not (keeper.out_of_patience or stopper.reached):
                 step = self._recorder.standing.step
@@ -432,7 +438,7 @@ class Fitter:
                     epochs=len(self.run.rows) + 1 if step else last,
                     shuffle=False,
                     verbose=0,
-                    callbacks=[order, non_finite, stopper, keeper, lines, saver],
+                    callbacks=[*first, stopper, keeper, lines, saver],
                 )
 
     def finish(self) -> None:
@@ -454,7 +460,8 @@ class Fitter:
         return None if self._workdir is None else os.path.join(self._workdir, name)
 
     def _read_logs(self, logs: dict[str, float]) -> dict[str, float]:
-        return monitors.read_logs(logs, self._task.heads, self._task.splits.heads)
+        # What is decided by them is decided alike on all workers.
+        return self._team.share(monitors.read_logs(logs, self._task.heads, self._task.splits.heads))
 
 
 def count_numbers(weights: Sequence[Any]) -> int:

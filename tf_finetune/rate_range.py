@@ -6,7 +6,7 @@ and where it rises. What is learnt in them is thrown away.
 The rule: the rate at which the smoothed loss has made two thirds of its fall. Its minimum, which is
 often quoted, says little with Adam: on few examples the loss goes on falling far beyond any rate
 that generalizes. Where a phase begins with a trained model the loss has nowhere to fall; then it
-is the highest rate that does not raise it, at most ten times the recipe's. Noise may hide where a
+is the highest rate that does not raise it, at most thirty times the recipe's. Noise may hide where a
 fall ends, so the recipe's rate is the lowest that is chosen, unless the loss rises with it.
 
 This module plans the test and reads what it gave; `range_steps` runs it.
@@ -41,7 +41,7 @@ _FALLEN = 2 / 3
 # A fall of the smoothed loss by less, in standard deviations of a batch's loss, is noise.
 _MIN_FALL = 2.0
 # Where a loss does not fall, little is known of rates far above the recipe's.
-_MOST = 10.0
+_MOST = 30.0
 _DEFAULT = "so it is the recipe's"
 # The median difference of two normal numbers, in standard deviations of one.
 _MEDIAN_DIFFERENCE = 0.954

@@ -24,6 +24,7 @@ from tf_finetune import (
     specs,
     trainer_model,
     training_cost,
+    workers,
 )
 
 # Of the time that passes, so much goes into checkpoints at the ends of epochs.
@@ -82,6 +83,7 @@ class Recorder:
       keep: how many stay.
       must_go_on: refuse to start anew where none of the checkpoints can be read.
       announce: takes the lines that tell the user what happens.
+      team: the processes that train together: the chief writes, all read; None: this one is alone.
 
     Attributes:
       standing: where the run stands.
@@ -97,7 +99,9 @@ class Recorder:
         keep: int = 1,
         must_go_on: bool = False,
         announce: Callable[[str], None] = print,
+        team: workers.Workers | None = None,
     ):
+        self._team = team or workers.Workers()
         self._folder = folder
         self._every_secs = 0.0 if folder is None else every_secs
         self._keep = keep
@@ -133,7 +137,8 @@ class Recorder:
         if self._folder is None:
             return
         try:
-            checkpoints.remove_unfinished(self._folder)
+            if self._team.is_chief:
+                checkpoints.remove_unfinished(self._folder)
             found, problems = checkpoints.read_newest(self._folder)
         except OSError as error:
             raise self._refused(
@@ -142,6 +147,10 @@ class Recorder:
             ) from error
         for problem in problems:
             self._announce(f"Warning: {problem.message}")
+        self._team.check_same(
+            {"the newest checkpoints": str(found.number) if found else None},
+            hint=f"{findings.one_line(self._folder)} must be one folder that all of them see.",
+        )
         if found is None:
             if problems and self._must_go_on:
                 raise self._refused(
@@ -152,7 +161,8 @@ class Recorder:
                 self._announce("No checkpoint is whole: the run starts again.")
             return
         state = found.state
-        self._compare("inputs", self._inputs, state)
+        # Other machines' copies of the data have other times.
+        self._team.ask_chief(lambda: self._compare("inputs", self._inputs, state))
         try:
             values = state["standing"]
             cost = training_cost.read_estimate(values["cost"])
@@ -354,6 +364,8 @@ class Recorder:
                 "best_epoch": self._run.best_epoch,
             },
         }
+        if not self._team.is_chief:
+            return
         try:
             checkpoints.write(self._folder, state, arrays, keep=self._keep)
         except (OSError, checkpoints.DamagedError) as error:

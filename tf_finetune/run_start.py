@@ -17,6 +17,7 @@ from tf_finetune import (
     specs,
     training,
     workdir,
+    workers,
 )
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import mixed_spec, preprocessing, text_store
@@ -116,6 +117,7 @@ def read_checkpoint(
         keep=train.keep_checkpoints,
         must_go_on=train.resume == "must",
         announce=run.announce,
+        team=run.team,
     )
     recorder.read(
         {
@@ -193,9 +195,15 @@ def _resolve(
             precision=run.precision,
             feature_cache=choice.mode if choice else spec.train.feature_cache,
             feature_precision=choice.precision if choice else spec.train.feature_precision,
-            strategy="mirrored" if run.strategy.num_replicas_in_sync > 1 else "one_device",
+            strategy=_name_strategy(run.strategy),
         ),
     )
+
+
+def _name_strategy(strategy: Any) -> str:
+    if workers.is_of_workers(strategy):
+        return distribution.MULTI_WORKER
+    return "mirrored" if strategy.num_replicas_in_sync > 1 else "one_device"
 
 
 def _resolve_data(spec: specs.DataSpec, prepared: preprocessing.InputSpec) -> specs.DataSpec:

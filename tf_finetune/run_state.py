@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tf_finetune import findings, specs
+from tf_finetune import findings, specs, workers
 from tf_finetune.data import loading as data_loading
 
 
@@ -66,6 +66,7 @@ class Run:
       head_specs: a spec per head.
       strategy: a tf.distribute strategy.
       precision: of the backbone, resolved.
+      team: the processes that train together.
       warnings: what was warned of so far.
     """
 
@@ -78,6 +79,7 @@ class Run:
     head_specs: tuple[specs.HeadSpec, ...]
     strategy: Any
     precision: str
+    team: workers.Workers
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def warn(self, problems: tuple[findings.Problem, ...]) -> None:

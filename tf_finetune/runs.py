@@ -4,7 +4,9 @@ Reads top to bottom as a run happens. The other verbs, which start from a finish
 `verbs`.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -30,16 +32,18 @@ from tf_finetune import (
     run_preparation,
     run_start,
     run_state,
+    spec_flags,
     spec_paths,
     specs,
     trained,
     training,
     validation,
     workdir,
+    workers,
 )
 from tf_finetune.data import loading as data_loading
 from tf_finetune.data import memory_source, mixed_spec, pipeline, preprocessing
-from tf_finetune.feature_cache import caching
+from tf_finetune.feature_cache import caching, choosing
 from tf_finetune.models import loading as model_loading
 
 # What may be measured before training, as checkpoints and messages name it.
@@ -79,16 +83,35 @@ def train(
       SpecError, RefusedError: something cannot be used; nothing was trained.
       RequirementError: the model is trained and reported, but not good enough; not exported.
       DivergedError: the loss became NaN; the workdir has the best weights before that.
+      workers.LostError: another worker of --strategy=multi_worker does not answer any more.
     """
+    strategy = None
+    if spec.train.strategy == distribution.MULTI_WORKER:  # before all else of TensorFlow
+        strategy = distribution.make_strategy(spec.train.strategy, announce=announce)
+    team = workers.Workers(strategy)
+    sources = {"data": data, "validation_data": validation_data, "test_data": test_data}
+    with team.silenced(), team.naming_the_lost():
+        return _train_together(spec, sources, strategy, team, announce=announce)
+
+
+def _train_together(
+    spec: specs.RunSpec,
+    sources: dict[str, Any],
+    strategy: Any,
+    team: workers.Workers,
+    *,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
     clock = run_state.Clock()
-    given = memory_source.collect_all(
-        data=data, validation_data=validation_data, test_data=test_data
-    )
+    given = memory_source.collect_all(**sources)
     spec = dataclasses.replace(spec, data=memory_source.name_sources(spec.data, given))
     # Messages name paths as they were typed; what is written must mean the same from any folder.
     request = spec_paths.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
-    if not spec.dry_run and (finished := run_folder.find_finished(folder, request)):
+    team.check_same(_list_options(request, folder), hint="Start the same command on all of them.")
+    if not spec.dry_run and (
+        finished := team.ask_chief(lambda: run_folder.find_finished(folder, request))
+    ):
         for text in run_messages.describe_finished(finished, folder=folder):
             announce(text)
         return _finish_again(finished)
@@ -96,7 +119,7 @@ def train(
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors or splits is None:
         raise findings.RefusedError(*errors)
-    strategy = distribution.make_strategy(spec.train.strategy)
+    strategy = strategy or distribution.make_strategy(spec.train.strategy)
     distribution.check_steps(strategy, steps_per_execution=spec.train.steps_per_execution)
     keras.utils.set_random_seed(spec.seed)
     run = run_state.Run(
@@ -109,10 +132,20 @@ def train(
         head_specs=_match_heads(spec.heads, splits),
         strategy=strategy,
         precision=distribution.resolve_precision(spec.train.precision),
+        team=team,
     )
     run.warn(tuple(problem for problem in problems if problem.severity != findings.ERROR))
     clock.lap("data")
     return _train(run)
+
+
+def _list_options(request: specs.RunSpec, folder: str) -> dict[str, str | None]:
+    """{flag: its lines in run.flags}, and the workdir, which has none there."""
+    found: dict[str, str | None] = {"--workdir": os.path.abspath(folder)}
+    for line in spec_flags.write_flags(request).splitlines():
+        name = line.partition("=")[0]
+        found[name] = f"{found.get(name, '')}{line}\n"
+    return found
 
 
 def _train(run: run_state.Run) -> dict[str, Any]:
@@ -131,10 +164,15 @@ def _train(run: run_state.Run) -> dict[str, Any]:
         )
     if run.spec.dry_run:
         return _estimate(run, backbone, task, model)
-    # What follows is measured or written: one run at a time.
-    with run_lock.hold(run.folder, announce=run.announce):
-        # Another process may have done all this meanwhile.
-        if finished := run_folder.find_finished(run.folder, run.request):
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> dict[str, Any] | None:
+            # What follows is measured or written: one run at a time.
+            stack.enter_context(run_lock.hold(run.folder, announce=run.announce))
+            # Another process may have done all this meanwhile.
+            return run_folder.find_finished(run.folder, run.request)
+
+        if finished := run.team.ask_chief(claim):
             return _finish_again(finished)
         return _train_in_folder(run, backbone, task, model)
 
@@ -173,15 +211,20 @@ def _plan(
         run, model, backbone, task, settled=settled.get(_BATCH_SIZE)
     )
     run.clock.lap("model")
-    features = training.plan_features(
-        model,
-        backbone,
-        task,
-        settled=settled.get(_FEATURE_PRECISION),
-        announce=run.announce,
-    )
+    planned: list[caching.FeatureCache] = []
+
+    def plan(precision: str | None) -> str | None:
+        features = training.plan_features(
+            model, backbone, task, settled=precision, announce=run.announce
+        )
+        planned.append(features)
+        return features.choice.precision if features.choice else None
+
+    precision = run.team.ask_chief(lambda: plan(settled.get(_FEATURE_PRECISION)))
+    if not planned:  # by another worker: the chief's trial counts
+        plan(precision)
     run.clock.lap("features")
-    return task, features
+    return task, planned[0]
 
 
 def _train_in_folder(
@@ -201,7 +244,10 @@ def _train_in_folder(
     )
     phases = resuming.settle_phases(task.phases, recorder.standing)
     task = dataclasses.replace(task, phases=phases)
-    run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
+    _check_same_inputs(run, model, choice)
+    run.team.ask_chief(
+        lambda: run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
+    )
     outcome = trained.TrainedModel(
         model,
         run.splits.heads,
@@ -210,11 +256,34 @@ def _train_in_folder(
     )
     result = _fit(run, backbone, task, outcome, features=features, recorder=recorder)
     run.clock.move("train", "features", secs=features.secs)
+
+    def finish() -> dict[str, Any]:
+        tuned = _tune(run, outcome, features)
+        return _finish(run, backbone, tuned, result, features=features)
+
     try:
-        outcome = _tune(run, outcome, features)
-        return _finish(run, backbone, outcome, result, features=features)
+        return run.team.ask_chief(finish, refusals=(outcomes.RequirementError,))
     finally:
         features.close()
+
+
+def _check_same_inputs(
+    run: run_state.Run, model: keras.Model, choice: choosing.Choice | None
+) -> None:
+    """Refuses workers that see other examples or other weights than the chief."""
+    if not run.team.is_joined:
+        return
+    rows = hashlib.sha256()
+    for row in data_loading.iterate_split_rows(run.splits):
+        rows.update(row.encode())
+    run.team.check_same(
+        {
+            "the examples": rows.hexdigest(),
+            "the weights to start from": resuming.digest_weights(model.get_weights()),
+            "the arithmetic of features": f"{choice.mode} {choice.precision}" if choice else None,
+        },
+        hint="Expected the same files and the same versions on all of them.",
+    )
 
 
 def _fit(
@@ -228,6 +297,11 @@ def _fit(
 ) -> training.TrainResult:
     minutes = run.spec.max_minutes
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def note_phases(phases: tuple[specs.PhaseSpec, ...]) -> None:
+        if run.team.is_chief:
+            run_start.write_flags(run, backbone, task, choice=features.choice, phases=phases)
+
     try:
         with pipeline.naming_bad_images(
             task.splits.train, task.splits.validation, pre=task.preprocessing
@@ -237,34 +311,38 @@ def _fit(
                 backbone,
                 task,
                 strategy=run.strategy,
-                workdir_path=run.folder,
+                workdir_path=run.folder if run.team.is_chief else None,
                 deadline=deadline,
                 features=features,
                 recorder=recorder,
-                note_phases=lambda phases: run_start.write_flags(
-                    run, backbone, task, choice=features.choice, phases=phases
-                ),
+                note_phases=note_phases,
                 announce=run.announce,
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
-        text = "No epoch has ended."
-        has_epoch = os.path.isfile(os.path.join(run.folder, workdir.HISTORY))
-        if has_epoch or isinstance(error, callbacks.DivergedError):
-            trained.write_trained(run.folder, outcome)  # fit has put the best weights back
-            text = (
-                f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export "
-                "work on them."
-            )
-        run.announce(f"{text} {_describe_next(run, error)}")
-        if isinstance(error, callbacks.DivergedError):
-            workdir.write_json(
-                os.path.join(run.folder, workdir.SUMMARY),
-                {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
-            )
-            _remove_checkpoints(run)
+        if run.team.is_chief:
+            _keep_best(run, outcome, error)
         raise
     run.clock.lap("train")
     return result
+
+
+def _keep_best(run: run_state.Run, outcome: trained.TrainedModel, error: BaseException) -> None:
+    """Leaves what there is of a run that did not come to its end."""
+    text = "No epoch has ended."
+    has_epoch = os.path.isfile(os.path.join(run.folder, workdir.HISTORY))
+    if has_epoch or isinstance(error, callbacks.DivergedError):
+        trained.write_trained(run.folder, outcome)  # fit has put the best weights back
+        text = (
+            f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export "
+            "work on them."
+        )
+    run.announce(f"{text} {_describe_next(run, error)}")
+    if isinstance(error, callbacks.DivergedError):
+        workdir.write_json(
+            os.path.join(run.folder, workdir.SUMMARY),
+            {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
+        )
+        _remove_checkpoints(run)
 
 
 def _remove_checkpoints(run: run_state.Run) -> None:

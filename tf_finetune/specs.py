@@ -156,8 +156,10 @@ class TrainSpec(options.CheckedSpec):
     phases: tuple[PhaseSpec, ...] = ()
     strategy: str = option(
         "auto",
-        "tf.distribute strategy; auto: mirrored on several GPUs, else one device.",
-        choices=("auto", "one_device", "mirrored"),
+        "tf.distribute strategy; auto: mirrored on several GPUs, else one device. multi_worker: "
+        "with the processes that the environment variable TF_CONFIG names, each started with the "
+        "same flags.",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
     )
     precision: str = option(
         "auto",
@@ -322,6 +324,7 @@ class RunSpec(options.CheckedSpec):
                 for head in self.heads
                 if column is not None and head.label and column in head.label.split("+")
             ]
+        problems += self._find_worker_problems()
         phases = self.train.phases
         if self.freeze.freeze is not None and phases and all(phase.freeze for phase in phases):
             problems.append(
@@ -329,3 +332,22 @@ class RunSpec(options.CheckedSpec):
                 "Leave one of them out."
             )
         return problems
+
+    def _find_worker_problems(self) -> list[str]:
+        """What several workers cannot do together."""
+        if self.train.strategy != "multi_worker":
+            return []
+        refused = {
+            "--batch_size=auto": self.train.batch_size == AUTO,
+            "--learning_rate=auto": AUTO
+            in (spec.learning_rate for spec in (self.train, *self.train.phases)),
+            "--dry_run": self.dry_run,
+            "--max_minutes": self.max_minutes is not None,
+            "--steps_per_execution": self.train.steps_per_execution > 1,
+        }
+        return [
+            f"--strategy=multi_worker: {flag} is for one process: each worker would measure "
+            "something else. Leave it out."
+            for flag, is_given in refused.items()
+            if is_given
+        ]

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tf_finetune import graph_precision, pointwise_strides
+from tf_finetune import graph_precision, pointwise_strides, workers
 from tf_finetune.data import mixing
 from tf_finetune.models import splitting
 
@@ -37,6 +37,32 @@ class _PlainBatch:
         super()._maybe_symbolic_build(  # type: ignore[misc]
             data_batch=self._take_plain_batch()
         )
+
+
+class _ManyWorkers:
+    """A model whose steps run on several workers.
+
+    Keras 3.15 averages what a step returns over all of them, along the first axis of numbers that
+    have none (`keras/src/backend/tensorflow/trainer.py`, `reduce_per_replica`), and fails. Here
+    each worker takes its own; the metrics of an epoch are added up over all where they are read.
+    """
+
+    def _make_function(self: Any, step_function: Any) -> Any:
+        strategy = self.distribute_strategy
+        if not workers.is_of_workers(strategy):
+            return super()._make_function(step_function)  # type: ignore[misc]
+
+        def run_step(iterator: Any) -> Any:
+            outputs = strategy.run(step_function, args=(next(iterator),))
+            own = {
+                name: strategy.experimental_local_results(value)[0]
+                for name, value in outputs.items()
+            }
+            # All stop at the same step where one worker's loss is no number any more.
+            mean = strategy.reduce(tf.distribute.ReduceOp.MEAN, outputs["loss"], axis=None)
+            return own | {"loss": mean}
+
+        return tf.function(run_step, reduce_retracing=True, autograph=False)
 
 
 class _SlicedStep:
@@ -249,7 +275,9 @@ class _MixedLoss:
         )
 
 
-class _TrainerModel(_PlainBatch, _RoundedStep, _SlicedStep, _AccumulatedStep, _MixedLoss):
+class _TrainerModel(
+    _PlainBatch, _ManyWorkers, _RoundedStep, _SlicedStep, _AccumulatedStep, _MixedLoss
+):
     """All of that."""
 
 

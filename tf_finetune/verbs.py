@@ -19,6 +19,7 @@ from tf_finetune import (
     same_run,
     spec_paths,
     specs,
+    tf_config,
     validation,
     workdir,
 )
@@ -339,7 +340,8 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
       given: names of the flags that were given.
 
     Returns:
-      The exit code: 0, 2 (validate found errors), 3 (requirement not met) or 4 (diverged).
+      The exit code: 0, 2 (validate found errors), 3 (requirement not met), 4 (diverged) or 138
+      (another worker was lost).
 
     Raises:
       SpecError, RefusedError: what main turns into exit code 2.
@@ -366,6 +368,9 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     except callbacks.DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 4
+    except tf_config.LostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return tf_config.LOST_EXIT_CODE
 
 
 def _answer_at_once(spec: specs.RunSpec) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from tf_finetune import specs
@@ -52,4 +53,24 @@ def test_what_no_plan_can_help_is_refused():
     assert str(error.value) == (
         "1 examples leave one of 2 devices without any. Expected at least 2: use "
         "--strategy=one_device."
+    )
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_shares_are_disjoint_and_cover(number):
+    sizes = plan(53, 12, number)
+    shares = [batching.Share(index, number) for index in range(number)]
+    counts = np.array([share.count(sizes) for share in shares])
+    assert counts.sum(axis=0).tolist() == list(sizes)
+    assert counts.min() > 0 and (counts.max(axis=0) - counts.min(axis=0)).max() <= 1
+    chosen = np.array([share.choose(sizes) for share in shares])
+    assert (chosen.sum(axis=0) == 1).all()
+    # Each has its own part of every batch, not one end of the epoch.
+    assert (
+        shares[-1].choose((5, 4)).tolist()
+        == {
+            1: [True] * 9,
+            2: [False, False, True, True, True, False, False, True, True],
+            3: [False, False, False, True, True, False, False, True, True],
+        }[number]
     )

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.data import image_bytes
 from tf_finetune import distribution, findings, head_kinds, option_values
-from tf_finetune.data import image_stores, loading, pipeline, preprocessing, samples
+from tf_finetune.data import batching, image_stores, loading, pipeline, preprocessing, samples
 
 PRE = preprocessing.PreprocessingSpec(8, 10, 3)
 CLASSES = tuple(f"class {number}" for number in range(40))
@@ -232,6 +232,36 @@ def test_elements_of_a_stream_that_are_left_out_are_not_decoded():
     images, labels = collect(rest)
     np.testing.assert_array_equal(images, make_pixels(12)[8:])
     assert labels.tolist() == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("first_batch", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("decoded", ""), ("paths", ""), ("paths", "flip,crop"), ("stream_bytes", "crop")],
+)
+def test_the_shares_of_batches_are_the_batches(name, steps, first_batch, tmp_path):
+    # 29 examples: three batches of 8, and one of 5 that leaves one worker two of them.
+    keras.utils.set_random_seed(0)
+    views = option_values.read_augment(steps) if steps else None
+    split = make_split(make_store(name, make_pixels(29), tmp_path), range(29))
+
+    def read(**options):
+        return list(
+            pipeline.make_dataset(
+                split, PRE, batch_size=8, shuffle_seed=4, with_weights=True, views=views,
+                num_replicas=2, first_batch=first_batch, **options,
+            )
+        )  # fmt: skip
+
+    whole = read()
+    shares = [read(share=batching.Share(index, 2)) for index in range(2)]
+    assert [len(share) for share in shares] == [len(whole)] * 2
+    for batch, *parts in zip(whole, *shares, strict=True):
+        joined = tf.nest.map_structure(lambda *values: np.concatenate(values), *parts)
+        # The weights too: those of the whole batch.
+        tf.nest.map_structure(np.testing.assert_array_equal, joined, batch)
+        sizes = [len(labels["label"]) for _, labels, _ in parts]
+        assert sizes[1] - sizes[0] in (0, 1)
 
 
 def test_kept_and_streamed_pixels_have_the_same_bits(tmp_path):

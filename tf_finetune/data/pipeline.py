@@ -57,6 +57,7 @@ def make_dataset(
     num_views: int | None = None,
     strata: np.ndarray | None = None,
     first_batch: int = 0,
+    share: batching.Share = batching.WHOLE,
 ) -> tf.data.Dataset:
     """One epoch of batches; finite, deterministic, the last partial batch kept.
 
@@ -82,14 +83,15 @@ def make_dataset(
         example comes once.
       first_batch: so many batches are left out at the beginning. Their examples are not loaded;
         a stream gives them, and they are not decoded.
+      share: which part of each batch is read; default: all of it. Images are mixed within a part.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
-      1 / b}. In place of the labels are `mixing.MixedLabels` where images are mixed. The inputs
-      are {"image": float32 [b, height, width, channels], values 0 to 255}, or {"text": string
-      [b]}, or {input: [b, ...]} of columns, or of a MixedSpec both. Labels of pixels are int32 [b,
-      height, width], of words [b, most words], -1 without a class; those of pixels are moved by
-      `views` as their image is.
+      1 / b}, of parts of batches 1 / the size of the whole one. In place of the labels are
+      `mixing.MixedLabels` where images are mixed. The inputs are {"image": float32 [b, height,
+      width, channels], values 0 to 255}, or {"text": string [b]}, or {input: [b, ...]} of columns,
+      or of a MixedSpec both. Labels of pixels are int32 [b, height, width], of words [b, most
+      words], -1 without a class; those of pixels are moved by `views` as their image is.
 
     Raises:
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
@@ -102,10 +104,18 @@ def make_dataset(
     sizes = batching.plan_batches(len(split), batch_size=batch_size, num_replicas=num_replicas)
     seeds = example_order.make_seeds(shuffle_seed, epoch)
     shown = _make_views(split, views, seed=shuffle_seed, num_views=num_views)
-    order = _Order(seeds, strata, batch_size, num_skipped=sum(sizes[:first_batch]))
+    own = share.count(sizes)
+    order = _Order(
+        seeds,
+        strata,
+        batch_size,
+        own_size=batch_size if share == batching.WHOLE else max(own, default=1),
+        chosen=None if share == batching.WHOLE else share.choose(sizes),
+        num_skipped=sum(own[:first_batch]),
+    )
     batches = _make_batches(split, pre, order, view=shown.image)
-    left = sizes[first_batch:]
-    if left and sizes != batching.plan_batches(len(split), batch_size=batch_size):
+    left = own[first_batch:]
+    if left and own != batching.plan_batches(sum(own), batch_size=order.own_size):
         batches = batches.rebatch(tf.constant(left, tf.int64))
     if seeds is not None and shown.mix is not None:
         batches = _mix_batches(batches, shown.mix, seeds)
@@ -116,6 +126,8 @@ def make_dataset(
         split, pre, beside=beside, find_targets=find_targets, with_weights=with_weights
     )
     dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
+    if share != batching.WHOLE and with_weights:
+        dataset = batching.weigh(dataset, sizes[first_batch:])
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(left)))
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(_make_options())
 
@@ -241,15 +253,25 @@ def _make_options() -> tf.data.Options:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
-    """Which examples come in which batch, and how many of the first are left out.
+    """Which examples come in which batch, and which are left out.
 
     What is left out has its place all the same: it is skipped where the order is drawn, before
     anything is loaded.
+
+    Attributes:
+      seeds: of `example_order.make_seeds`.
+      strata: see `make_dataset`.
+      batch_size: examples of a full batch.
+      own_size: those of them that are read.
+      chosen: bool [n], which examples of an epoch are read; None: all.
+      num_skipped: so many of those are left out at the beginning.
     """
 
     seeds: tf.data.Dataset | None
     strata: np.ndarray | None
     batch_size: int
+    own_size: int
+    chosen: np.ndarray | None
     num_skipped: int
 
     def make_positions(self, split: loading.Split) -> tf.data.Dataset:
@@ -272,6 +294,7 @@ class _Order:
 
     def skip(self, items: tf.data.Dataset) -> tf.data.Dataset:
         """The items of an epoch that are not left out."""
+        items = batching.take_chosen(items, self.chosen)
         return items.skip(self.num_skipped) if self.num_skipped else items
 
 
@@ -285,18 +308,18 @@ def _make_batches(
     """Dataset of (inputs of a batch, positions of a batch), with a view also repeats of those."""
     store, seeds = split.inputs, order.seeds
     if isinstance(store, feature_inputs.Features) and store.num_views is not None:
-        turns = order.make_turns(split).batch(order.batch_size)
+        turns = order.make_turns(split).batch(order.own_size)
         return feature_batches.make_view_batches(store, split.indices, seeds, turns=turns)
     if isinstance(store, feature_inputs.Features):
-        batched = order.make_positions(split).batch(order.batch_size)
+        batched = order.make_positions(split).batch(order.own_size)
         return feature_batches.make_batches(store, split.indices, positions=batched)
     if isinstance(store, columns.Columns) and isinstance(pre, columns.ColumnsSpec):
-        batched = order.make_positions(split).batch(order.batch_size)
+        batched = order.make_positions(split).batch(order.own_size)
         return column_batches.make_batches(store, pre, split.indices, positions=batched)
     if isinstance(store, text_store.Texts) and isinstance(pre, text_store.TextSpec):
         # Once as TensorFlow strings, and only this split's.
         texts = tf.constant(split.texts, tf.string, shape=(len(split),))
-        batched = order.make_positions(split).batch(order.batch_size)
+        batched = order.make_positions(split).batch(order.own_size)
         return batched.map(lambda batch: (tf.gather(texts, batch), batch))
     no_images = text_store.Texts | columns.Columns
     if isinstance(store, no_images) or not isinstance(pre, preprocessing.PreprocessingSpec):
@@ -308,7 +331,7 @@ def _make_batches(
     if isinstance(store, image_stores.StreamImages):
         return _stream_batches(store, split.indices, pre, order, view=view)
     if isinstance(store, image_stores.DecodedImages) and view is None:
-        batched = order.make_positions(split).batch(order.batch_size)
+        batched = order.make_positions(split).batch(order.own_size)
         return _gather_batches(store, split.indices, positions=batched)
     load = loaders.make_loader(store, split.indices, pre)
     if view is None or seeds is None:
@@ -320,7 +343,7 @@ def _make_batches(
             seeds,
             view=view,
         )
-    return examples.batch(order.batch_size)
+    return examples.batch(order.own_size)
 
 
 def _gather_batches(
@@ -399,7 +422,7 @@ def _stream_batches(
         return loaders.load_element(element, pre), position
 
     if view is None or seeds is None:
-        return _map(load, ordered).batch(order.batch_size)
+        return _map(load, ordered).batch(order.own_size)
     never = tf.constant(0, tf.int64)
     examples = _map_views(lambda *item: (*load(*item), never), ordered, seeds, view=view)
-    return examples.batch(order.batch_size)
+    return examples.batch(order.own_size)

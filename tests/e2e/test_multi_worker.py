@@ -1,0 +1,194 @@
+"""Two and three real processes train one model: the history of one, and no worker left behind."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests import tiny, worker_processes
+from tf_finetune import main
+
+PER_CLASS = 31
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A CSV of coloured images: a class of three, and whether the colour is warm."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write_color_folder(folder / "colors", per_class=PER_CLASS)
+    rows = [
+        (f"colors/{name}/{number:03d}.png", name, int(name == "red"))
+        for name in tiny.COLORS
+        for number in range(PER_CLASS)
+    ]
+    with open(folder / "colors.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "color", "warm"), *rows])
+    return folder / "colors.csv"
+
+
+def make_flags(classifier, table, folder, *more):
+    """Both kinds of heads, of examples that divide evenly among nobody."""
+    return [
+        f"--model={classifier}", f"--data={table}", f"--workdir={folder}", "--pixel_range=0..1",
+        "--head=name=color,label=color,dropout=0", "--batch_size=12", "--split=0.6,0.3,0.1",
+        "--head=name=warm,label=warm,kind=binary,dropout=0", "--strategy=multi_worker", *more,
+    ]  # fmt: skip
+
+
+def read_history(folder):
+    with open(folder / "logs" / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    return list(rows[0]), [[float(row[name]) for name in list(row)[1:]] for row in rows]
+
+
+def run_alone(flags, folder):
+    assert main.main([*flags, "--strategy=one_device", f"--workdir={folder}"]) in (0, 3)
+
+
+PHASES = (
+    "--phase=name=head,epochs=40,learning_rate=0.5,schedule=constant,gradient_clip_norm=0.5",
+    "--phase=name=fine,epochs=2,freeze=3,learning_rate=0.003",
+    "--monitor=color/accuracy",
+    "--patience_epochs=2",
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (2, ("--feature_cache=off",)),
+        pytest.param(2, ("--feature_cache=memory",), marks=pytest.mark.slow),
+        pytest.param(3, ("--feature_cache=off",), marks=pytest.mark.slow),
+        pytest.param(
+            2, ("--accumulate_steps=2", "--resample=balanced", "--augment=flip"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_workers_have_the_history_of_one_process(classifier, table, tmp_path, number, more):
+    flags = make_flags(classifier, table, tmp_path / "run", *PHASES, *more)
+    ended = worker_processes.run(flags, number, tmp_path / "logs")
+    for each in ended:
+        assert each.code == 0, each.error
+    assert len({each.weights for each in ended}) == 1
+    run_alone(flags, tmp_path / "alone")
+    (names, values), (others, expected) = map(read_history, (tmp_path / "run", tmp_path / "alone"))
+    assert (names, len(values)) == (others, len(expected))
+    assert len(values) < 40  # stopped early
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    # What the chief leaves is what a run of one process leaves.
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(os.listdir(tmp_path / "alone"))
+    about = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (about["strategy"], about["replicas"]) == ("MultiWorkerMirroredStrategy", number)
+    assert "--strategy=multi_worker\n" in (tmp_path / "run" / "run.flags").read_text()
+    # Only the chief tells what happens.
+    assert [each.out.count("\n") > 1 for each in ended] == [True] + [False] * (number - 1)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_ends_the_other_and_both_go_on_when_started_again(
+    classifier, table, tmp_path
+):
+    flags = make_flags(
+        classifier, table, tmp_path / "run", "--epochs=60", "--freeze=none", "--patience_epochs=60",
+        "--batch_norm=train", "--checkpoint_secs=0.5", "--learning_rate=0.001",
+    )  # fmt: skip
+    with worker_processes.started(flags, 2, tmp_path / "logs") as (chief, other):
+        chief.wait_for("train 5/60")
+        other.process.kill()
+        ended = chief.end(secs=60)
+    assert ended.code == 138, ended
+    assert ended.error.splitlines()[-1] == (
+        "error: Worker 0 of 2 has lost another one, whose log says why. Start the same command on "
+        "all workers to go on from the newest checkpoint."
+    )
+    again = worker_processes.run(flags, 2, tmp_path / "logs")
+    assert [each.code for each in again] in ([0, 0], [3, 3]), again
+    assert "Going on from checkpoint" in again[0].out
+    # The statistics of BatchNormalization too.
+    assert again[0].weights == again[1].weights
+    assert len(read_history(tmp_path / "run")[1]) == 60
+    # Asked once more, both are told what became of it.
+    finished = worker_processes.run(flags, 2, tmp_path / "logs")
+    assert [each.code for each in finished] == [each.code for each in again]
+
+
+@pytest.mark.slow
+def test_a_lost_chief_ends_the_others(classifier, table, tmp_path):
+    flags = make_flags(classifier, table, tmp_path / "run", "--epochs=1000", "--freeze=none")
+    with worker_processes.started(flags, 3, tmp_path / "logs") as (chief, *others):
+        chief.wait_for("train 3/")
+        chief.process.kill()
+        ended = [other.end(secs=60) for other in others]
+    for each in ended:
+        assert each.code == 138, each
+        assert each.error.splitlines()[-1].startswith("error: Worker ")
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_ends_the_other(classifier, table, tmp_path):
+    flags = make_flags(classifier, table, tmp_path / "run", "--epochs=1000", "--freeze=none")
+    with worker_processes.started(flags, 2, tmp_path / "logs") as (chief, other):
+        chief.wait_for("train 3/")
+        other.process.send_signal(signal.SIGSTOP)
+        ended = chief.end(secs=60)
+    assert ended.code == 138, ended
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_terminated_ends_all_with_a_checkpoint(classifier, table, tmp_path):
+    flags = make_flags(classifier, table, tmp_path / "run", "--epochs=400", "--freeze=none")
+    with worker_processes.started(flags, 2, tmp_path / "logs") as (chief, other):
+        chief.wait_for("train 3/")
+        begin = time.monotonic()
+        other.process.send_signal(signal.SIGTERM)
+        ended = [chief.end(secs=60), other.end(secs=60)]
+    print(f"\nended after {time.monotonic() - begin:.1f} s")
+    assert [each.code for each in ended] == [143, 143], ended
+    assert list((tmp_path / "run" / "state" / "checkpoints").iterdir())
+
+
+def test_other_flags_and_other_data_are_refused_on_all_workers(classifier, table, tmp_path):
+    flags = make_flags(classifier, table, tmp_path / "run", "--epochs=1")
+    places = worker_processes.make_places(2)
+    workers = [
+        worker_processes.Worker([*flags, f"--seed={index}"], place, tmp_path)
+        for index, place in enumerate(places)
+    ]
+    for worker in workers:
+        ended = worker.end(secs=120)
+        assert ended.code == 2, ended
+        assert ended.error.splitlines()[-1] == (
+            "error: --strategy=multi_worker: --seed differ between the 2 workers. Start the same "
+            "command on all of them."
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_tf_config(classifier, table, tmp_path, capsys, monkeypatch):
+    flags = make_flags(classifier, table, tmp_path / "run", "--epochs=1")
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert main.main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: --strategy=multi_worker reads the addresses of all workers from the environment "
+        "variable TF_CONFIG, which is not set. Expected "
+    )
+    monkeypatch.setenv("TF_CONFIG", "{")
+    assert main.main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the environment variable TF_CONFIG is no JSON (" in line
+
+
+def test_what_workers_cannot_do_together(classifier, table, tmp_path, capsys):
+    flags = make_flags(classifier, table, tmp_path / "run", "--max_minutes=1", "--dry_run")
+    assert main.main(flags) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: --strategy=multi_worker: {flag} is for one process: each worker would measure "
+        "something else. Leave it out."
+        for flag in ("--dry_run", "--max_minutes")
+    ]

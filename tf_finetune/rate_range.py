@@ -6,8 +6,8 @@ and where it rises. What is learnt in them is thrown away.
 The rule: the rate at which the smoothed loss has made two thirds of its fall. Its minimum, which is
 often quoted, says little with Adam: on few examples the loss goes on falling far beyond any rate
 that generalizes. Where a phase begins with a trained model the loss has nowhere to fall; then it
-is the highest rate that does not raise it, at most thirty times the recipe's. Noise may hide where a
-fall ends, so the recipe's rate is the lowest that is chosen, unless the loss rises with it.
+is the highest rate that does not raise it, at most thirty times the recipe's. Noise may hide where
+a fall ends, so the recipe's rate is the lowest that is chosen, unless the loss rises with it.
 
 This module plans the test and reads what it gave; `range_steps` runs it.
 

@@ -337,10 +337,10 @@ class RunSpec(options.CheckedSpec):
         """What several workers cannot do together."""
         if self.train.strategy != "multi_worker":
             return []
+        rates = [self.train.learning_rate, *(phase.learning_rate for phase in self.train.phases)]
         refused = {
             "--batch_size=auto": self.train.batch_size == AUTO,
-            "--learning_rate=auto": AUTO
-            in (spec.learning_rate for spec in (self.train, *self.train.phases)),
+            "--learning_rate=auto": AUTO in rates,
             "--dry_run": self.dry_run,
             "--max_minutes": self.max_minutes is not None,
             "--steps_per_execution": self.train.steps_per_execution > 1,

@@ -340,6 +340,8 @@ class RunSpec(options.CheckedSpec):
         refused = {
             "--batch_size=auto": self.train.batch_size == "auto",
             "--dry_run": self.dry_run,
+            "--learning_rate=auto": AUTO
+            in (self.train.learning_rate, *(phase.learning_rate for phase in self.train.phases)),
             "--max_minutes": self.max_minutes is not None,
             "--steps_per_execution": self.train.steps_per_execution > 1,
         }

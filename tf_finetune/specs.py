@@ -337,11 +337,11 @@ class RunSpec(options.CheckedSpec):
         """What several workers cannot do together."""
         if self.train.strategy != "multi_worker":
             return []
-        rates = [self.train.learning_rate, *(phase.learning_rate for phase in self.train.phases)]
         refused = {
-            "--batch_size=auto": self.train.batch_size == AUTO,
-            "--learning_rate=auto": AUTO in rates,
+            "--batch_size=auto": self.train.batch_size == "auto",
             "--dry_run": self.dry_run,
+            "--learning_rate=auto": AUTO
+            in (self.train.learning_rate, *(phase.learning_rate for phase in self.train.phases)),
             "--max_minutes": self.max_minutes is not None,
             "--steps_per_execution": self.train.steps_per_execution > 1,
         }

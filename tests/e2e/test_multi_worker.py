@@ -186,12 +186,11 @@ def test_without_tf_config(classifier, table, tmp_path, capsys, monkeypatch):
 
 def test_what_workers_cannot_do_together(classifier, table, tmp_path, capsys):
     flags = make_flags(
-        classifier, table, tmp_path / "run", "--max_minutes=1", "--dry_run",
-        "--phase=name=head,learning_rate=auto",
-    )  # fmt: skip
+        classifier, table, tmp_path / "run", "--max_minutes=1", "--dry_run", "--learning_rate=auto"
+    )
     assert main.main(flags) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"error: --strategy=multi_worker: {flag} is for one process: each worker would measure "
         "something else. Leave it out."
-        for flag in ("--learning_rate=auto", "--dry_run", "--max_minutes")
+        for flag in ("--dry_run", "--learning_rate=auto", "--max_minutes")
     ]

@@ -36,6 +36,7 @@ def test_the_recipe_has_two_phases_from_500_examples_on():
         schedule="cosine",
         warmup_fraction=0.0,
         gradient_clip_norm=0.0,
+        training_precision="float32",
     )
     assert fine == specs.PhaseSpec(
         name="fine",
@@ -45,6 +46,7 @@ def test_the_recipe_has_two_phases_from_500_examples_on():
         schedule="cosine",
         warmup_fraction=0.1,
         gradient_clip_norm=1.0,
+        training_precision="auto",
     )
     assert [phase.name for phase in plan(num_train_examples=499)] == ["head"]
 
@@ -119,6 +121,7 @@ def test_a_text_encoder_trains_as_a_whole():
             schedule="cosine",
             warmup_fraction=0.1,
             gradient_clip_norm=1.0,
+            training_precision="auto",
         ),
     )
 

@@ -248,11 +248,11 @@ class Fitter:
             step_precision.describe(phase.name, found, announce)
         precisions = {**self._recorder.standing.precisions, phase.name: found.precision}
         self._recorder.move(precisions=precisions)
-        self._note_settled()
+        self._note_settled(is_costly=bool(found.reason))
 
-    def _note_settled(self) -> None:
-        """A run that is ended from here on need not try again."""
-        self._recorder.write(None)
+    def _note_settled(self, *, is_costly: bool = True) -> None:
+        if is_costly:  # a run that is ended from here on need not try again
+            self._recorder.write(None)
         if self._note_phases is not None:
             self._note_phases(resuming.settle_phases(self._task.phases, self._recorder.standing))
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -32,6 +33,13 @@ def own_cache(tmp_path_factory):
         del os.environ["TFHUB_CACHE_DIR"]
     else:
         os.environ["TFHUB_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Is heard, although a shell starts its background jobs without it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -36,14 +36,6 @@ PHASES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def heard_signals():
-    """What a shell starts in the background ignores Ctrl-C, and so would these tests."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
 class KilledError(Exception):
     """Stands for the end of the process."""
 

@@ -225,6 +225,8 @@ class FeatureCache:
         if split is None:
             return None
         compiled = choice.compiled if is_first else None
+        # Its constants take memory that the next graph needs.
+        self.choice = dataclasses.replace(choice, compiled=None)
         if choice.mode == choosing.COMPILED:
             compiled = compiled or prefix.compile_prefix(split, precision=choice.precision)
             return CachedPhase(split, train, validation, compiled)

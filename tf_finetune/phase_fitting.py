@@ -155,8 +155,9 @@ class Fitter:
             else:
                 phase = self._find_rate(phase, cached, ranges, announce)
         trainer = self._make_trainer(phase, cached)
-        if not dry_run:
-            self._settle_precision(phase, trainer, announce)
+        trainer.use_bfloat16(is_on=phase.training_precision == step_precision.BFLOAT16)
+        if phase.training_precision == step_precision.AUTO and not dry_run:
+            self._find_precision(phase, trainer, announce)
         return trainer
 
     def _make_trainer(
@@ -225,13 +226,10 @@ class Fitter:
         self._note_settled()
         return dataclasses.replace(phase, learning_rate=found.rate)
 
-    def _settle_precision(
+    def _find_precision(
         self, phase: specs.PhaseSpec, trainer: Any, announce: Callable[[str], None]
     ) -> None:
-        """Has the steps computed in bfloat16 where that is asked for, or is found better."""
-        if phase.training_precision != step_precision.AUTO:
-            trainer.use_bfloat16(is_on=phase.training_precision == step_precision.BFLOAT16)
-            return
+        """Has the steps computed in bfloat16 where that is found better."""
         task, found = self._task, step_precision.Decision(step_precision.FLOAT32)
         if step_precision.may_try(
             precision=task.train.precision,

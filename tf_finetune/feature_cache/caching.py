@@ -92,7 +92,7 @@ class FeatureCache:
 
     Attributes:
       choice: what was decided; None before that.
-      secs: that making features took so far.
+      secs: that making the features of phases took so far.
       estimated_secs: what those of all examples would take, of a dry run that makes a few.
     """
 
@@ -237,6 +237,7 @@ class FeatureCache:
             return None
         if not self._has_use_of_views(num_epochs):
             return None
+        start = time.monotonic()
         parts = self._list_parts(train, validation)
         is_kept = choice.mode == choosing.DISK and not dry_run
         own = self._open_pass(
@@ -244,17 +245,17 @@ class FeatureCache:
         )
         if dry_run:
             own.warm_up(train)
-        start = time.monotonic()
-        found = self._run_pass(own, parts, deadline=deadline)
+        try:
+            found = self._run_pass(own, parts, deadline=deadline)
+        finally:  # with what was read to tell examples apart
+            secs = time.monotonic() - start
+            self.secs += secs
         if found is None:
             self._announce_without(layout, needed)
             return None
-        self._announce(own.describe(time.monotonic() - start))
+        self._announce(own.describe(secs))
         if dry_run:
-            self.estimated_secs = own.estimate_secs(self._num_features)
-            about = own.describe_estimate(self._num_features)
-            kept = ", less where they are kept already" if choice.mode == choosing.DISK else ""
-            self._announce(f"{about}{kept}.")
+            self._tell_estimate(own, is_kept=choice.mode == choosing.DISK)
         own_train, own_validation = found
         return CachedPhase(split, own_train, own_validation)
 
@@ -298,6 +299,11 @@ class FeatureCache:
             return None
         return split.make_suffix(splitting.SuffixModel), found[0]
 
+    def _tell_estimate(self, own: feature_pass.FeaturePass, *, is_kept: bool) -> None:
+        self.estimated_secs = own.estimate_secs(self._num_features)
+        kept = ", less where they are kept already" if is_kept else ""
+        self._announce(f"{own.describe_estimate(self._num_features)}{kept}.")
+
     def _open_pass(
         self,
         split: splitting.ModelSplit,
@@ -327,14 +333,11 @@ class FeatureCache:
         deadline: float = math.inf,
     ) -> list[loading.Split] | None:
         """Examples as features; None where there is no room for them."""
-        start = time.monotonic()
         try:
             own.compute(parts, deadline=deadline)
             return own.replace(parts)
         except feature_pass.NoRoomError:
             return None
-        finally:
-            self.secs += time.monotonic() - start
 
     def close(self) -> None:
         """Lets other runs make room."""

@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -31,3 +34,99 @@ def test_a_signal_that_another_process_got_is_obeyed_too():
             interruption.obey()
         interruption.ask(signal.SIGUSR1)  # not held back here
         assert not interruption.is_asked
+
+
+def test_nothing_is_held_back_before_it_is_worth_it():
+    taken = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: taken.append(number))
+    try:
+        with interruptions.postponed(is_held=False) as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert taken == [signal.SIGTERM]
+            interruption.hold()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (len(taken), interruption.is_asked) == (1, True)
+        assert len(taken) == 2
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+# One call that no signal ends, as TensorFlow compiles a graph.
+BUSY = """
+import hashlib, sys, threading, time
+from tf_finetune import interruptions, workdir
+
+class Ended(KeyboardInterrupt):
+    pass
+
+def end(number, frame):
+    raise Ended
+
+def announce():
+    about_to_call.wait()
+    print("busy", flush=True)
+
+secs = float(sys.argv[1])
+start = time.monotonic()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)
+rounds = int(200_000 * secs / (time.monotonic() - start))
+with interruptions.listening(end, end, before_end=workdir.remove_begun):
+    with workdir.replace_file(sys.argv[2]) as temporary:
+        open(temporary, "w").close()
+        with interruptions.postponed(is_held=sys.argv[3] == "held") as interruption:
+            about_to_call = threading.Event()
+            threading.Thread(target=announce, daemon=True).start()
+            # The other thread runs when this one lets go of the interpreter: within the call.
+            sys.setswitchinterval(100)
+            try:
+                about_to_call.set()
+                hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+                print("held", interruption.number, flush=True)
+                interruption.obey()
+            except Ended:
+                print("heard", flush=True)
+                raise SystemExit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("secs", "held", "code", "printed"),
+    [
+        (60, "", 143, ""),  # the call goes on for a minute
+        (0.5, "", 9, "heard\n"),  # it is over soon
+        (4, "held", 9, "held 15\nheard\n"),  # a step of training is waited for
+    ],
+)
+def test_a_call_that_hears_no_signal(tmp_path, secs, held, code, printed):
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(secs), str(tmp_path / "file"), held],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "busy\n"
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=50)
+    assert (process.returncode, out) == (code, printed), error
+    if code == 143:
+        assert error == "Terminated.\n"
+        assert time.monotonic() - start < 10  # 2 s, where the machine is idle
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_handlers_of_a_caller_come_back():
+    former = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def end(number, frame):
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            interruptions.listening(end, end, before_end=lambda: None),
+        ):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == former
+    assert signal.set_wakeup_fd(-1) == -1

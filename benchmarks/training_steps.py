@@ -99,7 +99,11 @@ def measure(part: str, folder: pathlib.Path, *, repeat: int) -> None:
     found: dict[int, list[tuple[float, int]]] = {number: [] for number in range(len(rows))}
     for _ in range(repeat):
         for number, row in enumerate(rows):
-            runs = [run([*flags, *row], epochs, folder) for epochs in (few, many) if epochs]
+            runs = [
+                contenders.run_flags([*flags, *row, f"--epochs={epochs}"], folder)
+                for epochs in (few, many)
+                if epochs
+            ]
             seconds = runs[-1].cpu_seconds - (runs[0].cpu_seconds if few else 0.0)
             found[number].append((seconds, runs[-1].peak_mb or 0))
     for number, row in enumerate(rows):
@@ -110,29 +114,6 @@ def measure(part: str, folder: pathlib.Path, *, repeat: int) -> None:
             f"| {min(seconds):.1f} to {max(seconds):.1f} | {peak:,.0f} |",
             flush=True,
         )
-
-
-def run(flags: list[str], epochs: int, folder: pathlib.Path) -> processes.Finished:
-    """One run of the command line in new folders.
-
-    Args:
-      flags: all but those of folders and epochs.
-      epochs: of training.
-      folder: temporary.
-
-    Returns:
-      How it went.
-
-    Raises:
-      contenders.FailedError: it ended with an error.
-    """
-    own = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, "-m", "tf_finetune.main", *flags, f"--epochs={epochs}"]
-    command += [f"--workdir={own / 'run'}", f"--cache_dir={own / 'cache'}"]
-    done = processes.run(command, log=own / "log.txt")
-    if done.code != contenders.REQUIREMENT_NOT_MET:
-        raise contenders.FailedError(f"a run ended with code {done.code}:\n{done.tail}")
-    return done
 
 
 if __name__ == "__main__":

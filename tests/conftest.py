@@ -8,6 +8,11 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Of gs://, read when TensorFlow is loaded: tests change objects behind its back and see it give up.
+os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
+os.environ.setdefault("GCS_RETRY_CONFIG_MAX_RETRIES", "2")
+os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "1000")
+os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(2**20))
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _SHARED = pathlib.Path(os.environ.get("TF_FINETUNE_SHARED", REPOSITORY.parent / "shared"))

@@ -13,7 +13,7 @@ import tf_finetune
 PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 # A module imports from lower floors only; inside a folder siblings may import each other.
 FLOORS = (
-    ("findings", "layer_registration", "options", "regular_files"),
+    ("disk_room", "findings", "layer_registration", "options", "regular_files"),
     ("option_values", "tf_config", "worker_strategy"),
     ("data_specs", "model_specs"),
     ("specs",),
@@ -29,6 +29,7 @@ FLOORS = (
         "model_calls",
         "pointwise_strides",
         "progress",
+        "remote_paths",
         "spec_paths",
         "text",
         "trust",
@@ -36,7 +37,9 @@ FLOORS = (
     ),
     (
         "checkpoints",
+        "event_writers",
         "head_metrics",
+        "out_of_memory",
         "run_lock",
         "run_records",
         "spec_flags",
@@ -46,7 +49,13 @@ FLOORS = (
         "workers",
     ),
     ("data", "models"),
-    ("model_meaning", "prediction_columns", "prediction_images", "prediction_masks"),
+    (
+        "model_meaning",
+        "object_store",
+        "prediction_columns",
+        "prediction_images",
+        "prediction_masks",
+    ),
     ("prediction_mixed",),
     (
         "callbacks",
@@ -82,12 +91,13 @@ FLOORS = (
     ("phase_fitting",),
     ("batch_sizes", "diagnosis_page", "inspection", "report", "training"),
     ("input_checks", "outcomes", "run_messages", "same_run", "validation"),
-    ("diagnosis", "run_start"),
+    ("diagnosis", "run_start", "unfinished_runs"),
     ("run_preparation",),
     ("runs",),
     ("verbs",),
     ("main",),
 )
+ROOMS = ("data", "feature_cache", "models", "object_store", "text", "trust")
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
 ONLY_IN = {
     "tensorflow_datasets": {"data/tfds_source.py"},
@@ -135,7 +145,7 @@ def test_imports_go_down_the_floors(path):
         if parts[0] != "tf_finetune" or len(parts) == 1:
             continue
         other = parts[1]
-        if other == room(path) and other in ("data", "feature_cache", "models", "text", "trust"):
+        if other == room(path) and other in ROOMS:
             continue
         assert FLOOR_OF[other] < FLOOR_OF[room(path)], f"{room(path)} imports {name}"
 
@@ -190,6 +200,15 @@ def test_functions_are_short_and_modules_fit_a_screenful_of_ideas(path):
         assert not isinstance(node, ast.Assert), "no assert in the package"
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, "no bare except"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_nothing_is_decided_by_the_time_of_day(path):
+    """Clocks jump: intervals and deadlines are of time.monotonic, numbers count up."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            called = f"{node.value.id}.{node.attr}"
+            assert called not in ("time.time", "time.time_ns", "datetime.now"), called
 
 
 def run_python(code):

@@ -92,6 +92,51 @@ def test_a_validation_loss_of_nan_is_told(model):
     assert run.best_epoch == 1
 
 
+@pytest.mark.parametrize("values", [[0.5, 0.4], [None, None]])
+def test_weights_of_nan_are_not_kept(model, values):
+    """The loss of an epoch's last step is finite, and what it makes of the weights is not."""
+    run = callbacks.Progress("cross_entropy", higher_is_better=False)
+    run.start(model)
+    spoil = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: (
+            model.set_weights([np.full((2, 1), np.nan)])
+            if len(run.rows) == 1 and batch == 1
+            else None
+        )
+    )
+    kept = keeper(run, values)
+    if values[0] is None:
+        kept._read_logs = lambda logs: {"cross_entropy": 1.0}
+    with pytest.raises(
+        callbacks.DivergedError,
+        match=r"The weights .*kernel are no finite numbers any more at the end of epoch 2, in "
+        r"phase 'head'\. The best weights so far are kept; ",
+    ) as caught:
+        fit(model, 3, spoil, kept)
+    assert caught.value.place == {"phase": "head", "epoch": 2}
+    assert np.isfinite(run.best_weights[0]).all() and run.best_epoch == 1
+
+
+def test_a_training_loss_of_nan_names_the_examples_of_its_steps(model):
+    model.set_weights([np.full((2, 1), 1e30, np.float32)])
+    asked = []
+
+    def list_keys(*places):
+        asked.append(places)
+        return [f"{number}.png" for number in range(7)]
+
+    with pytest.raises(callbacks.DivergedError) as caught:
+        fit(model, 1, callbacks.StopOnNonFinite("fine", list_keys))
+    assert str(caught.value) == (
+        "The loss became inf in phase 'fine', epoch 1, step 1. Expected a finite number. Its "
+        "batch: '0.png', '1.png', '2.png', '3.png', '4.png' and 2 more. The best weights so far "
+        "are kept; try a smaller --learning_rate or --gradient_clip_norm=1."
+    )
+    assert asked == [(0, 0, 1)]
+    assert caught.value.place["keys"] == [f"{number}.png" for number in range(7)]
+    assert (caught.value.place["step"], caught.value.place["epoch"]) == (1, 1)
+
+
 def test_a_training_loss_of_nan_names_phase_epoch_and_step(model):
     model.set_weights([np.full((2, 1), 1e30, np.float32)])
     with pytest.raises(

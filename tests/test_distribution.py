@@ -1,4 +1,6 @@
 import json
+import re
+import time
 
 import pytest
 import tensorflow as tf
@@ -36,3 +38,19 @@ def test_several_steps_at_once_are_for_one_device():
         options.SpecError, match=r"^--steps_per_execution=8 runs on one device only"
     ):
         distribution.check_steps(two, steps_per_execution=8)
+
+
+@pytest.mark.parametrize("name", ["", "local", "no-such-tpu"])
+def test_without_a_tpu(monkeypatch, name):
+    monkeypatch.setenv("TPU_NAME", name)
+    begin = time.monotonic()
+    with pytest.raises(options.SpecError) as caught:
+        distribution.make_strategy("tpu")
+    assert time.monotonic() - begin < 20
+    assert re.fullmatch(
+        rf"--strategy=tpu: TensorFlow {re.escape(tf.__version__)} finds no TPU where "
+        rf"TPU_NAME={name or 'local'} says \(.+\)\. Expected a machine with a TPU and a TensorFlow "
+        r"that is built for it \(the package tensorflow-tpu instead of tensorflow, in version "
+        r"2\.21 or later\), or --strategy=auto\.",
+        str(caught.value),
+    ), caught.value

@@ -33,3 +33,27 @@ def test_read_requirement():
 def test_read_image_size():
     assert option_values.read_image_size("224") == (224, 224)
     assert option_values.read_image_size("96x128") == (96, 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("grpc://10.0.0.5:5000", ("10.0.0.5", 5000)),
+        ("grpc://dispatcher.local:1", ("dispatcher.local", 1)),
+        ("grpc://[::1]:65535", ("::1", 65535)),
+    ],
+)
+def test_read_service(text, place):
+    assert option_values.read_service(text) == place
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host:5000", "http://host:5000", "grpc://host", "grpc://host:0", "grpc://h:65536"]
+)
+def test_read_service_refuses_other_forms(text):
+    with pytest.raises(option_values.SpecError) as caught:
+        option_values.read_service(text)
+    assert str(caught.value) == (
+        "--data_service expects the address of a dispatcher, grpc://HOST:PORT, for example "
+        f"grpc://10.0.0.5:5000. Received {text!r}."
+    )

@@ -298,9 +298,9 @@ def test_weights_are_told_apart():
     weights = [np.arange(6, dtype="f4").reshape(2, 3), np.zeros((), "f4")]
     same = [np.asfortranarray(weights[0]), weights[1]]
     others = ([weights[0].reshape(3, 2), weights[1]], [weights[0] + 1, weights[1]], weights[:1])
-    assert resuming.digest_weights(weights) == resuming.digest_weights(same)
+    assert checkpoints.digest_weights(weights) == checkpoints.digest_weights(same)
     for other in others:
-        assert resuming.digest_weights(weights) != resuming.digest_weights(other)
+        assert checkpoints.digest_weights(weights) != checkpoints.digest_weights(other)
 
 
 def test_a_full_disk_is_told_and_the_former_checkpoint_serves(

@@ -41,6 +41,11 @@ def test_a_run_that_ended_before_it_claimed_the_folder_left_only_its_lock(tmp_pa
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / run_lock.NAME).write_text("123\n")
     assert run_folder.find_finished(str(tmp_path), SPEC) is None
+    # Ended, or without room, while it claimed it.
+    (tmp_path / "state" / "request.flags").write_text("half")
+    (tmp_path / "state" / ".0123abcd.request.flags").write_text("half")
+    (tmp_path / ".0123abcd.run.flags").write_text("half")
+    assert run_folder.find_finished(str(tmp_path), SPEC) is None
     (tmp_path / "state" / "notes.txt").write_text("")
     assert "holds files that are no run's" in problem_of(
         run_folder.find_finished, str(tmp_path), SPEC

@@ -165,3 +165,39 @@ def test_a_batch_size_is_a_number_where_one_is_needed():
         r"32\.$",
     ):
         _ = specs.TrainSpec(batch_size="auto").step_examples
+
+
+def test_what_a_tpu_cannot_do():
+    train = specs.TrainSpec(
+        strategy="tpu",
+        batch_size="auto",
+        feature_cache="disk",
+        precision="float16",
+        steps_per_execution=4,
+        phases=(specs.PhaseSpec(name="a", training_precision="bfloat16"),),
+    )
+    with pytest.raises(options.SpecError) as caught:
+        specs.RunSpec(train=train)
+    assert caught.value.problems == (
+        "--strategy=tpu: --batch_size=auto measures the memory of others. Leave it out.",
+        "--strategy=tpu: --feature_cache=disk compiles the frozen layers for a processor. Leave it "
+        "out.",
+        "--strategy=tpu: --precision=float16 is no arithmetic of a TPU, which has bfloat16. Leave "
+        "it out.",
+        "--strategy=tpu: --steps_per_execution fails with several devices in Keras 3.15. Leave it "
+        "out.",
+        "--strategy=tpu: --training_precision=bfloat16 is for processors; --precision=bfloat16 is "
+        "for a TPU. Leave it out.",
+    )
+    specs.RunSpec(train=specs.TrainSpec(strategy="tpu", precision="bfloat16", feature_cache="off"))
+
+
+def test_a_data_service_is_an_address_and_for_one_process():
+    with pytest.raises(options.SpecError, match=r"^--data_service expects the address"):
+        specs.TrainSpec(data_service="somewhere")
+    train = specs.TrainSpec(data_service="grpc://a:1", strategy="multi_worker")
+    with pytest.raises(options.SpecError) as caught:
+        specs.RunSpec(train=train)
+    assert caught.value.problems == (
+        "--strategy=multi_worker: --data_service is for one process. Leave one of them out.",
+    )

@@ -195,3 +195,28 @@ def test_check_refuses_a_name_too_long_for_the_file_system(tmp_path):
 
     assert "File name too long" in message
     assert os.listdir(tmp_path) == []
+
+
+def test_numbers_rise_when_the_clock_goes_back(tmp_path, monkeypatch):
+    """Neither the time of day nor that of a folder decides which version is the newest."""
+    for now in (2e9, 1e9, 0.0):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        with version_folders.temporary_folder(str(tmp_path)) as folder:
+            version = version_folders.publish(folder, str(tmp_path))
+        os.utime(tmp_path / str(version), (now, now))
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
+
+
+def test_what_a_killed_export_left_is_removed_and_that_of_a_living_one_stays(tmp_path):
+    left = tmp_path / "incomplete-0123456789abcdef"
+    (left / "variables").mkdir(parents=True)
+    (left / "variables" / "half").write_text("half")
+    mine = tmp_path / "incomplete-notes"
+    mine.mkdir()
+    with version_folders.temporary_folder(str(tmp_path)) as living:
+        assert not left.exists()
+        assert version_folders.check_export_dir(str(tmp_path)) == ()
+        with version_folders.temporary_folder(str(tmp_path)) as other:
+            assert version_folders.publish(other, str(tmp_path)) == 1
+        assert os.path.isdir(living)
+    assert sorted(os.listdir(tmp_path)) == ["1", "incomplete-notes"]

@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -74,3 +75,57 @@ def test_links_that_lead_out_of_the_folder(tmp_path):
     for name in ("out/x", "dangling", "file", "../run2/x", "logs/../../x"):
         with pytest.raises(findings.RefusedError, match=" leads out of the run's folder, to "):
             workdir.check_inside(str(tmp_path / "link"), "logs", name)
+
+
+def test_of_two_files_that_belong_together_both_stay(tmp_path):
+    paths = [tmp_path / name for name in ("a.json", "b.md")]
+    for path in paths:
+        path.write_text("former")
+    with (
+        pytest.raises(OSError, match="no room"),
+        workdir.replace_pair(*map(str, paths)) as temporaries,
+    ):
+        for temporary in temporaries:
+            with open(temporary, "w") as file:
+                file.write("new")
+        raise OSError("no room")
+    assert [path.read_text() for path in paths] == ["former", "former"]
+    with workdir.replace_pair(*map(str, paths)) as temporaries:
+        for temporary in temporaries:
+            with open(temporary, "w") as file:
+                file.write("new")
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "b.md"]
+
+
+def test_a_process_that_ends_at_once_clears_up_what_it_had_begun(tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "other").write_text("")
+    with contextlib.ExitStack() as stack:
+        for name in ("folder", "missing", "file"):
+            stack.enter_context(workdir.begun(str(tmp_path / name)))
+        (tmp_path / "file").write_text("half")
+        workdir.remove_begun()
+    (tmp_path / "file").write_text("whole")
+    workdir.remove_begun()
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
+    names = [
+        ".0123abcd.run.flags", "logs/.0123abcd.history.csv", "state/.0123abcd.request.flags",
+        "evaluation/test/.0123abcd.report.json", ".0123abcd.model.keras",
+    ]  # fmt: skip
+    kept = [".0123abcd.notes", "logs/history.csv", "own/.0123abcd.run.flags", ".run.flags"]
+    for name in (*names, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    outside = tmp_path.parent / "outside"
+    outside.mkdir()
+    (outside / ".0123abcd.report.md").write_text("")
+    (tmp_path / "evaluation" / "validation").symlink_to(outside)
+    workdir.remove_unfinished(str(tmp_path))
+    workdir.remove_unfinished(str(tmp_path / "none"))
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(kept)
+    assert os.listdir(outside) == [".0123abcd.report.md"]

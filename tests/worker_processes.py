@@ -12,13 +12,13 @@ import time
 # The door, as the command line opens it; and what a worker that writes nothing has learnt.
 _DRIVER = """
 import sys
-from tf_finetune import main, resuming, training
+from tf_finetune import checkpoints, main, training
 
 fit = training.fit
 
 def fit_and_tell(model, *arguments, **options):
     result = fit(model, *arguments, **options)
-    print("weights", resuming.digest_weights(model.get_weights()), file=sys.stderr)
+    print("weights", checkpoints.digest_weights(model.get_weights()), file=sys.stderr)
     return result
 
 training.fit = fit_and_tell

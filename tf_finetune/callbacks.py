@@ -9,21 +9,31 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import progress, workdir
+from tf_finetune import event_writers, findings, progress, workdir
 
 # Flushing a file to the disk takes longer than an epoch on a few examples.
 _HISTORY_SECS = 1.0
 
 
 class DivergedError(ArithmeticError):
-    """The loss is NaN or infinite; the command line ends with exit code 4."""
+    """The loss is NaN or infinite; the command line ends with exit code 4.
+
+    Args:
+      message: what became of which number, and where.
+      place: for summary.json: "phase", "epoch" (1-based), "step" (1-based) and "keys" of the
+        examples, as far as they are known.
+    """
+
+    def __init__(self, message: str, *, place: Mapping[str, Any] | None = None):
+        super().__init__(message)
+        self.place = dict(place or {})
 
 
 @dataclasses.dataclass
@@ -113,32 +123,48 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     Args:
       phase: the phase's name, for the error's text.
+      list_keys: (0-based epoch of the run, first step, the step behind the last) to the keys of
+        the examples of those steps; None: nobody knows them.
 
     Attributes:
       first_step: steps of the epoch that an earlier run has done.
     """
 
-    def __init__(self, phase: str):
+    def __init__(
+        self, phase: str, list_keys: Callable[[int, int, int], Sequence[str]] | None = None
+    ):
         super().__init__()
         self._phase = phase
-        self._epoch = 0
+        self._list_keys = list_keys
+        self._epoch = self._done = 0
         self.first_step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
-        self._epoch = epoch + 1
+        self._epoch, self._done = epoch + 1, self.first_step
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Raises DivergedError that names phase, epoch and step."""
+        """Raises DivergedError that names phase, epoch, step and examples."""
         loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            # Of several steps at once, Keras counts also those behind the end of the epoch.
-            step = self.first_step + min(batch + 1, self.params["steps"] or batch + 1)
-            raise DivergedError(
-                f"The loss became {loss} in phase {self._phase!r}, epoch {self._epoch}, "
-                f"step {step}. Expected a finite number. The best weights "
-                "so far are kept; try a smaller --learning_rate or --gradient_clip_norm=1."
-            )
+        # Of several steps at once, Keras counts also those behind the end of the epoch.
+        step = self.first_step + min(batch + 1, self.params["steps"] or batch + 1)
+        first, self._done = self._done, step
+        if math.isfinite(loss):
+            return
+        place: dict[str, Any] = {"phase": self._phase, "epoch": self._epoch, "step": step}
+        text = ""
+        if self._list_keys is not None:
+            place["keys"] = list(self._list_keys(self._epoch - 1, first, step))
+            lead = "Its batch"
+            if step > first + 1:
+                lead = f"The batches of steps {first + 1} to {step}"
+            text = f" {lead}: {findings.list_first(place['keys'])}."
+        raise DivergedError(
+            f"The loss became {loss} in phase {self._phase!r}, epoch {self._epoch}, "
+            f"step {step}. Expected a finite number.{text} The best weights "
+            "so far are kept; try a smaller --learning_rate or --gradient_clip_norm=1.",
+            place=place,
+        )
 
 
 class StopAtDeadline(keras.callbacks.Callback):
@@ -179,7 +205,7 @@ class Keeper(keras.callbacks.Callback):
       history_path: history.csv, or None.
       waited: epochs since the last improvement, of a phase that goes on.
       improved: whether an epoch of such a phase was the best.
-      writers: {"train": ..., "validation": ...} TensorBoard summary writers; may be empty.
+      writers: {"train": ..., "validation": ...}, of `event_writers.make_writers`; may be empty.
     """
 
     def __init__(
@@ -190,7 +216,7 @@ class Keeper(keras.callbacks.Callback):
         read_logs: Callable[[dict[str, float]], dict[str, float]],
         patience: int | None,
         history_path: str | None,
-        writers: dict[str, Any],
+        writers: Mapping[str, event_writers.EventWriter],
         waited: int = 0,
         improved: bool = False,
     ):
@@ -214,6 +240,8 @@ class Keeper(keras.callbacks.Callback):
         self._run.rows.append(row)
         self._write(row)
         value = values.get(f"val_{self._run.monitor}")
+        if value is None or math.isfinite(value):
+            self._check_weights(epoch + 1)
         if value is None:  # no validation data: the newest weights are the best known
             self._run.keep(epoch=epoch + 1, model=self.model)
             self.improved = True
@@ -223,7 +251,8 @@ class Keeper(keras.callbacks.Callback):
             raise DivergedError(
                 f"val_{self._run.monitor} became {value} in phase {self._phase!r}, epoch "
                 f"{epoch + 1}. Expected a finite number. The best weights so far are kept; try a "
-                "smaller --learning_rate."
+                "smaller --learning_rate.",
+                place={"phase": self._phase, "epoch": epoch + 1},
             )
         if self._run.offer(value, epoch=epoch + 1, model=self.model):
             self.improved = True
@@ -233,6 +262,18 @@ class Keeper(keras.callbacks.Callback):
         if self._patience is not None and self.waited >= self._patience:
             self.out_of_patience = True
             self.model.stop_training = True
+
+    def _check_weights(self, epoch: int) -> None:
+        """The loss of a step is that before its update: the last one of an epoch is not seen."""
+        for variable in self.model.trainable_variables:
+            if not np.isfinite(np.array(variable)).all():
+                self._write_history()
+                raise DivergedError(
+                    f"The weights {variable.path} are no finite numbers any more at the end of "
+                    f"epoch {epoch}, in phase {self._phase!r}. The best weights so far are kept; "
+                    "try a smaller --learning_rate or --gradient_clip_norm=1.",
+                    place={"phase": self._phase, "epoch": epoch},
+                )
 
     def _write_history(self) -> None:
         if self._history_path is not None and self._run.rows:
@@ -248,8 +289,7 @@ class Keeper(keras.callbacks.Callback):
                 continue
             split = "validation" if name.startswith("val_") else "train"
             if split in self._writers:
-                with self._writers[split].as_default():
-                    tf.summary.scalar(name.removeprefix("val_"), value, step=row["epoch"])
+                self._writers[split].write(name.removeprefix("val_"), value, step=row["epoch"])
 
 
 class EpochLines(keras.callbacks.Callback):

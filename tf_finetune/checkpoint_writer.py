@@ -46,6 +46,7 @@ class CheckpointWriter(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the step; behind the last one of an epoch comes its end."""
+        self._interruption.hold()
         step = self._first_step + batch + 1
         self._recorder.move(step=step)
         if step < self._steps:

@@ -11,12 +11,13 @@ Reference: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.htm
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def write(
     """
     numbers = list_numbers(folder)
     number = numbers[-1] + 1 if numbers else 1
-    with workdir.replace_file(_path(folder, number)) as temporary:
+    num_bytes = sum(array.nbytes for array in arrays.values())
+    with workdir.replace_file(_path(folder, number), num_bytes=num_bytes) as temporary:
         _write_archive(temporary, state, arrays)
         _check_archive(temporary)
     for old in list_numbers(folder)[:-keep]:
@@ -104,6 +106,39 @@ def read_newest(folder: str) -> tuple[Checkpoint | None, tuple[findings.Problem,
             continue
         return Checkpoint(number, state, arrays), tuple(warnings)
     return None, tuple(warnings)
+
+
+def describe_rest(folder: str) -> str:
+    """What a user whose disk is full can go on from.
+
+    Args:
+      folder: of the run's checkpoints; it need not exist.
+
+    Returns:
+      A sentence.
+    """
+    if not list_numbers(folder):
+        return "Make room, and run the same command again."
+    return (
+        "The former ones are whole: make room, and run the same command again to go on from the "
+        "newest."
+    )
+
+
+def digest_weights(weights: Iterable[np.ndarray]) -> str:
+    """Identifies weights.
+
+    Args:
+      weights: of a model, in its order.
+
+    Returns:
+      64 hex digits.
+    """
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{weight.dtype.str}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
 
 
 def remove_all(folder: str) -> None:

@@ -21,7 +21,8 @@ class DataSpec(options.CheckedSpec):
         "",
         "Folder of class folders, .csv of path,label or text,label, .tfrecord of tf.train.Example "
         "(or a pattern of several), tfds:NAME[:config][/split] or sklearn:NAME. A folder with "
-        "train, validation and test folders inside keeps that split.",
+        "train, validation and test folders inside keeps that split. Files and folders may lie in "
+        "gs://BUCKET/PATH.",
     )
     validation_data: str | None = option(None, "Validation examples, in a form of --data.")
     test_data: str | None = option(None, "Test examples, in a form of --data.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from tf_finetune import diagnosis_page, findings, specs, workdir
 from tf_finetune.data import doctor
+from tf_finetune.object_store import sessions
 
 
 def validate(
@@ -22,20 +23,24 @@ def validate(
       The report. Bad data raise nothing.
 
     Raises:
-      RefusedError: the output has another ending, or its folder does not exist.
+      RefusedError: the output has another ending, or its folder does not exist; data in an object
+        store cannot be copied.
       OSError: the output cannot be written.
     """
     output = spec.predict.output
     if output is not None:
         _check_output(output)
+    session = sessions.Session("", is_chief=False, announce=announce)
+    spec = session.localize(spec)
     report = doctor.examine(spec.data, heads=spec.heads, seed=spec.seed)
     if output is None:
-        announce(diagnosis_page.format_page(report).rstrip("\n"))
+        session.announce(diagnosis_page.format_page(report).rstrip("\n"))
         return report
     for problem in report.problems:
-        announce(f"{problem.severity}: {problem.message}")
+        session.announce(f"{problem.severity}: {problem.message}")
     announce(diagnosis_page.count_problems(report.problems))
-    workdir.write_atomic(output, diagnosis_page.format_report(report, path=output))
+    text = diagnosis_page.format_report(report, path=output)
+    workdir.write_atomic(output, session.name_urls(text))
     return report
 
 

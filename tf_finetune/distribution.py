@@ -18,7 +18,8 @@ from typing import Any
 
 from tf_finetune import findings, options, tf_config
 
-MULTI_WORKER = "multi_worker"
+MULTI_WORKER, TPU = "multi_worker", "tpu"
+_TPU_NAME, _LOCAL_TPU = "TPU_NAME", "local"
 PACKAGES = ("tf_finetune", "tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorflow-hub")
 
 
@@ -52,16 +53,19 @@ def make_strategy(name: str, *, announce: Callable[[str], None] = print) -> Any:
     """The tf.distribute strategy that a flag names.
 
     Args:
-      name: "auto", "one_device", "mirrored" or "multi_worker". auto is mirrored on several GPUs.
+      name: "auto", "one_device", "mirrored", "multi_worker" or "tpu". auto is mirrored on several
+        GPUs.
       announce: takes the line that says for whom this process waits.
 
     Returns:
       A tf.distribute.Strategy. mirrored uses all GPUs, without a GPU all logical CPU devices;
-      multi_worker all GPUs of each worker, or its CPU, and returns once all workers are there.
+      multi_worker all GPUs of each worker, or its CPU, and returns once all workers are there;
+      tpu all cores of the TPU of this machine, or of the one that the environment variable TPU_NAME
+      names.
 
     Raises:
       SpecError: TF_CONFIG does not say who the workers are, its address cannot be used, or this
-        process has used TensorFlow before.
+        process has used TensorFlow before; there is no TPU.
       tf_config.LostError: another worker did not come.
     """
     import tensorflow as tf
@@ -74,6 +78,8 @@ def make_strategy(name: str, *, announce: Callable[[str], None] = print) -> Any:
             f"{', '.join(place.addresses)}."
         )
         return _join_workers(place)
+    if name == TPU:
+        return _connect_tpu(os.environ.get(_TPU_NAME) or _LOCAL_TPU)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or (name == "auto" and len(gpus) > 1):
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -89,6 +95,24 @@ def _make_mirrored(devices: tuple[str, ...]) -> Any:
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _connect_tpu(name: str) -> Any:
+    import tensorflow as tf
+
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
+        return tf.distribute.TPUStrategy(resolver)
+    # Each way to look for a TPU has errors of its own: no device, no such name, no network.
+    except (tf.errors.OpError, ImportError, OSError, RuntimeError, ValueError) as error:
+        reason = findings.one_line(str(error).splitlines()[0] if str(error) else error)
+        raise options.SpecError(
+            f"--strategy={TPU}: TensorFlow {tf.__version__} finds no TPU where {_TPU_NAME}={name} "
+            f"says ({reason[:120].rstrip('.')}). Expected a machine with a TPU and a TensorFlow "
+            "that is built for it (the package tensorflow-tpu instead of tensorflow, in version "
+            "2.21 or later), or --strategy=auto."
+        ) from error
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_finetune import findings, head_kinds, serving_graph, version_folders, warmup
+from tf_finetune import disk_room, findings, head_kinds, serving_graph, version_folders, warmup
 from tf_finetune.data import (
     column_serving,
     columns,
@@ -274,9 +274,10 @@ def _check_columns(
 def _refuse_write_errors(export_dir: str) -> Iterator[None]:
     # TensorFlow's file system raises its own errors for a full disk.
     try:
-        yield
+        with disk_room.naming(export_dir):
+            yield
     except (OSError, tf.errors.OpError) as error:
-        reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
+        reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror or error
         message = (
             f"The export cannot be written below '{findings.one_line(export_dir)}': "
             f"{findings.one_line(reason)}. Free space there or choose another --export_dir."

@@ -79,6 +79,27 @@ class Requirement:
     value: float
 
 
+def read_service(text: str) -> tuple[str, int]:
+    """Parses a --data_service value.
+
+    Args:
+      text: grpc://HOST:PORT.
+
+    Returns:
+      (host, port); the host of an address of IPv6 without its brackets.
+
+    Raises:
+      SpecError: the text has another form, or there is no such port.
+    """
+    found = re.fullmatch(r"grpc://([^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text)
+    if not found or not 0 < int(found[2]) < 2**16:
+        raise SpecError(
+            "--data_service expects the address of a dispatcher, grpc://HOST:PORT, for example "
+            f"grpc://10.0.0.5:5000. Received {text!r}."
+        )
+    return found[1].strip("[]"), int(found[2])
+
+
 def read_requirement(text: str, *, flag: str) -> Requirement:
     """Parses SPLIT/METRIC:VALUE or SPLIT/HEAD/METRIC:VALUE.
 

@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune import (
+    disk_room,
     evaluation,
     exporting,
     findings,
     head_kinds,
+    out_of_memory,
     report,
     run_folder,
     run_records,
@@ -39,6 +41,7 @@ from tf_finetune.data import (
     text_store,
 )
 from tf_finetune.feature_cache import caching
+from tf_finetune.object_store import version_uploads
 
 
 class RequirementError(ValueError):
@@ -223,6 +226,7 @@ def tune_thresholds(
     heads: Sequence[specs.HeadSpec],
     batch_size: int,
     features: caching.FeatureCache | None = None,
+    service: str | None = None,
 ) -> tuple[trained.TrainedModel, tuple[str, ...]]:
     """Chooses the thresholds of the heads that leave them to the run.
 
@@ -232,6 +236,8 @@ def tune_thresholds(
       heads: the heads as they were asked for, in the order of the model's.
       batch_size: examples at a time.
       features: of the run that trained the model; None: it runs whole.
+      service: address of a tf.data service whose workers read the images; None: this process
+        does.
 
     Returns:
       (the model with its thresholds, a sentence for each head that has them). The sentences are
@@ -248,8 +254,13 @@ def tune_thresholds(
     logits = {name: np.zeros_like(values) for name, values in labels.items()}
     # Without enough positives of any class there is nothing to run the model for.
     if any(thresholds.has_enough(values) for values in labels.values()):
-        with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
-            model, dataset = _make_dataset(outcome, split, features, batch_size=batch_size)
+        with (
+            pipeline.naming_bad_images(split, pre=outcome.preprocessing),
+            out_of_memory.naming_batch_size(batch_size, what="Evaluating"),
+        ):
+            model, dataset = _make_dataset(
+                outcome, split, features, batch_size=batch_size, service=service
+            )
             logits, labels = evaluation.compute_logits(
                 model, dataset, heads=tuned, split="thresholds"
             )
@@ -270,6 +281,7 @@ def evaluate_split(
     folder: str,
     batch_size: int,
     features: caching.FeatureCache | None = None,
+    service: str | None = None,
 ) -> evaluation.EvalReport:
     """Measures a trained model on a split and writes evaluation/SPLIT/.
 
@@ -279,6 +291,8 @@ def evaluate_split(
       folder: the workdir.
       batch_size: examples at a time.
       features: of the run that trained the model; None: it runs whole.
+      service: address of a tf.data service whose workers read the images; None: this process
+        does.
 
     Returns:
       The report.
@@ -286,8 +300,13 @@ def evaluate_split(
     Raises:
       RefusedError: the reports cannot be written.
     """
-    with pipeline.naming_bad_images(split, pre=outcome.preprocessing):
-        model, dataset = _make_dataset(outcome, split, features, batch_size=batch_size)
+    with (
+        pipeline.naming_bad_images(split, pre=outcome.preprocessing),
+        out_of_memory.naming_batch_size(batch_size, what="Evaluating"),
+    ):
+        model, dataset = _make_dataset(
+            outcome, split, features, batch_size=batch_size, service=service
+        )
         measured = evaluation.evaluate_model(
             model,
             dataset,
@@ -301,7 +320,10 @@ def evaluate_split(
         report.write_report(measured, target, notes=notes)
     except OSError as error:
         shown = findings.one_line(target)
-        message = f"The reports cannot be written to {shown}: {error.strerror}. Make room there."
+        advice = "Choose a folder that you may write, or change its permissions."
+        if isinstance(error, disk_room.FullDiskError):
+            advice = "The former ones are whole: make room there, and run the same command again."
+        message = f"The reports cannot be written to {shown}: {error.strerror}. {advice}"
         raise findings.RefusedError(findings.Problem(message, path=target)) from error
     return measured
 
@@ -312,13 +334,16 @@ def _make_dataset(
     features: caching.FeatureCache | None,
     *,
     batch_size: int,
+    service: str | None,
 ) -> tuple[Any, tf.data.Dataset]:
     """(what is left of the model to run, its inputs with labels)."""
     split, model = token_lengths.sort_split(split, outcome.model), outcome.model
     behind = features.find_behind(split) if features is not None and len(split) else None
     if behind is not None:
         model, split = behind
-    return model, pipeline.make_dataset(split, outcome.preprocessing, batch_size=batch_size)
+    return model, pipeline.make_dataset(
+        split, outcome.preprocessing, batch_size=batch_size, service=service
+    )
 
 
 def _list_threshold_notes(outcome: trained.TrainedModel, split: str) -> list[str]:
@@ -334,13 +359,13 @@ def _list_threshold_notes(outcome: trained.TrainedModel, split: str) -> list[str
 
 
 def check_report_places(folder: str) -> None:
-    """Refuses a folder in which reports would be written to another place.
+    """Refuses a folder in which reports would be written to another place, or not at all.
 
     Args:
       folder: the workdir.
 
     Raises:
-      RefusedError: a link leads out of it.
+      RefusedError: a link leads out of it, or it cannot be written.
     """
     workdir.check_inside(
         folder,
@@ -348,9 +373,15 @@ def check_report_places(folder: str) -> None:
             os.path.join(base, workdir.EVALUATION_DIR, split, name)
             for base in ("", workdir.OTHER_DATA_DIR)
             for split in ("validation", "test")
-            for name in (report.REPORT_JSON, report.REPORT_MARKDOWN)
+            for name in (workdir.REPORT_JSON, workdir.REPORT_MARKDOWN)
         ),
     )
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+        message = (
+            f"--workdir={findings.one_line(folder)} cannot be written, and reports would go there. "
+            "Change its permissions, or copy it to a folder that you may write."
+        )
+        raise findings.RefusedError(findings.Problem(message, path=folder, flag="--workdir"))
 
 
 def check_status(folder: str) -> None:
@@ -392,7 +423,7 @@ def export_trained(
       The version.
 
     Raises:
-      RefusedError: export_dir cannot be written.
+      RefusedError: export_dir cannot be written, or the object store that it is in.
     """
     inputs: list[Any] = []
     count = spec.export.warmup_examples
@@ -408,13 +439,19 @@ def export_trained(
         # The same seed draws the same rows.
         rows = samples.sample_rows(split, beside, count=count, seed=0)
         inputs = list(zip(inputs, rows, strict=True)) if main is not beside else list(rows)
-    return exporting.write_export(
-        outcome.model,
-        heads=outcome.heads,
-        preprocessing=outcome.preprocessing,
-        export_dir=spec.export.export_dir or os.path.join(folder, workdir.EXPORT_DIR),
-        warmup_inputs=inputs,
-    )
+    export_dir = spec.export.export_dir or os.path.join(folder, workdir.EXPORT_DIR)
+    with version_uploads.staged(export_dir, owner=folder) as (place, send):
+        exported = exporting.write_export(
+            outcome.model,
+            heads=outcome.heads,
+            preprocessing=outcome.preprocessing,
+            export_dir=place,
+            warmup_inputs=inputs,
+        )
+        if send is None:
+            return exported
+        path, version = send(exported.path)
+    return dataclasses.replace(exported, path=path, version=version)
 
 
 def _with_split_file(spec: specs.DataSpec, folder: str) -> specs.DataSpec:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_finetune import specs, token_lengths, training_cost, workers
-from tf_finetune.data import batching, pipeline, preprocessing, resampling
+from tf_finetune.data import batch_order, batching, pipeline, preprocessing, resampling
 from tf_finetune.data import loading as data_loading
 from tf_finetune.feature_cache import caching, feature_pass
 from tf_finetune.models import loading as model_loading
@@ -107,7 +107,7 @@ class PhaseData:
           The cut model with its features; None: the phase trains on the inputs themselves.
 
         Raises:
-          RefusedError: a file of the data is gone; there is room for features on some workers only.
+          RefusedError: a file of the data is gone.
           feature_pass.OutOfTimeError: the deadline was over before the features were computed.
         """
         train, validation = self._task.splits.train, self._validation_split
@@ -123,10 +123,7 @@ class PhaseData:
             num_epochs=phase.epochs,
             dry_run=dry_run,
             deadline=deadline,
-        )
-        self._team.check_same(
-            {"what there is room for": None if self._cached is None else "features"},
-            hint="Give --feature_cache=off, or make room.",
+            team=self._team,
         )
         if self._cached is not None:
             train, validation = self._cached.train, self._cached.validation
@@ -145,6 +142,29 @@ class PhaseData:
           Dataset of the others.
         """
         return self._make_train(self._train_split, first_batch=first_step)
+
+    def list_keys(self, epoch: int, first_step: int, last_step: int) -> list[str]:
+        """The examples of some steps of training, over all workers.
+
+        Args:
+          epoch: 0-based, of the run.
+          first_step: 0-based, of the epoch.
+          last_step: the step behind the last.
+
+        Returns:
+          Their keys, step by step.
+        """
+        split = self._train_split
+        places = batch_order.find_examples(
+            split,
+            batch_size=self._task.train.step_examples,
+            shuffle_seed=self._task.seed,
+            epoch=epoch,
+            steps=(first_step, last_step),
+            num_replicas=self._num_replicas,
+            strata=self._find_strata(split),
+        )
+        return [str(key) for key in split.keys[places]]
 
     def make_timed(self) -> tf.data.Dataset:
         """Steps enough to tell what one costs: the first ones trace the graph.
@@ -190,6 +210,7 @@ class PhaseData:
             strata=self._find_strata(split),
             first_batch=first_batch,
             share=self._share,
+            service=task.train.data_service,
         )
         return dataset if self._cached is None else self._cached.map_batches(dataset)
 
@@ -201,6 +222,7 @@ class PhaseData:
             with_weights=True,
             num_replicas=self._num_replicas,
             share=self._share,
+            service=self._task.train.data_service,
         )
         if self._cached is None:
             return dataset

@@ -19,6 +19,7 @@ from tf_finetune import (
     callbacks,
     checkpoint_writer,
     distribution,
+    event_writers,
     freezing,
     interruptions,
     monitors,
@@ -100,8 +101,14 @@ class Fitter:
         self._strategy = strategy or tf.distribute.get_strategy()
         self._team = workers.Workers(self._strategy)
         self._workdir = workdir_path
-        self._takes_strings = any(tensor.dtype == "string" for tensor in model.inputs)
         distribution.check_steps(self._strategy, steps_per_execution=task.train.steps_per_execution)
+        # XLA has no strings, and Keras only asks the layers whether it may compile them. Nor has it
+        # slices of a size that is only known when it runs. A TPU's strategy compiles by itself.
+        self._may_compile = not (
+            any(tensor.dtype == "string" for tensor in model.inputs)
+            or task.train.accumulate_steps > 1
+            or isinstance(self._strategy, tf.distribute.TPUStrategy)
+        )
         self._data = phase_data.PhaseData(task, backbone, features, strategy=self._strategy)
         monitor = task.train.monitor or monitors.name_total(task.splits.heads)
         monitors.check_monitor(monitor, task.splits.heads)
@@ -194,11 +201,7 @@ class Fitter:
                 metrics=None if tried else objectives.make_metrics(infos),
                 auto_scale_loss=False,
                 steps_per_execution=1 if tried else self._data.steps_at_once,
-                # XLA has no strings, and Keras only asks the layers whether it may compile them.
-                # Nor has it slices of a size that is only known when it runs.
-                jit_compile=False
-                if self._takes_strings or task.train.accumulate_steps > 1
-                else "auto",
+                jit_compile="auto" if self._may_compile else False,
             )
             trainer.optimizer.build(trainer.trainable_variables)
         return trainer
@@ -348,7 +351,7 @@ class Fitter:
         """
         standing = self._recorder.standing
         first_epoch, last_epoch = standing.first_epoch, standing.first_epoch + (phase.epochs or 1)
-        writers = self._make_writers()
+        writers = event_writers.make_writers(self._path(workdir.LOGS_DIR))
         keeper = callbacks.Keeper(
             self.run,
             phase=phase.name,
@@ -414,10 +417,12 @@ class Fitter:
             trainer.evaluate(self._data.train.take(1), verbose=0)
         first = (
             callbacks.ExampleOrder(self._data.epoch),
-            non_finite := callbacks.StopOnNonFinite(phase),
+            non_finite := callbacks.StopOnNonFinite(phase, self._data.list_keys),
             worker_callbacks.MeanStatistics(self._team),
         )
-        with interruptions.postponed() as interruption:
+        # Until a step is done there is nothing to write down, and compiling takes long; but workers
+        # end together, after a step.
+        with interruptions.postponed(is_held=self._team.is_joined) as interruption:
             saver = checkpoint_writer.CheckpointWriter(
                 self._recorder,
                 keeper,
@@ -444,15 +449,6 @@ class Fitter:
         self._model.set_weights(self.run.best_weights)
         freezing.release_plan(self._backbone.model)
         self._data.close()
-
-    def _make_writers(self) -> dict[str, Any]:
-        if self._workdir is None:
-            return {}
-        logs = os.path.join(self._workdir, workdir.LOGS_DIR)
-        return {
-            name: tf.summary.create_file_writer(os.path.join(logs, name))
-            for name in ("train", "validation")
-        }
 
     def _path(self, name: str) -> str | None:
         return None if self._workdir is None else os.path.join(self._workdir, name)

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from tf_finetune import (
+    disk_room,
     findings,
     head_kinds,
     prediction_images,
@@ -228,6 +229,10 @@ def write_predictions(
             masks.publish()
     except OSError as error:
         message = f"--output={findings.one_line(path)} cannot be written: {error.strerror}."
+        if isinstance(error, disk_room.FullDiskError):
+            message += (
+                " A former file is as it was: make room there, and run the same command again."
+            )
         raise findings.RefusedError(
             findings.Problem(message, path=path, flag="--output")
         ) from error

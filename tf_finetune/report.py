@@ -10,10 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tf_finetune import evaluation, findings, head_kinds, head_metrics, workdir
-
-REPORT_JSON = "report.json"
-REPORT_MARKDOWN = "report.md"
+from tf_finetune import disk_room, evaluation, findings, head_kinds, head_metrics, workdir
 
 _FEW_EXAMPLES = 30
 # Wider matrices have numbers for column heads: names would not fit a page.
@@ -39,11 +36,17 @@ def write_report(report: evaluation.EvalReport, folder: str, *, notes: Sequence[
       folder: where they go; it is made if missing, and former reports are replaced.
 
     Raises:
-      OSError: the folder cannot be written or the disk is full.
+      OSError: the folder cannot be written or the disk is full; former reports are untouched.
     """
-    workdir.write_json(os.path.join(folder, REPORT_JSON), to_json_dict(report, notes=notes))
-    text = format_markdown(report, notes=notes)
-    workdir.write_atomic(os.path.join(folder, REPORT_MARKDOWN), text)
+    texts = (
+        workdir.format_json(to_json_dict(report, notes=notes)),
+        format_markdown(report, notes=notes),
+    )
+    paths = [os.path.join(folder, name) for name in (workdir.REPORT_JSON, workdir.REPORT_MARKDOWN)]
+    with workdir.replace_pair(*paths) as temporaries:
+        for path, temporary, text in zip(paths, temporaries, texts, strict=True):
+            with disk_room.naming(path), open(temporary, "wb") as file:
+                file.write(text.encode())
 
 
 def to_json_dict(report: evaluation.EvalReport, *, notes: Sequence[str] = ()) -> dict[str, Any]:

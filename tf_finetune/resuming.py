@@ -7,9 +7,8 @@ been.
 """
 
 import dataclasses
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -89,6 +88,7 @@ class Recorder:
       standing: where the run stands.
       settled: {option: what was measured for it} before the run was interrupted; empty where it
         starts.
+      note_written: called after each whole checkpoint; its time counts as that of writing.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Recorder:
         self._written = self._began
         self._write_secs = 0.0
         self.settled: dict[str, Any] = {}
+        self.note_written: Callable[[], None] = lambda: None
         self.standing = Standing()
 
     @property
@@ -371,9 +372,10 @@ class Recorder:
         except (OSError, checkpoints.DamagedError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"read back, {error}"
             raise self._refused(
-                f"a checkpoint cannot be written: {reason}. The former ones are whole: make room, "
-                "and run the same command again to go on from the newest."
+                f"a checkpoint cannot be written: {reason}. "
+                + checkpoints.describe_rest(self._folder)
             ) from error
+        self.note_written()
         self._written = time.monotonic()
         self._write_secs = self._written - start
 
@@ -430,22 +432,6 @@ def settle_phases(
         else phase
         for phase in rate_range.settle_phases(phases, standing.ranges)
     )
-
-
-def digest_weights(weights: Iterable[np.ndarray]) -> str:
-    """Identifies weights.
-
-    Args:
-      weights: of a model.
-
-    Returns:
-      64 hex digits.
-    """
-    digest = hashlib.sha256()
-    for weight in weights:
-        digest.update(f"{weight.dtype.str}{weight.shape}".encode())
-        digest.update(np.ascontiguousarray(weight).data)
-    return digest.hexdigest()
 
 
 def _list_variables(trainer: keras.Model) -> dict[str, list[Any]]:

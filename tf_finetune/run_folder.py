@@ -24,7 +24,6 @@ from tf_finetune import (
 COMPLETED = "completed"
 REQUIREMENT_NOT_MET = "requirement_not_met"
 DIVERGED = "diverged"
-_REQUEST = "state/request.flags"
 _STATUSES = (COMPLETED, REQUIREMENT_NOT_MET, DIVERGED)
 _MOST_DIFFERENCES = 10
 
@@ -148,11 +147,17 @@ def _is_free(folder: str) -> bool:
         raise _refused(f"--workdir={shown} is a file. Expected a folder.", folder)
     if os.path.isfile(os.path.join(folder, workdir.RUN_FLAGS)):
         return False
-    # A run that was ended before it claimed the folder has left its lock.
+    # A run that was ended, or had no room, before it had claimed the folder has left its lock, and
+    # maybe what was asked for.
     state = os.path.join(folder, workdir.STATE_DIR)
-    return set(os.listdir(folder)) <= {workdir.STATE_DIR} and (
-        not os.path.isdir(state) or set(os.listdir(state)) <= {run_lock.NAME}
+    return _list_finished(folder) <= {workdir.STATE_DIR} and (
+        not os.path.isdir(state)
+        or _list_finished(state) <= {run_lock.NAME, os.path.basename(workdir.REQUEST)}
     )
+
+
+def _list_finished(folder: str) -> set[str]:
+    return {name for name in os.listdir(folder) if not workdir.is_unfinished(name)}
 
 
 def claim(folder: str, *, requested: specs.RunSpec) -> None:
@@ -167,7 +172,7 @@ def claim(folder: str, *, requested: specs.RunSpec) -> None:
     """
     try:
         flags_text = spec_flags.write_flags(requested)
-        workdir.write_atomic(os.path.join(folder, _REQUEST), flags_text)
+        workdir.write_atomic(os.path.join(folder, workdir.REQUEST), flags_text)
         workdir.write_atomic(os.path.join(folder, workdir.RUN_FLAGS), flags_text)
     except OSError as error:
         raise run_lock.refuse_unwritable(folder, error) from error
@@ -287,7 +292,7 @@ def read_flag_lines(folder: str) -> frozenset[str]:
     """
     _check_holds_run(folder)
     lines: set[str] = set()
-    for name in (_REQUEST, workdir.RUN_FLAGS):
+    for name in (workdir.REQUEST, workdir.RUN_FLAGS):
         if os.path.isfile(os.path.join(folder, name)):
             lines.update(_read_lines(folder, name))
     return frozenset(lines)
@@ -318,7 +323,7 @@ def _check_holds_run(folder: str) -> None:
 
 def _differences(folder: str, requested: str) -> list[str]:
     candidates = []
-    for name in (_REQUEST, workdir.RUN_FLAGS):
+    for name in (workdir.REQUEST, workdir.RUN_FLAGS):
         if not os.path.isfile(os.path.join(folder, name)):
             continue
         ours, theirs = requested.splitlines(), _read_lines(folder, name)
@@ -331,9 +336,9 @@ def _differences(folder: str, requested: str) -> list[str]:
 
 
 def _describe_lost(folder: str) -> str:
-    if os.path.isfile(os.path.join(folder, _REQUEST)):
+    if os.path.isfile(os.path.join(folder, workdir.REQUEST)):
         return ""
-    return f" ({_REQUEST}, with what was asked for, is missing: these are resolved values)"
+    return f" ({workdir.REQUEST}, with what was asked for, is missing: these are resolved values)"
 
 
 def _join_first(differences: list[str]) -> str:

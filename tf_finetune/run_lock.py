@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from tf_finetune import findings, workdir
+from tf_finetune import disk_room, findings, workdir
 
 NAME = "lock"
 
@@ -35,8 +35,10 @@ def hold(folder: str, *, announce: Callable[[str], None] = print) -> Iterator[No
     with contextlib.ExitStack() as stack:
         while True:
             try:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                with disk_room.naming(folder):
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                with disk_room.naming(path):
+                    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:  # a run that ends has removed the folder meanwhile
                 continue
             except OSError as error:
@@ -45,9 +47,13 @@ def hold(folder: str, *, announce: Callable[[str], None] = print) -> Iterator[No
             _lock(descriptor, folder, announce)
             if _is_at(descriptor, path):
                 break
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         stack.callback(_remove_empty, folder, path)
+        try:
+            with disk_room.naming(path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise refuse_unwritable(folder, error) from error
         yield
 
 
@@ -62,10 +68,10 @@ def refuse_unwritable(folder: str, error: OSError) -> findings.RefusedError:
       The error to raise.
     """
     shown = findings.one_line(folder)
-    message = (
-        f"--workdir={shown} cannot be written: {error.strerror}. Choose a folder that you may "
-        "write."
-    )
+    advice = "Choose a folder that you may write."
+    if isinstance(error, disk_room.FullDiskError):
+        advice = "Make room, and run the same command again, or choose another folder."
+    message = f"--workdir={shown} cannot be written: {error.strerror}. {advice}"
     return _refused(message, folder)
 
 

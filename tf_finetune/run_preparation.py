@@ -1,11 +1,14 @@
 """Everything that decides what a run will train, told before it starts."""
 
 import dataclasses
+import hashlib
 
 import keras
 
 from tf_finetune import (
     batch_sizes,
+    checkpoints,
+    distribution,
     findings,
     input_checks,
     monitors,
@@ -17,7 +20,18 @@ from tf_finetune import (
     token_lengths,
     training,
 )
-from tf_finetune.data import leaks, mixed_spec, pipeline, preprocessing, samples
+from tf_finetune.data import (
+    data_service,
+    image_stores,
+    input_stores,
+    leaks,
+    mixed_spec,
+    pipeline,
+    preprocessing,
+    samples,
+)
+from tf_finetune.data import loading as data_loading
+from tf_finetune.feature_cache import choosing
 from tf_finetune.models import loading as model_loading
 from tf_finetune.models import pixel_range
 
@@ -35,13 +49,16 @@ def prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]:
 
     Raises:
       SpecError, RefusedError: model, data and options do not go together.
+      tf_config.LostError: see `data_service.reach`.
     """
     spec = run.spec
     monitors.check_monitor(spec.train.monitor, run.splits.heads)
+    _reach_service(run)
     with run.strategy.scope():
         backbone = model_loading.load_backbone(spec.model, precision=run.precision, data=spec.data)
     run.warn(run_messages.list_trust_warnings(backbone.found or (), spec.model))
     run.clock.lap("model")
+    _check_tpu(run, backbone)
     prepared: preprocessing.InputSpec = input_checks.settle_inputs(spec, backbone, run.splits)
     phases = _plan_phases(run, backbone)
     step_precision.check_processor(phases)
@@ -67,6 +84,94 @@ def prepare(run: run_state.Run) -> tuple[model_loading.Backbone, training.Task]:
         precision=run.precision,
         augment=spec.augment,
     )
+
+
+def match_heads(
+    head_specs: tuple[specs.HeadSpec, ...], splits: data_loading.Splits
+) -> tuple[specs.HeadSpec, ...]:
+    """A spec for each head of the data.
+
+    Args:
+      head_specs: as they were given; may be empty.
+      splits: the data, whose heads they are or decide.
+
+    Returns:
+      Those that were given; where none was, one for each head that was inferred from the labels.
+    """
+    if head_specs:
+        return head_specs
+    return tuple(specs.HeadSpec(name=info.name, kind=info.kind) for info in splits.heads)
+
+
+def check_same_inputs(
+    run: run_state.Run, model: keras.Model, choice: choosing.Choice | None
+) -> None:
+    """Refuses workers that see other examples or other weights than the chief.
+
+    Args:
+      run: the run.
+      model: with the weights to start from.
+      choice: what was decided about the frozen part; None: nothing.
+
+    Raises:
+      RefusedError: a worker's differ from the chief's; all workers raise it.
+    """
+    if not run.team.is_joined:
+        return
+    rows = hashlib.sha256()
+    for row in data_loading.iterate_split_rows(run.splits):
+        rows.update(row.encode())
+    run.team.check_same(
+        {
+            "the examples": rows.hexdigest(),
+            "the weights to start from": checkpoints.digest_weights(model.get_weights()),
+            "the arithmetic of features": f"{choice.mode} {choice.precision}" if choice else None,
+        },
+        hint="Expected the same files and the same versions on all of them.",
+    )
+
+
+def _reach_service(run: run_state.Run) -> None:
+    """Looks whether the workers of --data_service see the files, before anything takes its time."""
+    service = run.spec.train.data_service
+    if service is None:
+        return
+    # The first and the last of each split: a source of its own may lie elsewhere.
+    ends = [
+        part.inputs.paths[part.indices[row]]
+        for part in run.splits.parts
+        if len(part) and isinstance(part.inputs, image_stores.PathImages)
+        for row in (0, -1)
+    ]
+    number = data_service.reach(service, tuple(dict.fromkeys(ends)))
+    shown = "1 worker reads" if number == 1 else f"{number} workers read"
+    run.announce(f"Data service {service}: {shown} the images.")
+
+
+def _check_tpu(run: run_state.Run, backbone: model_loading.Backbone) -> None:
+    if run.spec.train.strategy == distribution.TPU and backbone.input_kind == input_stores.TEXT:
+        message = (
+            "--strategy=tpu: the model takes texts, and a TPU has no strings. Use --strategy=auto."
+        )
+        raise findings.RefusedError(findings.Problem(message, flag="--strategy"))
+
+
+def suit_device(spec: specs.RunSpec) -> specs.RunSpec:
+    """The spec without what only processors do, where another device trains.
+
+    Args:
+      spec: any; what it asks for in so many words has been refused for that device.
+
+    Returns:
+      A copy, or the spec itself.
+    """
+    if spec.train.strategy != distribution.TPU:
+        return spec
+    # What compiles or rounds steps here is made for processors.
+    train = dataclasses.replace(
+        spec.train, feature_cache=choosing.OFF, training_precision=step_precision.FLOAT32
+    )
+    return dataclasses.replace(spec, train=train)
 
 
 def settle_size(spec: specs.RunSpec, size: int = batch_sizes.PROVISIONAL) -> specs.RunSpec:
@@ -154,6 +259,8 @@ def _read_inputs(
         prepared,
         on_bad_example=data.on_bad_example,
         max_image_pixels=data.max_image_pixels,
+        # What is kept in this process's memory no worker of a service can read.
+        memory_bytes=0 if run.spec.train.data_service else None,
     )
     run.warn((*problems, *leaks.find_equal_inputs(run.splits)))
     run.splits = token_lengths.count_splits(run.splits, backbone.model)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tf_finetune import (
+    checkpoints,
     distribution,
     monitors,
     resuming,
@@ -66,6 +67,7 @@ def write_start(
             strategy=run.strategy, precision=run.precision, seed=run.spec.seed
         ),
     )
+    run.sync()
 
 
 def write_flags(
@@ -111,6 +113,8 @@ def read_checkpoint(
       RefusedError: see `resuming.Recorder.read`.
     """
     train = run.spec.train
+    if run.team.is_chief:
+        workdir.remove_unfinished(run.folder)
     recorder = resuming.Recorder(
         os.path.join(run.folder, workdir.CHECKPOINTS_DIR),
         every_secs=train.checkpoint_secs,
@@ -119,12 +123,13 @@ def read_checkpoint(
         announce=run.announce,
         team=run.team,
     )
+    recorder.note_written = run.sync
     recorder.read(
         {
             "the data": run.splits.info.fingerprint,
             "the pretrained model": backbone.sha256,
             # Of a SavedModel or an application, the file's hash says little.
-            "the weights to start from": resuming.digest_weights(model.get_weights()),
+            "the weights to start from": checkpoints.digest_weights(model.get_weights()),
         }
     )
     return recorder
@@ -195,12 +200,14 @@ def _resolve(
             precision=run.precision,
             feature_cache=choice.mode if choice else spec.train.feature_cache,
             feature_precision=choice.precision if choice else spec.train.feature_precision,
-            strategy=_name_strategy(run.strategy),
+            strategy=_name_strategy(run.strategy, asked=spec.train.strategy),
         ),
     )
 
 
-def _name_strategy(strategy: Any) -> str:
+def _name_strategy(strategy: Any, *, asked: str) -> str:
+    if asked == distribution.TPU:
+        return asked
     if workers.is_of_workers(strategy):
         return distribution.MULTI_WORKER
     return "mirrored" if strategy.num_replicas_in_sync > 1 else "one_device"

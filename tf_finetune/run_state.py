@@ -67,6 +67,7 @@ class Run:
       strategy: a tf.distribute strategy.
       precision: of the backbone, resolved.
       team: the processes that train together.
+      sync: called after each whole write; sends it where the workdir is in an object store.
       warnings: what was warned of so far.
     """
 
@@ -80,6 +81,7 @@ class Run:
     strategy: Any
     precision: str
     team: workers.Workers
+    sync: Callable[[], None]
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def warn(self, problems: tuple[findings.Problem, ...]) -> None:

@@ -6,7 +6,6 @@ Reads top to bottom as a run happens. The other verbs, which start from a finish
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from tf_finetune import (
     input_checks,
     objectives,
     outcomes,
+    remote_paths,
     report,
     resuming,
     run_folder,
@@ -32,19 +32,20 @@ from tf_finetune import (
     run_preparation,
     run_start,
     run_state,
-    spec_flags,
+    same_run,
     spec_paths,
     specs,
     trained,
     training,
+    unfinished_runs,
     validation,
     workdir,
     workers,
 )
-from tf_finetune.data import loading as data_loading
-from tf_finetune.data import memory_source, mixed_spec, pipeline, preprocessing
-from tf_finetune.feature_cache import caching, choosing
+from tf_finetune.data import data_service, memory_source, mixed_spec, preprocessing
+from tf_finetune.feature_cache import caching
 from tf_finetune.models import loading as model_loading
+from tf_finetune.object_store import sessions
 
 # What may be measured before training, as checkpoints and messages name it.
 _BATCH_SIZE, _FEATURE_PRECISION = "--batch_size", "--feature_precision"
@@ -83,14 +84,16 @@ def train(
       SpecError, RefusedError: something cannot be used; nothing was trained.
       RequirementError: the model is trained and reported, but not good enough; not exported.
       DivergedError: the loss became NaN; the workdir has the best weights before that.
-      workers.LostError: another worker of --strategy=multi_worker does not answer any more.
+      workers.LostError: another worker of --strategy=multi_worker does not answer any more, or
+        there is no dispatcher or no worker of --data_service.
     """
     strategy = None
     if spec.train.strategy == distribution.MULTI_WORKER:  # before all else of TensorFlow
         strategy = distribution.make_strategy(spec.train.strategy, announce=announce)
     team = workers.Workers(strategy)
     sources = {"data": data, "validation_data": validation_data, "test_data": test_data}
-    with team.silenced(), team.naming_the_lost():
+    faults = data_service.naming_faults(spec.train.data_service)
+    with team.silenced(), team.naming_the_lost(), faults:
         return _train_together(spec, sources, strategy, team, announce=announce)
 
 
@@ -103,49 +106,63 @@ def _train_together(
     announce: Callable[[str], None],
 ) -> dict[str, Any]:
     clock = run_state.Clock()
+    remote_paths.check_paths(spec)
     given = memory_source.collect_all(**sources)
     spec = dataclasses.replace(spec, data=memory_source.name_sources(spec.data, given))
     # Messages name paths as they were typed; what is written must mean the same from any folder.
     request = spec_paths.absolute_paths(spec)
     folder = spec.workdir or run_folder.default_workdir(request)
-    team.check_same(_list_options(request, folder), hint="Start the same command on all of them.")
-    if not spec.dry_run and (
-        finished := team.ask_chief(lambda: run_folder.find_finished(folder, request))
-    ):
-        for text in run_messages.describe_finished(finished, folder=folder):
-            announce(text)
-        return _finish_again(finished)
+    options = same_run.list_options(request, folder)
+    team.check_same(options, hint="Start the same command on all of them.")
+    with sessions.opened(folder, is_chief=team.is_chief, announce=announce) as session:
+        if not spec.dry_run:
+            session.bring()
+            finished = team.ask_chief(lambda: run_folder.find_finished(session.folder, request))
+            if finished:
+                for text in run_messages.describe_finished(finished, folder=folder):
+                    announce(text)
+                return _finish_again(finished)
+        run = _open(session, spec, request, given=given, strategy=strategy, team=team, clock=clock)
+        return _train(run)
+
+
+def _open(
+    session: sessions.Session,
+    spec: specs.RunSpec,
+    request: specs.RunSpec,
+    *,
+    given: dict[str, Any],
+    strategy: Any,
+    team: workers.Workers,
+    clock: run_state.Clock,
+) -> run_state.Run:
+    """Reads what is known of the run before its model is opened."""
+    spec = session.localize(spec)
     splits, problems = validation.examine(spec, given)
     errors = [problem for problem in problems if problem.severity == findings.ERROR]
     if errors or splits is None:
         raise findings.RefusedError(*errors)
+    source = session.name_urls(splits.info.source)
+    splits = dataclasses.replace(splits, info=dataclasses.replace(splits.info, source=source))
     strategy = strategy or distribution.make_strategy(spec.train.strategy)
     distribution.check_steps(strategy, steps_per_execution=spec.train.steps_per_execution)
     keras.utils.set_random_seed(spec.seed)
     run = run_state.Run(
-        spec=run_preparation.settle_size(spec),
+        spec=run_preparation.settle_size(run_preparation.suit_device(spec)),
         request=request,
-        folder=os.path.abspath(folder),
-        announce=announce,
+        folder=os.path.abspath(session.folder),
+        announce=session.announce,
         clock=clock,
         splits=splits,
-        head_specs=_match_heads(spec.heads, splits),
+        head_specs=run_preparation.match_heads(spec.heads, splits),
         strategy=strategy,
         precision=distribution.resolve_precision(spec.train.precision),
         team=team,
+        sync=session.sync,
     )
     run.warn(tuple(problem for problem in problems if problem.severity != findings.ERROR))
     clock.lap("data")
-    return _train(run)
-
-
-def _list_options(request: specs.RunSpec, folder: str) -> dict[str, str | None]:
-    """{flag: its lines in run.flags}, and the workdir, which has none there."""
-    found: dict[str, str | None] = {"--workdir": os.path.abspath(folder)}
-    for line in spec_flags.write_flags(request).splitlines():
-        name = line.partition("=")[0]
-        found[name] = f"{found.get(name, '')}{line}\n"
-    return found
+    return run
 
 
 def _train(run: run_state.Run) -> dict[str, Any]:
@@ -183,16 +200,18 @@ def _estimate(
     task: training.Task,
     model: keras.Model,
 ) -> dict[str, Any]:
-    task, features = _plan(run, backbone, task, model, settled={})
-    result = training.fit(
-        model,
-        backbone,
-        task,
-        strategy=run.strategy,
-        dry_run=True,
-        features=features,
-        announce=run.announce,
-    )
+    with unfinished_runs.naming_faults(task):
+        task, features = _plan(run, backbone, task, model, settled={})
+    with unfinished_runs.naming_faults(task):
+        result = training.fit(
+            model,
+            backbone,
+            task,
+            strategy=run.strategy,
+            dry_run=True,
+            features=features,
+            announce=run.announce,
+        )
     run.announce("--dry_run: nothing was trained or written.")
     cost = dataclasses.asdict(result.cost) if result.cost else None
     return {"status": "dry_run", "cost": cost, "features_secs": features.estimated_secs}
@@ -234,7 +253,8 @@ def _train_in_folder(
     model: keras.Model,
 ) -> dict[str, Any]:
     recorder = run_start.read_checkpoint(run, backbone, model)
-    task, features = _plan(run, backbone, task, model, settled=recorder.settled)
+    with unfinished_runs.naming_faults(task):
+        task, features = _plan(run, backbone, task, model, settled=recorder.settled)
     choice = features.choice
     recorder.settle(
         {
@@ -244,7 +264,7 @@ def _train_in_folder(
     )
     phases = resuming.settle_phases(task.phases, recorder.standing)
     task = dataclasses.replace(task, phases=phases)
-    _check_same_inputs(run, model, choice)
+    run_preparation.check_same_inputs(run, model, choice)
     run.team.ask_chief(
         lambda: run_start.write_start(run, backbone, task, choice=choice, goes_on=recorder.goes_on)
     )
@@ -267,25 +287,6 @@ def _train_in_folder(
         features.close()
 
 
-def _check_same_inputs(
-    run: run_state.Run, model: keras.Model, choice: choosing.Choice | None
-) -> None:
-    """Refuses workers that see other examples or other weights than the chief."""
-    if not run.team.is_joined:
-        return
-    rows = hashlib.sha256()
-    for row in data_loading.iterate_split_rows(run.splits):
-        rows.update(row.encode())
-    run.team.check_same(
-        {
-            "the examples": rows.hexdigest(),
-            "the weights to start from": resuming.digest_weights(model.get_weights()),
-            "the arithmetic of features": f"{choice.mode} {choice.precision}" if choice else None,
-        },
-        hint="Expected the same files and the same versions on all of them.",
-    )
-
-
 def _fit(
     run: run_state.Run,
     backbone: model_loading.Backbone,
@@ -303,9 +304,7 @@ def _fit(
             run_start.write_flags(run, backbone, task, choice=features.choice, phases=phases)
 
     try:
-        with pipeline.naming_bad_images(
-            task.splits.train, task.splits.validation, pre=task.preprocessing
-        ):
+        with unfinished_runs.naming_faults(task):
             result = training.fit(
                 outcome.model,
                 backbone,
@@ -320,44 +319,10 @@ def _fit(
             )
     except (callbacks.DivergedError, KeyboardInterrupt) as error:
         if run.team.is_chief:
-            _keep_best(run, outcome, error)
+            unfinished_runs.keep_best(run, outcome, error)
         raise
     run.clock.lap("train")
     return result
-
-
-def _keep_best(run: run_state.Run, outcome: trained.TrainedModel, error: BaseException) -> None:
-    """Leaves what there is of a run that did not come to its end."""
-    text = "No epoch has ended."
-    has_epoch = os.path.isfile(os.path.join(run.folder, workdir.HISTORY))
-    if has_epoch or isinstance(error, callbacks.DivergedError):
-        trained.write_trained(run.folder, outcome)  # fit has put the best weights back
-        text = (
-            f"The best weights so far are in {run.folder}: --mode=evaluate and --mode=export "
-            "work on them."
-        )
-    run.announce(f"{text} {_describe_next(run, error)}")
-    if isinstance(error, callbacks.DivergedError):
-        workdir.write_json(
-            os.path.join(run.folder, workdir.SUMMARY),
-            {"status": run_folder.DIVERGED, "seconds": run.clock.total()},
-        )
-        _remove_checkpoints(run)
-
-
-def _remove_checkpoints(run: run_state.Run) -> None:
-    try:
-        run_folder.remove_checkpoints(run.folder)
-    except OSError as error:
-        message = f"The checkpoints in {run.folder} cannot be removed: {error.strerror}."
-        run.warn((findings.Problem(message, severity=findings.WARNING),))
-
-
-def _describe_next(run: run_state.Run, error: BaseException) -> str:
-    if isinstance(error, callbacks.DivergedError):
-        return "To train again, choose other flags and another --workdir."
-    start = "" if run_folder.has_checkpoint(run.folder) else ", from the start"
-    return f"Run the same command again to go on{start}."
 
 
 def _tune(
@@ -370,6 +335,7 @@ def _tune(
         heads=run.head_specs,
         batch_size=run.spec.train.batch_examples,
         features=features,
+        service=run.spec.train.data_service,
     )
     trained.write_trained(run.folder, outcome)
     for text in texts:
@@ -393,6 +359,7 @@ def _finish(
             folder=run.folder,
             batch_size=run.spec.train.batch_examples,
             features=features,
+            service=run.spec.train.data_service,
         )
         for split in (run.splits.validation, run.splits.test)
         if len(split)
@@ -416,20 +383,13 @@ def _finish(
     run.clock.lap("export")
     summary = _summarize(run, backbone, result, reports, exported)
     workdir.write_json(os.path.join(run.folder, workdir.SUMMARY), summary)
-    _remove_checkpoints(run)
+    unfinished_runs.remove_checkpoints(run)
+    run.sync()
     for text in run_messages.describe_end(summary, folder=run.folder):
         run.announce(text)
     if unmet:
         raise outcomes.RequirementError(unmet)
     return summary
-
-
-def _match_heads(
-    head_specs: tuple[specs.HeadSpec, ...], splits: data_loading.Splits
-) -> tuple[specs.HeadSpec, ...]:
-    if head_specs:
-        return head_specs
-    return tuple(specs.HeadSpec(name=info.name, kind=info.kind) for info in splits.heads)
 
 
 def _summarize(

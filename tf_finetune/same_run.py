@@ -1,6 +1,8 @@
-"""Flags that are given beside --workdir, against those of the run in it."""
+"""Flags against those of the run that they must be of: in a workdir, or of other workers."""
 
-from tf_finetune import run_folder, spec_flags, spec_paths, specs
+import os
+
+from tf_finetune import remote_paths, run_folder, spec_flags, spec_paths, specs
 
 # Flags that may differ from the run's own when a verb starts from its workdir.
 _MEASURING = {"batch_size", "max_image_pixels", "require_min", "require_max"}
@@ -21,7 +23,25 @@ _MAY_DIFFER = {
 # A run's folder may be a stranger's: what runs code is asked for again.
 _ALWAYS = {"mode", "workdir", "custom_objects", "trust_model"}
 # Of no run: where another verb is asked for them they are a mistake.
-_ONE_VERB_ONLY = {"dry_run", "input", "output", "top_k", "inspect_format"}
+_ONE_VERB_ONLY = {"data_service", "dry_run", "input", "output", "top_k", "inspect_format"}
+
+
+def list_options(request: specs.RunSpec, folder: str) -> dict[str, str | None]:
+    """What workers that train together must have been given alike.
+
+    Args:
+      request: with absolute paths.
+      folder: the workdir.
+
+    Returns:
+      {flag: its lines in run.flags}, and the workdir, which has none there.
+    """
+    place = folder if remote_paths.is_remote(folder) else os.path.abspath(folder)
+    found: dict[str, str | None] = {"--workdir": place}
+    for line in spec_flags.write_flags(request).splitlines():
+        name = line.partition("=")[0]
+        found[name] = f"{found.get(name, '')}{line}\n"
+    return found
 
 
 def check_flags(spec: specs.RunSpec, given: frozenset[str]) -> None:

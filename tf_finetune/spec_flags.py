@@ -41,7 +41,7 @@ _TITLES = {
 _COMPOSITES: dict[str, type] = {"head": specs.HeadSpec, "phase": specs.PhaseSpec}
 _NOT_IN_RUN_FLAGS = frozenset(
     {"mode", "workdir", "dry_run", "input", "output", "top_k", "inspect_format"}
-    | {"resume", "checkpoint_secs", "keep_checkpoints"}
+    | {"resume", "checkpoint_secs", "keep_checkpoints", "data_service"}
 )
 _PATHS = frozenset(
     {
@@ -176,7 +176,8 @@ def write_flags(spec: specs.RunSpec) -> str:
 
     Returns:
       A line per option that has a value; mode, workdir, dry_run, what --mode=predict reads, and
-      how a run is kept and gone on with are left out.
+      what does not change a run's result are left out: how it is kept and gone on with, and who
+      reads its images.
 
     Raises:
       SpecError: a value cannot stand in a flagfile.

@@ -56,7 +56,7 @@ def absolute_paths(spec: specs.RunSpec) -> specs.RunSpec:
 
 def _absolute(path: str | None) -> str | None:
     if not path or path.startswith(SOURCE_SCHEMES):
-        return path
+        return path.rstrip("/") if path and path.startswith("gs://") else path
     return os.path.abspath(os.path.expanduser(path))
 
 

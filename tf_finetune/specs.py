@@ -158,8 +158,9 @@ class TrainSpec(options.CheckedSpec):
         "auto",
         "tf.distribute strategy; auto: mirrored on several GPUs, else one device. multi_worker: "
         "with the processes that the environment variable TF_CONFIG names, each started with the "
-        "same flags.",
-        choices=("auto", "one_device", "mirrored", "multi_worker"),
+        "same flags. tpu: the TPU of this machine, or that of the environment variable TPU_NAME; "
+        "not tried on one.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
     precision: str = option(
         "auto",
@@ -209,6 +210,11 @@ class TrainSpec(options.CheckedSpec):
         "What kept features may take on the disk; the longest unused go first.",
         lower_bound=0.0,
     )
+    data_service: str | None = option(
+        None,
+        "grpc://HOST:PORT of the dispatcher of a tf.data service, whose workers read, decode and "
+        "vary the images of files that they see under the same paths; the batches are the same.",
+    )
 
     @property
     def batch_examples(self) -> int:
@@ -235,6 +241,11 @@ class TrainSpec(options.CheckedSpec):
             problems.append(
                 "--epochs and --phase exclude each other. Give epochs inside each --phase."
             )
+        if self.data_service is not None:
+            try:
+                option_values.read_service(self.data_service)
+            except SpecError as error:
+                problems.extend(error.problems)
         return problems
 
 
@@ -243,7 +254,8 @@ class ExportSpec(options.CheckedSpec):
     """Where the model for TF Serving goes and what it must reach first."""
 
     export_dir: str | None = option(
-        None, "Folder of versions for TF Serving; default: WORKDIR/export."
+        None,
+        "Folder of versions for TF Serving, local or gs://BUCKET/PATH; default: WORKDIR/export.",
     )
     require_min: tuple[str, ...] = option(
         (), "SPLIT/METRIC:VALUE; below it nothing is exported, exit code 3.", repeated=True
@@ -293,7 +305,9 @@ class RunSpec(options.CheckedSpec):
 
     mode: str = option("train", "What to do.", choices=MODES)
     workdir: str | None = option(
-        None, "Folder of everything the run leaves; default: runs/DATA-MODEL-HASH."
+        None,
+        "Folder of everything the run leaves, local or gs://BUCKET/PATH; default: "
+        "runs/DATA-MODEL-HASH.",
     )
     seed: int = option(0, "Feeds every random choice.", lower_bound=0, upper_bound=2**31 - 1)
     dry_run: bool = option(False, "Stop after saying what the run will cost in seconds and memory.")
@@ -324,7 +338,7 @@ class RunSpec(options.CheckedSpec):
                 for head in self.heads
                 if column is not None and head.label and column in head.label.split("+")
             ]
-        problems += self._find_worker_problems()
+        problems += self._find_worker_problems() + self._find_tpu_problems()
         phases = self.train.phases
         if self.freeze.freeze is not None and phases and all(phase.freeze for phase in phases):
             problems.append(
@@ -337,6 +351,11 @@ class RunSpec(options.CheckedSpec):
         """What several workers cannot do together."""
         if self.train.strategy != "multi_worker":
             return []
+        problems = []
+        if self.train.data_service is not None:
+            problems.append(
+                "--strategy=multi_worker: --data_service is for one process. Leave one of them out."
+            )
         refused = {
             "--batch_size=auto": self.train.batch_size == "auto",
             "--dry_run": self.dry_run,
@@ -345,9 +364,43 @@ class RunSpec(options.CheckedSpec):
             "--max_minutes": self.max_minutes is not None,
             "--steps_per_execution": self.train.steps_per_execution > 1,
         }
-        return [
+        return problems + [
             f"--strategy=multi_worker: {flag} is for one process: each worker would measure "
             "something else. Leave it out."
             for flag, is_given in refused.items()
+            if is_given
+        ]
+
+    def _find_tpu_problems(self) -> list[str]:
+        """What a TPU cannot do, or this program only does on processors."""
+        train = self.train
+        if train.strategy != "tpu":
+            return []
+        reasons = {
+            "--batch_size=auto": (train.batch_size == "auto", "measures the memory of others"),
+            f"--feature_cache={train.feature_cache}": (
+                train.feature_cache not in ("auto", "off"),
+                "compiles the frozen layers for a processor",
+            ),
+            "--precision=float16": (
+                train.precision == "float16",
+                "is no arithmetic of a TPU, which has bfloat16",
+            ),
+            "--steps_per_execution": (
+                train.steps_per_execution > 1,
+                "fails with several devices in Keras 3.15",
+            ),
+            "--training_precision=bfloat16": (
+                "bfloat16"
+                in (
+                    train.training_precision,
+                    *(phase.training_precision for phase in train.phases),
+                ),
+                "is for processors; --precision=bfloat16 is for a TPU",
+            ),
+        }
+        return [
+            f"--strategy=tpu: {flag} {reason}. Leave it out."
+            for flag, (is_given, reason) in reasons.items()
             if is_given
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tf_finetune import findings, head_kinds, model_meaning, run_records, workdir
+from tf_finetune import disk_room, findings, head_kinds, model_meaning, run_records, workdir
 from tf_finetune.data import preprocessing
 from tf_finetune.models import admission, model_building
 from tf_finetune.models import custom_objects as objects
@@ -41,7 +41,7 @@ class TrainedModel:
 
 
 def write_trained(folder: str, trained: TrainedModel) -> None:
-    """Writes model.keras and model.json, each whole or not at all.
+    """Writes model.keras and model.json, whole or not at all.
 
     Args:
       folder: the workdir.
@@ -50,17 +50,18 @@ def write_trained(folder: str, trained: TrainedModel) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    with workdir.replace_file(os.path.join(folder, workdir.MODEL)) as temporary:
-        trained.model.save(temporary, include_optimizer=False)
-    workdir.write_json(
-        os.path.join(folder, workdir.MODEL_INFO),
-        {
-            "format": _FORMAT_VERSION,
-            "heads": [dataclasses.asdict(head) for head in trained.heads],
-            "preprocessing": trained.preprocessing.to_dict(),
-            **trained.facts,
-        },
-    )
+    facts = {
+        "format": _FORMAT_VERSION,
+        "heads": [dataclasses.asdict(head) for head in trained.heads],
+        "preprocessing": trained.preprocessing.to_dict(),
+        **trained.facts,
+    }
+    paths = [os.path.join(folder, name) for name in (workdir.MODEL, workdir.MODEL_INFO)]
+    with workdir.replace_pair(*paths) as (model_path, facts_path):
+        with disk_room.naming(paths[0]):
+            trained.model.save(model_path, include_optimizer=False)
+        with open(facts_path, "w", encoding="utf-8") as file:
+            file.write(workdir.format_json(facts))
 
 
 def load_run(

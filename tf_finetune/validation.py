@@ -7,8 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf_finetune import evaluation, findings, option_values, specs, version_folders
-from tf_finetune.data import leaks, resampling
+from tf_finetune import (
+    evaluation,
+    findings,
+    option_values,
+    remote_paths,
+    spec_paths,
+    specs,
+    version_folders,
+)
+from tf_finetune.data import leaks, resampling, service_sources
 from tf_finetune.data import loading as data_loading
 from tf_finetune.models import formats
 from tf_finetune.models.encoders import vocabulary_files
@@ -48,7 +56,8 @@ def examine(
       given: examples in memory, see `data.memory_source.collect_all`.
 
     Returns:
-      (splits, problems); splits is None where the data have an error.
+      (splits, problems); splits is None where the data have an error, or lie in an object store:
+        what is left there is told once it is copied.
     """
     problems = [*find_missing_flags(spec), *_find_mixing_problems(spec)]
     splits = None
@@ -65,7 +74,7 @@ def examine(
             vocabulary_files.read_vocabulary(spec.data.vocabulary)
         except findings.RefusedError as error:
             problems += error.problems
-    if spec.data.data:
+    if spec.data.data and not remote_paths.is_data_remote(spec.data):
         try:
             splits = data_loading.load_data(
                 spec.data, heads=spec.heads, seed=spec.seed, **(given or {})
@@ -75,7 +84,7 @@ def examine(
             problems += error.problems
         except specs.SpecError as error:
             problems += [findings.Problem(text) for text in error.problems]
-    if spec.export.export_dir is not None:
+    if spec.export.export_dir is not None and not remote_paths.is_remote(spec.export.export_dir):
         problems += version_folders.check_export_dir(spec.export.export_dir)
     problems += _find_folder_problems(spec)
     named = spec.model.model.startswith(formats.APPLICATION_PREFIX) and not spec.model.weights
@@ -92,7 +101,28 @@ def examine(
         if spec.data.validation_data or spec.data.test_data:  # one source lists a file once
             problems += leaks.find_shared_files(splits)
         problems += _find_split_problems(spec, splits)
+        if spec.train.data_service is not None:
+            problems += service_sources.find_problems(spec.data, splits)
     return splits, tuple(problems)
+
+
+def check_existence(spec: specs.RunSpec) -> None:
+    """Refuses a missing model, data or vocabulary before TensorFlow's import takes its seconds.
+
+    Args:
+      spec: the run.
+
+    Raises:
+      RefusedError: one of them is missing; all problems of the run are told.
+    """
+    paths = [spec.model.model, spec.data.data, spec.data.vocabulary or spec.data.data]
+    local = [path for path in paths if not path.startswith(spec_paths.SOURCE_SCHEMES)]
+    if all(os.path.exists(path) for path in local):
+        return
+    problems = find_problems(spec)
+    errors = [problem for problem in problems if problem.severity == findings.ERROR]
+    if errors:
+        raise findings.RefusedError(*errors)
 
 
 def find_missing_flags(spec: specs.RunSpec) -> tuple[findings.Problem, ...]:
@@ -142,7 +172,8 @@ def _find_folder_problems(spec: specs.RunSpec) -> list[findings.Problem]:
                     )
                 )
     exports = os.path.abspath(spec.export.export_dir or spec.workdir or ".")
-    if any(character in exports for character in _PATTERN_CHARACTERS):
+    is_here = not remote_paths.is_remote(spec.export.export_dir or spec.workdir)
+    if is_here and any(character in exports for character in _PATTERN_CHARACTERS):
         problems.append(
             findings.Problem(
                 f"The export's folder {findings.one_line(exports)} has one of "

@@ -15,6 +15,7 @@ from tf_finetune import (
     diagnosis_page,
     distribution,
     findings,
+    remote_paths,
     run_folder,
     same_run,
     spec_paths,
@@ -23,6 +24,7 @@ from tf_finetune import (
     validation,
     workdir,
 )
+from tf_finetune.object_store import sessions
 
 if TYPE_CHECKING:
     from tf_finetune import evaluation, exporting, prediction, prediction_files
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 # An .h5 or .keras file is inspected without: an answer in under a second. So is data that holds
 # texts, or nothing that may be decoded.
 _MAY_NOT_NEED_TENSORFLOW = ("inspect", "validate")
+# What starts from a finished run.
+_OF_A_RUN = ("evaluate", "export", "predict")
 
 
+@sessions.on_local_copy
 def evaluate(
     workdir_path: str,
     *,
@@ -73,6 +78,8 @@ def evaluate(
     outcomes.check_report_places(workdir_path)
     outcome = trained.load_run(workdir_path, custom_objects=custom_objects, trust_model=trust_model)
     announce(run_messages.describe_sources(spec.data))
+    test_data = sessions.localize_source(test_data, spec, flag="test_data")
+    spec = sessions.localize(spec)
     if test_data is None:
         run_splits, warnings = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         splits = [split for split in (run_splits.validation, run_splits.test) if len(split)]
@@ -104,6 +111,7 @@ def evaluate(
     return reports
 
 
+@sessions.on_local_copy
 def export(
     workdir_path: str,
     *,
@@ -161,6 +169,7 @@ def export(
     split = None
     if warmup_examples is not None:
         announce(run_messages.describe_sources(spec.data))
+        spec = sessions.localize(spec)
         run_splits, _ = outcomes.load_run_splits(spec, outcome, folder=workdir_path)
         split = run_splits.test if len(run_splits.test) else run_splits.train
     exported = outcomes.export_trained(outcome, spec, folder=workdir_path, split=split)
@@ -168,6 +177,7 @@ def export(
     return exported
 
 
+@sessions.on_local_copy
 def predict(
     inputs: Sequence[str],
     output: str,
@@ -211,7 +221,7 @@ def predict(
     Raises:
       RefusedError: an input does not exist, the output cannot be written, or there is no model.
     """
-    from tf_finetune import prediction_files, prediction_masks
+    from tf_finetune import out_of_memory, prediction_files, prediction_masks
     from tf_finetune.data import input_stores
 
     prediction_files.check_output(output, inputs=tuple(inputs))
@@ -228,14 +238,15 @@ def predict(
         max_image_pixels=max_image_pixels,
         options={"predictor": predictor, "batch_size": batch_size, "top_k": top_k},
     )
-    written = prediction_files.write_predictions(
-        rows,
-        output,
-        heads=predictor.heads,
-        top_k=top_k,
-        of_texts=predictor.input_kind == input_stores.TEXT,
-        of_rows=predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED),
-    )
+    with out_of_memory.naming_batch_size(batch_size, what="Predicting"):
+        written = prediction_files.write_predictions(
+            rows,
+            output,
+            heads=predictor.heads,
+            top_k=top_k,
+            of_texts=predictor.input_kind == input_stores.TEXT,
+            of_rows=predictor.input_kind in (input_stores.COLUMNS, input_stores.MIXED),
+        )
     announce(f"{written.num_predicted} predictions, {written.num_errors} errors: {output}")
     return written
 
@@ -341,7 +352,7 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
 
     Returns:
       The exit code: 0, 2 (validate found errors), 3 (requirement not met), 4 (diverged) or 138
-      (another worker was lost).
+      (another process was lost).
 
     Raises:
       SpecError, RefusedError: what main turns into exit code 2.
@@ -349,9 +360,19 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     missing = validation.find_missing_flags(spec)
     if missing:
         raise findings.RefusedError(*missing)
+    remote_paths.check_paths(spec)
+    if spec.mode not in _OF_A_RUN or not remote_paths.is_remote(spec.workdir):
+        return _run_local(spec, given)
+    distribution.import_quietly()
+    with sessions.lent(spec.workdir or "") as folder:
+        return _run_local(dataclasses.replace(spec, workdir=folder), given)
+
+
+def _run_local(spec: specs.RunSpec, given: frozenset[str]) -> int:
+    """`run_verb` on a local workdir, which may be the copy of one; train finds its own."""
     same_run.check_flags(spec, given)
     if spec.mode == "train":
-        _answer_at_once(spec)
+        validation.check_existence(spec)
     if spec.mode in _MAY_NOT_NEED_TENSORFLOW:
         return _VERBS[spec.mode](spec, given)
     distribution.import_quietly()
@@ -371,18 +392,6 @@ def run_verb(spec: specs.RunSpec, *, given: frozenset[str]) -> int:
     except tf_config.LostError as error:
         print(f"error: {error}", file=sys.stderr)
         return tf_config.LOST_EXIT_CODE
-
-
-def _answer_at_once(spec: specs.RunSpec) -> None:
-    """Refuses a missing model, data or vocabulary before TensorFlow's import takes its seconds."""
-    paths = [spec.model.model, spec.data.data, spec.data.vocabulary or spec.data.data]
-    local = [path for path in paths if not path.startswith(spec_paths.SOURCE_SCHEMES)]
-    if all(os.path.exists(path) for path in local):
-        return
-    problems = validation.find_problems(spec)
-    errors = [problem for problem in problems if problem.severity == findings.ERROR]
-    if errors:
-        raise findings.RefusedError(*errors)
 
 
 def _run_train(spec: specs.RunSpec, given: frozenset[str]) -> int:

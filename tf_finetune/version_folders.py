@@ -10,6 +10,7 @@ https://www.tensorflow.org/tfx/serving/serving_config
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -17,9 +18,10 @@ import shutil
 import stat
 from collections.abc import Iterator
 
-from tf_finetune import findings, workdir
+from tf_finetune import disk_room, findings, workdir
 
 _TEMPORARY_PREFIX = "incomplete-"
+_TEMPORARY = re.compile(rf"{_TEMPORARY_PREFIX}[0-9a-f]{{16}}")
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 # TF Serving reads a version as int64; a larger number is one that it does not see.
@@ -53,7 +55,7 @@ def check_export_dir(path: str) -> tuple[findings.Problem, ...]:
         for folder in _missing_folders(path):
             os.mkdir(folder)
             made.append(folder)
-        with temporary_folder(path):
+        with disk_room.naming(path), temporary_folder(path):
             pass
     except (FileExistsError, NotADirectoryError):
         return (
@@ -67,7 +69,7 @@ def check_export_dir(path: str) -> tuple[findings.Problem, ...]:
         return (
             _problem(
                 f"--export_dir expects a folder that can be written. Received '{name}': "
-                f"{error.strerror}. Choose another folder or change its permissions.",
+                f"{error.strerror}. {_advise(error)}",
                 path,
             ),
         )
@@ -77,6 +79,12 @@ def check_export_dir(path: str) -> tuple[findings.Problem, ...]:
             for folder in reversed(made):
                 os.rmdir(folder)
     return ()
+
+
+def _advise(error: OSError) -> str:
+    if isinstance(error, disk_room.FullDiskError):
+        return "Make room there or choose another folder."
+    return "Choose another folder or change its permissions."
 
 
 def _problem(message: str, path: str) -> findings.Problem:
@@ -96,6 +104,8 @@ def _missing_folders(path: str) -> list[str]:
 def temporary_folder(export_dir: str) -> Iterator[str]:
     """Lends a new folder below `export_dir` under a name that TF Serving passes over.
 
+    While it is lent it is locked, so that what a killed run has left is known and removed.
+
     Args:
       export_dir: folder of versions; it and its parents are made where missing.
 
@@ -107,15 +117,49 @@ def temporary_folder(export_dir: str) -> Iterator[str]:
       OSError: a file is in the way or the folder cannot be written.
     """
     os.makedirs(export_dir, exist_ok=True)
-    path = os.path.join(export_dir, f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-    # 0777 under the umask, so that `publish` can read from it what the umask allows; tempfile
-    # would make it 0700, and a rename keeps that.
-    os.mkdir(path, 0o777)
+    _remove_left(export_dir)
+    path, descriptor = _make_locked(export_dir)
     try:
-        yield path
+        with workdir.begun(path):
+            yield path
     finally:
         # A folder that cannot be removed does no harm and must not hide the error that led here.
         shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make_locked(export_dir: str) -> tuple[str, int]:
+    """(a new folder, the open file that holds its lock)."""
+    while True:
+        path = os.path.join(export_dir, f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        # 0777 under the umask, so that `publish` can read from it what the umask allows; tempfile
+        # would make it 0700, and a rename keeps that.
+        os.mkdir(path, 0o777)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another run has taken it for one that was left
+            continue
+        # A file system without locks removes nothing of a killed run.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.isdir(path):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _remove_left(export_dir: str) -> None:
+    """Removes what runs have left that were killed while they exported."""
+    for name in os.listdir(export_dir):
+        if not _TEMPORARY.fullmatch(name):
+            continue
+        path = os.path.join(export_dir, name)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def publish(temporary: str, export_dir: str) -> int:

@@ -7,11 +7,13 @@ is flushed to the disk, and takes its name by a rename; a full disk leaves the f
 import contextlib
 import json
 import os
+import re
 import secrets
+import shutil
 import typing
 from collections.abc import Iterator
 
-from tf_finetune import findings, regular_files
+from tf_finetune import disk_room, findings, regular_files
 
 RUN_FLAGS = "run.flags"
 ENVIRONMENT = "environment.json"
@@ -30,6 +32,20 @@ MODEL_INFO = "model.json"
 EVALUATION_DIR = "evaluation"
 OTHER_DATA_DIR = "other_data"
 EXPORT_DIR = "export"
+REQUEST = "state/request.flags"
+REPORT_JSON = "report.json"
+REPORT_MARKDOWN = "report.md"
+# As `replace_file` names what is not whole yet.
+_OWN_NAMES = (
+    *(RUN_FLAGS, ENVIRONMENT, DATASET_INFO, SPLIT, FREEZE_PLAN, PROBLEMS, SUMMARY),
+    *(HISTORY, LR_RANGE, MODEL, MODEL_INFO, REQUEST, REPORT_JSON, REPORT_MARKDOWN),
+)
+_UNFINISHED = re.compile(
+    rf"\.[0-9a-f]{{8}}\.({'|'.join(re.escape(os.path.basename(name)) for name in _OWN_NAMES)})"
+)
+# What this process has begun and not given a name yet, for whoever ends it at once.
+_begun: set[str] = set()
+_SPLITS = ("validation", "test")
 
 
 def write_atomic(path: str, content: bytes | str) -> None:
@@ -42,36 +58,124 @@ def write_atomic(path: str, content: bytes | str) -> None:
     Raises:
       OSError: the folder cannot be written or the disk is full; a former file is untouched.
     """
-    with replace_file(path) as temporary, open(temporary, "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with (
+        replace_file(path, num_bytes=len(data)) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        file.write(data)
 
 
 @contextlib.contextmanager
-def replace_file(path: str) -> Iterator[str]:
+def replace_file(path: str, *, num_bytes: int | None = None) -> Iterator[str]:
     """Lends a temporary name beside `path`, and renames to `path` when the block ends well.
 
     For writers that insist on opening the file themselves, such as `keras.Model.save`.
 
     Args:
       path: the file to make or replace; missing folders are made.
+      num_bytes: what it will take, for the error of a full disk; None: nobody knows before.
 
     Yields:
       The temporary name, with the same ending. It is removed when the block raises.
 
     Raises:
-      OSError: the folder cannot be written or the disk is full; a former file is untouched.
+      OSError: the folder cannot be written; a former file is untouched.
+      disk_room.FullDiskError: the disk is full, likewise.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{secrets.token_hex(4)}.{name}")
+    with disk_room.naming(path, num_bytes=num_bytes), begun(temporary):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            yield temporary
+            sync_path(temporary)
+            os.replace(temporary, path)
+            sync_path(folder)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+
+
+@contextlib.contextmanager
+def replace_pair(first: str, second: str) -> Iterator[tuple[str, str]]:
+    """As `replace_file` for two files that belong together: where one has no room, both stay.
+
+    Args:
+      first: a file to make or replace.
+      second: another one.
+
+    Yields:
+      Their temporary names.
+
+    Raises:
+      OSError, disk_room.FullDiskError: as of `replace_file`; the former files are untouched.
+    """
+    with replace_file(first) as one, replace_file(second) as other:
+        yield one, other
+        # Both are on the disk before either has its name.
+        for path, temporary in ((first, one), (second, other)):
+            with disk_room.naming(path):
+                sync_path(temporary)
+
+
+@contextlib.contextmanager
+def begun(path: str) -> Iterator[None]:
+    """Has `remove_begun` remove a file or folder while the block, which makes it, runs.
+
+    Args:
+      path: under a temporary name.
+
+    Yields:
+      None.
+    """
+    _begun.add(path)
     try:
-        yield temporary
-        sync_path(temporary)
-        os.replace(temporary, path)
-        sync_path(folder)
+        yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+        _begun.discard(path)
+
+
+def remove_begun() -> None:
+    """Removes what this process has under temporary names: it ends before it can do so itself."""
+    for path in list(_begun):
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what a run that was killed was writing, while no other run writes there.
+
+    Args:
+      folder: the workdir; it need not exist.
+    """
+    evaluations = (os.path.join(base, EVALUATION_DIR) for base in ("", OTHER_DATA_DIR))
+    places = ["", STATE_DIR, LOGS_DIR]
+    places += [os.path.join(base, split) for base in evaluations for split in _SPLITS]
+    for place in places:
+        path = os.path.join(folder, place)
+        # Of a stranger's folder nothing is removed that lies elsewhere.
+        if os.path.islink(path) or not os.path.isdir(path):
+            continue
+        for name in os.listdir(path):
+            if is_unfinished(name):
+                with contextlib.suppress(OSError):
+                    os.remove(os.path.join(path, name))
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a name is one that `replace_file` gives to a run's file that is not whole yet.
+
+    Args:
+      name: of a file, without its folder.
+
+    Returns:
+      True if it is.
+    """
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def sync_path(path: str) -> None:
@@ -127,7 +231,22 @@ def write_json(path: str, value: typing.Any) -> None:
       OSError: see `write_atomic`.
       ValueError: the value holds NaN or an infinity.
     """
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, format_json(value))
+
+
+def format_json(value: typing.Any) -> str:
+    """A value as indented JSON; equal values give equal texts.
+
+    Args:
+      value: what `json` can write. NaN and infinities are refused: they are not JSON.
+
+    Returns:
+      The text, with a line end at its end.
+
+    Raises:
+      ValueError: the value holds NaN or an infinity.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: str) -> typing.Any:

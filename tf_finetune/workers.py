@@ -104,6 +104,33 @@ class Workers:
             characters[:] = np.frombuffer(content, np.uint8)
         return json.loads(self.add_up(characters).astype(np.uint8).tobytes())
 
+    def gather(self, content: bytes) -> list[bytes]:
+        """Gives all workers what each of them has.
+
+        Args:
+          content: of this worker; may be empty, and of another length than the others'.
+
+        Returns:
+          The content of each worker, in their order.
+        """
+        if not self.is_joined:
+            return [content]
+        lengths = np.zeros(self.number, np.int64)
+        lengths[self.index] = len(content)
+        lengths = self.add_up(lengths)
+        # A sum in which all but one are zero: whole numbers of eight bytes, so nothing is rounded.
+        sizes = -(-lengths // 8)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        joined = np.zeros(starts[-1], np.int64)
+        own = np.frombuffer(content.ljust(8 * int(sizes[self.index]), b"\0"), np.int64)
+        joined[starts[self.index] : starts[self.index + 1]] = own
+        if len(joined):
+            joined = self.add_up(joined)
+        return [
+            joined[start : start + size].tobytes()[:length]
+            for start, size, length in zip(starts, sizes, lengths, strict=False)
+        ]
+
     def ask_chief(
         self, function: Callable[[], Any], *, refusals: tuple[type[Exception], ...] = ()
     ) -> Any:

@@ -10,6 +10,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 
 from benchmarks.comparison import backbones, images, processes
 
@@ -85,6 +86,28 @@ def find_reason_against(name: str, options: argparse.Namespace, *, has_torch: bo
     if backbones.NETWORKS[options.backbone].torch_name is None:
         return f"torchvision has no {backbones.NETWORKS[options.backbone].keras_name}"
     return None
+
+
+def run_flags(flags: Sequence[str], folder: pathlib.Path) -> processes.Finished:
+    """One run of tf_finetune's command line in new folders.
+
+    Args:
+      flags: all but those of folders; NO_EXPORT among them.
+      folder: temporary.
+
+    Returns:
+      How it went.
+
+    Raises:
+      FailedError: it ended with an error.
+    """
+    own = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    command = [sys.executable, "-m", "tf_finetune.main", *flags]
+    command += [f"--workdir={own / 'run'}", f"--cache_dir={own / 'cache'}"]
+    done = processes.run(command, log=own / "log.txt")
+    if done.code != REQUIREMENT_NOT_MET:
+        raise FailedError(f"a run ended with code {done.code}:\n{done.tail}")
+    return done
 
 
 def run_loop(name: str, job: Job) -> Result:

@@ -9,7 +9,14 @@ import tensorflow as tf
 
 from tests.data import image_bytes
 from tf_finetune import distribution, findings, head_kinds, option_values
-from tf_finetune.data import batching, image_stores, loading, pipeline, preprocessing, samples
+from tf_finetune.data import (
+    batching,
+    image_stores,
+    loading,
+    pipeline,
+    preprocessing,
+    samples,
+)
 
 PRE = preprocessing.PreprocessingSpec(8, 10, 3)
 CLASSES = tuple(f"class {number}" for number in range(40))
@@ -377,3 +384,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     from_files, from_memory = map(float, finished.stdout.split())
     assert from_files < 30
     assert from_memory < 60
+
+
+def test_nobody_waits_for_the_thread_that_tunes():
+    split = make_split(image_stores.DecodedImages(make_pixels(4)), range(4))
+    dataset = pipeline.make_dataset(split, PRE, batch_size=2)
+    assert dataset.options().autotune.enabled is False

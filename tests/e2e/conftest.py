@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
 
 import pytest
 
@@ -28,6 +29,15 @@ def colors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "colors"
     tiny.write_color_folder(folder, per_class=30)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(shared, tmp_path_factory):
+    """Class folders of real photographs: hands that show digits."""
+    folder = tmp_path_factory.mktemp("photographs")
+    with zipfile.ZipFile(shared / "zoo" / "data" / "sign_language_digits.zip") as archive:
+        archive.extractall(folder)
+    return folder / "sign_language_digits"
 
 
 @pytest.fixture(scope="session")

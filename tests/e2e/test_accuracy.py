@@ -9,7 +9,6 @@ import json
 import statistics
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -18,14 +17,6 @@ pytestmark = pytest.mark.slow
 SEEDS = range(5)
 # Student's t for a two-sided 95 % interval with four degrees of freedom.
 T_4 = 2.776
-
-
-@pytest.fixture(scope="module")
-def photographs(shared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    with zipfile.ZipFile(shared / "zoo" / "data" / "sign_language_digits.zip") as archive:
-        archive.extractall(folder)
-    return folder / "sign_language_digits"
 
 
 def run_main(shared, photographs, folder, *flags):

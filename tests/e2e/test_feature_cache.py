@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 import time
-import zipfile
 
 import numpy as np
 import pytest
@@ -264,14 +263,6 @@ def test_time_that_is_over_in_the_pass(train, tmp_path):
         in ("\n".join(lines))
     )
     assert any(line.startswith("error: No epoch was better") for line in lines)
-
-
-@pytest.fixture(scope="module")
-def photographs(shared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    with zipfile.ZipFile(shared / "zoo" / "data" / "sign_language_digits.zip") as archive:
-        archive.extractall(folder)
-    return folder / "sign_language_digits"
 
 
 def run_main(*flags):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import time
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests import tiny, worker_processes
 from tf_finetune import main
+from tf_finetune.feature_cache import shards
 
 PER_CLASS = 31
 
@@ -61,7 +63,7 @@ PHASES = (
     ("number", "more"),
     [
         (2, ("--feature_cache=off",)),
-        pytest.param(2, ("--feature_cache=memory",), marks=pytest.mark.slow),
+        (2, ("--feature_cache=memory",)),
         pytest.param(3, ("--feature_cache=off",), marks=pytest.mark.slow),
         pytest.param(
             2, ("--accumulate_steps=2", "--resample=balanced", "--augment=flip"),
@@ -87,6 +89,50 @@ def test_workers_have_the_history_of_one_process(classifier, table, tmp_path, nu
     assert "--strategy=multi_worker\n" in (tmp_path / "run" / "run.flags").read_text()
     # Only the chief tells what happens.
     assert [each.out.count("\n") > 1 for each in ended] == [True] + [False] * (number - 1)
+
+
+def find_features(folder):
+    """Digests of the examples whose features are there; the layout is that of one vector."""
+    (space,) = [path for path in folder.iterdir() if path.is_dir()]
+    layout = shards.Layout({"features_0": (8,)}, {"features_0": "float32"})
+    found, damaged = shards.find_shards(str(space), layout)
+    assert not damaged
+    assert os.listdir(space).count("about.json") == 1
+    assert not [name for name in os.listdir(space) if name.endswith(".shared")]
+    return [bytes(digest) for shard in found for digest in shard.digests]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_each_worker_computes_a_part_of_the_features(classifier, table, tmp_path, mode):
+    cache = tmp_path / "features"
+    flags = make_flags(
+        classifier, table, tmp_path / "run", *PHASES[:1], *PHASES[2:], f"--feature_cache={mode}",
+        "--feature_precision=float32", f"--cache_dir={cache}",
+    )  # fmt: skip
+    ended = worker_processes.run(flags, 3, tmp_path / "logs")
+    assert [each.code for each in ended] == [0] * 3, ended
+    assert len({each.weights for each in ended}) == 1
+    pattern = r"Features: (\d+) computed, (\d+) by the other workers, 32 bytes each"
+    own, others = map(int, re.search(pattern, ended[0].out).groups())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    total = summary["examples"]["train"] + summary["examples"]["validation"]
+    assert own + others == total and own == -(-total // 3)
+    run_alone(flags, tmp_path / "alone")
+    (names, values), (other_names, expected) = map(
+        read_history, (tmp_path / "run", tmp_path / "alone")
+    )
+    assert (names, len(values)) == (other_names, len(expected))
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    if mode == "memory":
+        return
+    # Also those that the chief measured the model on; none of them twice.
+    found = find_features(cache)
+    assert len(found) == len(set(found)) == total + summary["examples"]["test"]
+    # Another run of the workers finds them.
+    again = worker_processes.run([*flags, f"--workdir={tmp_path / 'again'}"], 2, tmp_path / "logs")
+    assert [each.code for each in again] == [0] * 2, again
+    assert f"Features: 0 computed, {total} were there already" in again[0].out
 
 
 @pytest.mark.slow

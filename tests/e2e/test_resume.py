@@ -1,17 +1,14 @@
 """A run that was ended goes on when it is asked again, to the bits of one that was not."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import keras
 import pytest
 
-from tests import tiny
+from tests import run_processes, tiny
 from tf_finetune import main, training
 
 PHASES = {
@@ -69,31 +66,12 @@ def numbers_of(folder):
     )
 
 
-def start(flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tf_finetune.main", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-
-
-def wait_for(process, beginning):
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith(beginning):
-            return lines
-    raise AssertionError("".join(lines))
-
-
 def test_a_run_that_is_terminated_goes_on_to_the_same_bits(classifier, many_colors, tmp_path):
     flags = make_flags(
         classifier, many_colors, tmp_path / "ended", "--freeze=none", "--epochs=3", "--augment=flip"
     )
-    process = start(flags)
-    wait_for(process, "train 1/3")
+    process = run_processes.start(flags)
+    run_processes.wait_for(process, "train 1/3")
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate()
@@ -102,7 +80,7 @@ def test_a_run_that_is_terminated_goes_on_to_the_same_bits(classifier, many_colo
     assert "Run the same command again to go on." in rest
     assert took < 30, took  # it leaves a model.keras too; measured where the machine is idle
     assert list((tmp_path / "ended" / "state" / "checkpoints").iterdir())
-    again, _ = start(flags).communicate()
+    again, _ = run_processes.start(flags).communicate()
     assert "Going on from checkpoint" in again, again
     flags = [*flags, f"--workdir={tmp_path / 'whole'}", "--checkpoint_secs=0"]
     assert main.main(flags) == 0
@@ -129,14 +107,14 @@ def test_ended_before_the_first_epoch_did_there_is_nothing_to_export(
 def test_killed_twelve_times(classifier, many_colors, tmp_path, kind):
     whole = make_flags(classifier, many_colors, tmp_path / "whole", *PHASES[kind])
     begin = time.monotonic()
-    process = start(whole)
+    process = run_processes.start(whole)
     text, _ = process.communicate()
     assert process.returncode == 0, text
     secs = time.monotonic() - begin
     flags = [*whole, f"--workdir={tmp_path / 'killed'}"]
     generator, kills, went_on = random.Random(kind), 0, 0
     while kills < 12:
-        process = start(flags)
+        process = run_processes.start(flags)
         # Of a run that was interrupted, what is left is short: some die early, some late.
         time.sleep(generator.uniform(0.3, 1.0) * min(secs, 30.0))
         if process.poll() is None:
@@ -149,7 +127,7 @@ def test_killed_twelve_times(classifier, many_colors, tmp_path, kind):
             flags = [*whole, f"--workdir={tmp_path / f'killed{kills}'}"]
     print(f"\n{kind}: a whole run took {secs:.1f} s; {went_on} runs went on from a checkpoint")
     assert went_on >= 4
-    process = start(flags)
+    process = run_processes.start(flags)
     text, _ = process.communicate()
     assert process.returncode == 0, text
     folder = tmp_path / flags[-1].rpartition("/")[2]
@@ -159,9 +137,9 @@ def test_killed_twelve_times(classifier, many_colors, tmp_path, kind):
 @pytest.mark.slow
 def test_two_runs_in_one_workdir(classifier, many_colors, tmp_path):
     flags = make_flags(classifier, many_colors, tmp_path / "run", "--freeze=none", "--epochs=30")
-    first = start(flags)
-    wait_for(first, "train 1/30")
-    second = start(flags)
+    first = run_processes.start(flags)
+    run_processes.wait_for(first, "train 1/30")
+    second = run_processes.start(flags)
     text, _ = second.communicate()
     assert second.returncode == 2
     assert f"is used by a run that has not ended (process {first.pid})." in text

@@ -118,7 +118,9 @@ def number_view(epoch: tf.Tensor, repeat: tf.Tensor | int, *, num_views: int) ->
     return (epoch + repeat) % num_views
 
 
-def make_viewer(steps: Steps, seeds: np.ndarray, *, num_views: int | None = None) -> Viewer | None:
+def make_viewer(
+    steps: Steps, seeds: np.ndarray | tf.Tensor, *, num_views: int | None = None
+) -> Viewer | None:
     """A graph function that gives the view of one image in one epoch.
 
     Args:
@@ -137,7 +139,7 @@ def make_viewer(steps: Steps, seeds: np.ndarray, *, num_views: int | None = None
     if not values:
         return None
     drawing = [*values, *(view_colors.STEPS if "color" in values else ())]
-    table = tf.constant(seeds, tf.int64)
+    table = tf.convert_to_tensor(seeds, tf.int64)
 
     # Not inlined into the graph that loads the image, which may change last bits: under TensorFlow
     # 2.21 three steps of RandAugment gave others for a stream of pixels than for files.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import columns
+from tf_finetune.data import columns, parallelism
 
 
 def make_batches(
@@ -27,7 +27,9 @@ def make_batches(
       Dataset of ({input: [batch, *shape] of its dtype}, positions of the batch).
     """
     read = make_reader(store, spec, indices)
-    return positions.map(lambda batch: (read(batch), batch), num_parallel_calls=tf.data.AUTOTUNE)
+    return positions.map(
+        lambda batch: (read(batch), batch), num_parallel_calls=parallelism.count_batches()
+    )
 
 
 def make_reader(

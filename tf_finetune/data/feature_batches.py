@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import augmentation, feature_inputs, loaders
+from tf_finetune.data import augmentation, feature_inputs, loaders, parallelism
 
 
 def make_batches(
@@ -26,7 +26,7 @@ def make_batches(
     def load(batch: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return gather(tf.gather(places, batch)), batch
 
-    return positions.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return positions.map(load, num_parallel_calls=parallelism.count_batches())
 
 
 def make_view_batches(
@@ -63,7 +63,7 @@ def make_view_batches(
         return gather(tf.gather(places, batch) * number + views), batch, repeats
 
     numbered = tf.data.Dataset.zip(turns, augmentation.repeat_epoch(seeds))
-    return numbered.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return numbered.map(load, num_parallel_calls=parallelism.count_batches())
 
 
 def check_views(store: feature_inputs.Features, *, has_views: bool, num_views: int | None) -> None:

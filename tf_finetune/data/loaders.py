@@ -66,16 +66,30 @@ def make_loader(
       values 0 to 255. It raises tf.errors.OpError where the file cannot be read or decoded.
     """
     if isinstance(images, image_stores.EncodedImages):
-        read = make_reader(images, indices)
-        decode = preprocessing.decode_image
-        if are_plain_jpegs(images, indices):
-            decode = preprocessing.decode_plain_jpeg
+        read, decode = make_reader(images, indices), choose_decoder(images, indices)
         return lambda position: decode(read(position), spec)
     pixels, places = as_tensor(images.pixels), tf.constant(indices, tf.int64)
     is_ready = images.pixels.shape[1:] == (spec.height, spec.width, spec.channels)
     if isinstance(images, image_stores.DecodedImages) and is_ready:
         return lambda position: tf.cast(pixels[places[position]], tf.float32)
     return lambda position: preprocessing.resize_pixels(pixels[places[position]], spec)
+
+
+def choose_decoder(
+    images: image_stores.EncodedImages, indices: np.ndarray
+) -> Callable[[tf.Tensor, preprocessing.PreprocessingSpec], tf.Tensor]:
+    """What decodes the images of a split.
+
+    Args:
+      images: files, or stretches of files.
+      indices: int64 [n], places in the store.
+
+    Returns:
+      `preprocessing.decode_image`, or the quicker one of plain JPEGs where all of them are.
+    """
+    if are_plain_jpegs(images, indices):
+        return preprocessing.decode_plain_jpeg
+    return preprocessing.decode_image
 
 
 def are_plain_jpegs(images: image_stores.EncodedImages, indices: np.ndarray) -> bool:

@@ -15,19 +15,21 @@ import tensorflow as tf
 from tf_finetune import specs
 from tf_finetune.data import (
     augmentation,
+    batch_order,
     batching,
     column_batches,
     columns,
+    data_service,
     example_order,
     feature_batches,
     feature_inputs,
     image_stores,
     input_stores,
-    length_batches,
     loaders,
     loading,
     mixed_spec,
     mixing,
+    parallelism,
     position_batches,
     preprocessing,
     reading,
@@ -39,9 +41,6 @@ read_images = reading.read_images
 naming_bad_images = reading.naming_bad_images
 
 _PREFETCHED_BATCHES = 2
-# Streams cannot be permuted. tfds shuffles examples when it prepares a data set, so a buffer that
-# mixes neighbours differently in each epoch is enough.
-_STREAM_SHUFFLE_BUFFER = 1024
 
 
 def make_dataset(
@@ -58,6 +57,7 @@ def make_dataset(
     strata: np.ndarray | None = None,
     first_batch: int = 0,
     share: batching.Share = batching.WHOLE,
+    service: str | None = None,
 ) -> tf.data.Dataset:
     """One epoch of batches; finite, deterministic, the last partial batch kept.
 
@@ -84,6 +84,8 @@ def make_dataset(
       first_batch: so many batches are left out at the beginning. Their examples are not loaded;
         a stream gives them, and they are not decoded.
       share: which part of each batch is read; default: all of it. Images are mixed within a part.
+      service: address of a tf.data service whose workers read the images; None: this process
+        does. Features are read here in any case.
 
     Returns:
       Dataset of (inputs, {HEAD: label [b, ...]}), and with weights also {HEAD: float32 [b] of
@@ -97,7 +99,7 @@ def make_dataset(
       ValueError: the split holds images and `pre` is of texts, or the reverse; it has columns
         beside them that `pre` does not know, or the reverse; views of anything but images and
         features of as many views, or without a `shuffle_seed`; labels of positions of images that
-        are mixed; strata without a `shuffle_seed`.
+        are mixed; strata without a `shuffle_seed`; a service for anything but image files.
       SpecError: a device would get no example; strata of a stream that is not in memory.
     """
     beside, pre = _make_beside(split, pre), mixed_spec.find_main(pre)
@@ -105,7 +107,7 @@ def make_dataset(
     seeds = example_order.make_seeds(shuffle_seed, epoch)
     shown = _make_views(split, views, seed=shuffle_seed, num_views=num_views)
     own = share.count(sizes)
-    order = _Order(
+    order = batch_order.Order(
         seeds,
         strata,
         batch_size,
@@ -113,7 +115,10 @@ def make_dataset(
         chosen=None if share == batching.WHOLE else share.choose(sizes),
         num_skipped=sum(own[:first_batch]),
     )
-    batches = _make_batches(split, pre, order, view=shown.image)
+    if service is None or isinstance(split.inputs, feature_inputs.Features):
+        batches = _make_batches(split, pre, order, view=shown.image)
+    else:
+        batches = _serve_batches(split, pre, order, shown=shown, service=service)
     left = own[first_batch:]
     if left and own != batching.plan_batches(sum(own), batch_size=order.own_size):
         batches = batches.rebatch(tf.constant(left, tf.int64))
@@ -125,7 +130,7 @@ def make_dataset(
     assemble = _make_assembler(
         split, pre, beside=beside, find_targets=find_targets, with_weights=with_weights
     )
-    dataset = batches.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = batches.map(assemble, num_parallel_calls=parallelism.count_batches())
     if share != batching.WHOLE and with_weights:
         dataset = batching.weigh(dataset, sizes[first_batch:])
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(left)))
@@ -139,6 +144,8 @@ class _Views:
     image: augmentation.Viewer | None = None
     mask: augmentation.Viewer | None = None
     mix: mixing.Mixer | None = None
+    # What `image` is made of, for other processes.
+    drawn: data_service.Views | None = None
 
 
 def _make_views(
@@ -160,13 +167,15 @@ def _make_views(
     seeds = augmentation.make_seeds(split.keys, seed=seed)
     image = augmentation.make_viewer(views, seeds, num_views=num_views)
     mix = mixing.make_mixer(views, seeds)
+    drawn = None if image is None else data_service.Views(views, seeds, num_views)
     if not split.positions:
-        return _Views(image, None, mix)
+        return _Views(image, None, mix, drawn)
     if mix is not None:
         raise ValueError("Images with masks are not mixed: a pixel has one class.")
     if image is None:
         return _Views()
-    return _Views(image, augmentation.make_mask_viewer(views, seeds, num_views=num_views))
+    mask = augmentation.make_mask_viewer(views, seeds, num_views=num_views)
+    return _Views(image, mask, None, drawn)
 
 
 def _make_target_finder(
@@ -243,6 +252,7 @@ def _make_beside(
 def _make_options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False
     # Splitting by file or by element would drop examples from an epoch whose order is ours;
     # strategies divide each global batch among their replicas all the same.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
@@ -251,57 +261,10 @@ def _make_options() -> tf.data.Options:
     return options
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Order:
-    """Which examples come in which batch, and which are left out.
-
-    What is left out has its place all the same: it is skipped where the order is drawn, before
-    anything is loaded.
-
-    Attributes:
-      seeds: of `example_order.make_seeds`.
-      strata: see `make_dataset`.
-      batch_size: examples of a full batch.
-      own_size: those of them that are read.
-      chosen: bool [n], which examples of an epoch are read; None: all.
-      num_skipped: so many of those are left out at the beginning.
-    """
-
-    seeds: tf.data.Dataset | None
-    strata: np.ndarray | None
-    batch_size: int
-    own_size: int
-    chosen: np.ndarray | None
-    num_skipped: int
-
-    def make_positions(self, split: loading.Split) -> tf.data.Dataset:
-        """Dataset of int64 scalars; texts of like length together where lengths are known."""
-        positions = example_order.make_positions(len(split), self.seeds, self.strata)
-        store = split.inputs
-        lengths = None
-        if isinstance(store, feature_inputs.Features | text_store.Texts):
-            lengths = store.lengths
-        if self.seeds is not None and lengths is not None:
-            lengths = lengths[split.indices]
-            positions = length_batches.group_positions(
-                positions, lengths, batch_size=self.batch_size
-            )
-        return self.skip(positions)
-
-    def make_turns(self, split: loading.Split) -> tf.data.Dataset:
-        """Dataset of (position, how often it came before)."""
-        return self.skip(example_order.make_turns(len(split), self.seeds, self.strata))
-
-    def skip(self, items: tf.data.Dataset) -> tf.data.Dataset:
-        """The items of an epoch that are not left out."""
-        items = batching.take_chosen(items, self.chosen)
-        return items.skip(self.num_skipped) if self.num_skipped else items
-
-
 def _make_batches(
     split: loading.Split,
     pre: preprocessing.InputSpec,
-    order: _Order,
+    order: batch_order.Order,
     *,
     view: augmentation.Viewer | None,
 ) -> tf.data.Dataset:
@@ -346,6 +309,38 @@ def _make_batches(
     return examples.batch(order.own_size)
 
 
+def _serve_batches(
+    split: loading.Split,
+    pre: preprocessing.InputSpec,
+    order: batch_order.Order,
+    *,
+    shown: _Views,
+    service: str,
+) -> tf.data.Dataset:
+    """As `_make_batches`, of images that the workers of a service read."""
+    store = split.inputs
+    if not isinstance(store, image_stores.PathImages) or not isinstance(
+        pre, preprocessing.PreprocessingSpec
+    ):
+        raise ValueError(
+            f"A data service reads images that are files. Received {type(store).__name__}. Pass "
+            "memory_bytes=0 to read_images, or no service."
+        )
+    batches = data_service.read_batches(
+        order.make_turns(split),
+        store,
+        split.indices,
+        pre,
+        views=shown.drawn,
+        seeds=order.seeds,
+        batch_size=order.own_size,
+        service=service,
+    )
+    if shown.drawn is not None:
+        return batches
+    return batches.map(lambda images, positions, repeats: (images, positions))
+
+
 def _gather_batches(
     images: image_stores.DecodedImages, indices: np.ndarray, *, positions: tf.data.Dataset
 ) -> tf.data.Dataset:
@@ -355,7 +350,7 @@ def _gather_batches(
     def gather(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cast(tf.gather(pixels, tf.gather(places, batch)), tf.float32), batch
 
-    return positions.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    return positions.map(gather, num_parallel_calls=parallelism.count_batches())
 
 
 def _mix_batches(
@@ -369,11 +364,11 @@ def _mix_batches(
         return mixed, positions, shares
 
     numbered = tf.data.Dataset.zip(batches, augmentation.repeat_epoch(seeds))
-    return numbered.map(apply, num_parallel_calls=tf.data.AUTOTUNE)
+    return numbered.map(apply, num_parallel_calls=parallelism.count_batches())
 
 
 def _map(load: Callable[..., tuple[tf.Tensor, ...]], items: tf.data.Dataset) -> tf.data.Dataset:
-    return items.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return items.map(load, num_parallel_calls=parallelism.count_cores())
 
 
 def _map_views(
@@ -396,7 +391,7 @@ def _stream_batches(
     images: image_stores.StreamImages,
     indices: np.ndarray,
     pre: preprocessing.PreprocessingSpec,
-    order: _Order,
+    order: batch_order.Order,
     *,
     view: augmentation.Viewer | None,
 ) -> tf.data.Dataset:
@@ -407,16 +402,7 @@ def _stream_batches(
             "for the memory and can only be read one after another. Leave it out, or give "
             "image files, a table or TFRecords."
         )
-    elements, seeds = loaders.select_elements(images, indices), order.seeds
-
-    def shuffle(seed: tf.Tensor) -> tf.data.Dataset:
-        number = tf.random.stateless_uniform([], seed, None, None, tf.int64)
-        # TensorFlow 2.21 compares (global seed, seed) with (0, 0): under a global seed of 0 it asks
-        # a symbolic tensor for its truth. This graph is the function's own.
-        tf.compat.v1.get_default_graph().seed = 1
-        return elements.shuffle(_STREAM_SHUFFLE_BUFFER, seed=number, reshuffle_each_iteration=False)
-
-    ordered = order.skip(elements if seeds is None else seeds.flat_map(shuffle))
+    ordered, seeds = batch_order.order_stream(images, indices, order), order.seeds
 
     def load(element: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return loaders.load_element(element, pre), position

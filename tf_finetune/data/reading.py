@@ -7,7 +7,6 @@ training uses; whether pixels stay in memory is decided by their exact size.
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -26,6 +25,7 @@ from tf_finetune.data import (
     mask_reading,
     memory,
     mixed_spec,
+    parallelism,
     preprocessing,
     white_point,
 )
@@ -240,7 +240,9 @@ def _read_each(
     start = 0
     while start < count and size > 1:
         try:
-            for values in read(start, count).batch(size).prefetch(1).as_numpy_iterator():
+            for values in parallelism.untuned(
+                read(start, count).batch(size).prefetch(1)
+            ).as_numpy_iterator():
                 yield from values
                 start += len(values)
         except tf.errors.OpError:
@@ -255,7 +257,7 @@ def _read_each(
 def _read_singly(
     dataset: tf.data.Dataset, count: int
 ) -> Iterator[np.ndarray | tf.errors.OpError | None]:
-    iterator = dataset.prefetch(_PREFETCHED_IMAGES).as_numpy_iterator()
+    iterator = parallelism.untuned(dataset.prefetch(_PREFETCHED_IMAGES)).as_numpy_iterator()
     for _ in range(count):
         try:
             yield next(iterator, None)
@@ -272,7 +274,7 @@ def _needs_decoding(group: image_heads.Group, *, keep: bool) -> bool:
 def _count_parallel(max_pixels: int) -> int:
     """How many images are decoded at a time, so that large ones do not fill the memory."""
     most = _MAX_PIXELS_IN_FLIGHT // max(max_pixels, 1)
-    return tf.data.AUTOTUNE if most >= (os.cpu_count() or 1) else max(most, 1)
+    return min(max(most, 1), parallelism.count_cores())
 
 
 def _make_pixels(

@@ -13,6 +13,7 @@ from tf_finetune.data import (
     image_stores,
     loaders,
     loading,
+    parallelism,
     preprocessing,
     text_store,
 )
@@ -93,8 +94,10 @@ def sample_pixels(
         if isinstance(images, image_stores.DecodedImages):
             return images.pixels[places].astype(np.float32)
         load = loaders.make_loader(images, places, pre)
-        dataset = tf.data.Dataset.range(len(places)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        pixels = list(dataset.as_numpy_iterator())
+        dataset = tf.data.Dataset.range(len(places)).map(
+            load, num_parallel_calls=parallelism.count_cores()
+        )
+        pixels = list(parallelism.untuned(dataset).as_numpy_iterator())
     return np.array(pixels, np.float32).reshape(-1, pre.height, pre.width, pre.channels)
 
 

@@ -111,6 +111,11 @@ def _describe_unknown(text: str, flag: str) -> str:
             f"{shown} names examples that were handed over in Python, and they are on no disk. "
             f"Hand them over again, or give --{flag} a file."
         )
+    if "://" in text:
+        return (
+            f"{shown} is an address, and only files of this machine are listed here. Of gs://, "
+            "train, evaluate and validate make a local copy; of others, make one yourself."
+        )
     head, colon, name = text.partition(":")
     hint = ""
     if colon and not os.path.isdir(os.path.dirname(text)):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune.data import decoding, image_stores, loaders
+from tf_finetune.data import decoding, image_stores, loaders, parallelism
 
 MAX_IMAGES = 500
 MAX_VALUE = 65535.0
@@ -33,9 +33,11 @@ def measure_files(images: image_stores.EncodedImages, indices: np.ndarray) -> fl
     read = loaders.make_reader(images, indices[chosen.astype(np.int64)])
     dataset = tf.data.Dataset.range(len(chosen)).map(
         lambda position: decoding.decode_16_bits(read(position)),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=parallelism.count_cores(),
     )
-    return _find_percentile(dataset.ignore_errors().prefetch(2).as_numpy_iterator())
+    return _find_percentile(
+        parallelism.untuned(dataset.ignore_errors().prefetch(2)).as_numpy_iterator()
+    )
 
 
 def measure_stream(images: image_stores.StreamImages, indices: np.ndarray) -> float | None:

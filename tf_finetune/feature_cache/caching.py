@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import findings, freezing, specs
+from tf_finetune import findings, freezing, specs, workers
 from tf_finetune.data import (
     augmentation,
     loading,
@@ -199,6 +199,7 @@ class FeatureCache:
         num_epochs: int | None = None,
         dry_run: bool = False,
         deadline: float = math.inf,
+        team: workers.Workers | None = None,
     ) -> CachedPhase | None:
         """Makes the features of a phase whose freeze plan is applied.
 
@@ -210,6 +211,7 @@ class FeatureCache:
           dry_run: nothing is read from the disk or kept on it, and it is said how long the
             features of all examples would take, from those of these.
           deadline: `time.monotonic()` seconds after which no more is computed.
+          team: who trains together, each of whom computes a part; None: this process alone.
 
         Returns:
           The phase; None where it trains on the inputs themselves, which is said.
@@ -221,8 +223,7 @@ class FeatureCache:
         choice = self.choice
         if choice is None or choice.mode == choosing.OFF:
             return None
-        split = self._split()
-        if split is None:
+        if (split := self._split()) is None:
             return None
         compiled = choice.compiled if is_first else None
         # Its constants take memory that the next graph needs.
@@ -232,7 +233,8 @@ class FeatureCache:
             return CachedPhase(split, train, validation, compiled)
         layout = _make_layout(split, precision=choice.precision)
         needed = layout.row_bytes * (self._num_views * len(train) + len(validation))
-        if not self._places.is_worth_keeping(layout, needed, mode=choice.mode):
+        is_worth = self._places.is_worth_keeping(layout, needed, mode=choice.mode)
+        if not (is_worth if team is None else not team.vote(not is_worth)[0]):
             self._announce_without(layout, needed)
             return None
         if not self._has_use_of_views(num_epochs):
@@ -243,13 +245,12 @@ class FeatureCache:
         own = self._open_pass(
             split, parts, precision=choice.precision, is_kept=is_kept, compiled=compiled
         )
-        if dry_run:
-            own.warm_up(train)
         try:
-            found = self._run_pass(own, parts, deadline=deadline)
+            if dry_run:
+                own.warm_up(train)
+            found = self._run_pass(own, parts, deadline=deadline, team=team)
         finally:  # with what was read to tell examples apart
-            secs = time.monotonic() - start
-            self.secs += secs
+            self.secs += (secs := time.monotonic() - start)
         if found is None:
             self._announce_without(layout, needed)
             return None
@@ -319,7 +320,12 @@ class FeatureCache:
         if compiled is None and name in self._exact:
             compiled = self._exact[name].compiled
         own = feature_pass.FeaturePass(
-            split, features, self._pre, precision=precision, compiled=compiled
+            split,
+            features,
+            self._pre,
+            precision=precision,
+            compiled=compiled,
+            service=self._train.data_service,
         )
         if is_kept and precision == choosing.FLOAT32:
             self._exact = {name: own}
@@ -331,10 +337,11 @@ class FeatureCache:
         parts: list[feature_pass.Part],
         *,
         deadline: float = math.inf,
+        team: workers.Workers | None = None,
     ) -> list[loading.Split] | None:
         """Examples as features; None where there is no room for them."""
         try:
-            own.compute(parts, deadline=deadline)
+            own.compute(parts, deadline=deadline, team=team)
             return own.replace(parts)
         except feature_pass.NoRoomError:
             return None

@@ -4,14 +4,15 @@ One idea: what is computed goes to the store batch by batch, so that a pass that
 whatever reason, has not been in vain.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tf_finetune import progress
+from tf_finetune import findings, progress, workers
 from tf_finetune.data import (
     augmentation,
     feature_inputs,
@@ -21,7 +22,7 @@ from tf_finetune.data import (
     preprocessing,
     text_store,
 )
-from tf_finetune.feature_cache import prefix, store
+from tf_finetune.feature_cache import prefix, shared_pass, store
 from tf_finetune.models import splitting
 
 # Features in memory while a phase trains; more are read from the disk.
@@ -79,10 +80,13 @@ class FeaturePass:
       pre: how inputs are prepared.
       precision: of the features, "float32" or "bfloat16".
       compiled: the prefix, if a trial has made it.
+      service: address of a tf.data service whose workers read the images; None: this process
+        does.
 
     Attributes:
       num_computed: examples, or views of them, whose features were computed.
       num_found: those whose features were there.
+      num_received: those whose features other workers computed.
       compiled: the prefix; None: it was not needed.
     """
 
@@ -94,13 +98,15 @@ class FeaturePass:
         *,
         precision: str,
         compiled: prefix.Prefix | None,
+        service: str | None = None,
     ):
+        self._service = service
         self._split = split
         self._store = features
         self._pre = pre
         self._precision = precision
         self.compiled = compiled
-        self.num_computed = self.num_found = 0
+        self.num_computed = self.num_found = self.num_received = 0
         self._num_bytes = self._memory_limit = 0
         self._pass_secs = 0.0
 
@@ -114,43 +120,54 @@ class FeaturePass:
             self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
         self.compiled(read_batch(split, self._pre))
 
-    def compute(self, parts: Sequence[Part], *, deadline: float) -> None:
+    def compute(
+        self, parts: Sequence[Part], *, deadline: float, team: workers.Workers | None = None
+    ) -> None:
         """Puts all that is missing into the store.
 
         Args:
           parts: of which features are wanted.
-          deadline: `time.monotonic()` seconds after which no more is computed.
+          deadline: `time.monotonic()` seconds after which no more is computed; several workers
+            have none.
+          team: who computes together, all with the same parts; None: this process alone.
 
         Raises:
           OutOfTimeError: the deadline is over; what was computed is in the store.
-          NoRoomError: the store is in memory, or became so, and the features do not fit.
+          NoRoomError: the store is in memory, or became so, and the features do not fit; on all
+            workers.
+          findings.RefusedError: they cannot be kept on the disk, on which somebody insists.
         """
         digests = np.concatenate([part.digests for part in parts])
         self._num_bytes = len(digests) * self._store.layout.row_bytes
         self._memory_limit = max(memory.find_available_bytes() // 2, MEMORY_BYTES)
+        shared = shared_pass.SharedPass(team or workers.Workers(), self._store, digests)
         # Together: an example of both parts is computed once.
         missing = self._store.find_missing(digests)
         self.num_found = len(digests) - len(missing)
-        self._check_memory()
-        if not len(missing):
-            return
-        start, first = time.monotonic(), 0
+        _check_room(shared.has_room_everywhere(self._has_room()))
+        own = shared.deal(missing)
+        start = time.monotonic()
         try:
-            with progress.ProgressBar("Computing features", len(missing)) as bar:
-                for part in parts:
-                    last = first + len(part.digests)
-                    rows = missing[(missing >= first) & (missing < last)] - first
-                    first = last
-                    self._compute_part(part, rows, bar, deadline=deadline)
-                    if time.monotonic() >= deadline and self.num_computed < len(missing):
-                        where = "are kept" if self._store.is_kept else "are lost"
-                        raise OutOfTimeError(
-                            f"{self.num_computed:,} of {len(missing):,} features were computed and "
-                            f"{where}"
-                        )
-        finally:  # interrupted too: what is computed need not be computed again
-            self._store.flush()
+            with progress.ProgressBar("Computing features", len(own)) as bar:
+                for rows, features in self._iterate(parts, own, deadline=deadline):
+                    self._store.add(digests[rows], features)
+                    self.num_computed += len(rows)
+                    bar.update(self.num_computed)
+                    _check_room(shared.give(rows, features, has_room=self._has_room()))
+                _check_room(shared.finish(has_room=self._has_room()))
+        except BaseException:  # interrupted too: what is computed need not be computed again
+            with contextlib.suppress(findings.RefusedError):  # of a full disk: this one came first
+                self._store.flush()
+            raise
+        finally:
             self._pass_secs = time.monotonic() - start
+            self.num_received = shared.num_received
+        self._store.flush()
+        if self.num_computed < len(own):
+            where = "are kept" if self._store.is_kept else "are lost"
+            raise OutOfTimeError(
+                f"{self.num_computed:,} of {len(own):,} features were computed and {where}"
+            )
 
     def replace(self, parts: Sequence[Part]) -> list[loading.Split]:
         """The splits as features.
@@ -178,8 +195,9 @@ class FeaturePass:
         if self.num_computed and self._pass_secs:
             rate = f", {self.num_computed / self._pass_secs:.0f} examples/s"
         found = f", {self.num_found:,} were there already" if self.num_found else ""
+        others = f", {self.num_received:,} by the other workers" if self.num_received else ""
         return (
-            f"Features: {self.num_computed:,} computed{found}, {row:,} bytes each "
+            f"Features: {self.num_computed:,} computed{others}{found}, {row:,} bytes each "
             f"({self._precision}), {secs:.1f} s{rate}{self._describe_graph()}."
         )
 
@@ -214,45 +232,45 @@ class FeaturePass:
             return ""
         return "; the graph has tables or is too large, so its weights are no constants"
 
-    def _compute_part(
-        self, part: Part, rows: np.ndarray, bar: progress.ProgressBar, *, deadline: float
-    ) -> None:
-        number = part.views.number if part.views else 1
-        for view in range(number):
-            self._compute_view(
-                part, rows[rows % number == view] // number, view, bar, deadline=deadline
-            )
+    def _iterate(
+        self, parts: Sequence[Part], wanted: np.ndarray, *, deadline: float
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Batches of (rows of all parts' digests, their features), until the deadline."""
+        first = 0
+        for part in parts:
+            last = first + len(part.digests)
+            rows = wanted[(wanted >= first) & (wanted < last)] - first
+            number = part.views.number if part.views else 1
+            for view in range(number):
+                examples = rows[rows % number == view] // number
+                for own, features in self._compute_view(part, examples, view, deadline=deadline):
+                    yield first + own * number + view, features
+            first = last
 
     def _compute_view(
-        self,
-        part: Part,
-        rows: np.ndarray,
-        view: int,
-        bar: progress.ProgressBar,
-        *,
-        deadline: float,
-    ) -> None:
-        """Of one view of some examples, or of the examples as they are."""
-        if not len(rows) or time.monotonic() >= deadline:
+        self, part: Part, examples: np.ndarray, view: int, *, deadline: float
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Batches of (examples, features) of one view of some, or of these as they are."""
+        if not len(examples) or time.monotonic() >= deadline:
             return
         if self.compiled is None:
             self.compiled = prefix.compile_prefix(self._split, precision=self._precision)
-        digests = part.digests.reshape(len(part.split), -1, part.digests.shape[-1])[rows, view]
-        chosen = part.split.take(rows)
-        for inputs, labels in _make_dataset(chosen, self._pre, views=part.views, view=view):
+        chosen = part.split.take(examples)
+        batches = _make_dataset(
+            chosen, self._pre, views=part.views, view=view, service=self._service
+        )
+        for inputs, labels in batches:
             if time.monotonic() >= deadline:
                 return
-            own = labels["row"].numpy()
             features = self.compiled(inputs)
-            self._store.add(digests[own], prefix.as_numbers(features, precision=self._precision))
-            self.num_computed += len(own)
-            bar.update(self.num_computed)
-            self._check_memory()
+            yield (
+                examples[labels["row"].numpy()],
+                prefix.as_numbers(features, precision=self._precision),
+            )
 
-    def _check_memory(self) -> None:
-        """The disk may turn out to be full or read-only at any time."""
-        if not self._store.is_kept and self._num_bytes > self._memory_limit:
-            raise NoRoomError
+    def _has_room(self) -> bool:
+        """Whether features fit; the disk may turn out to be full or read-only at any time."""
+        return self._store.is_kept or self._num_bytes <= self._memory_limit
 
     def _replace(self, part: Part, *, in_memory: bool) -> loading.Split:
         layout, split, old = self._store.layout, part.split, part.split.inputs
@@ -274,18 +292,24 @@ class FeaturePass:
         return dataclasses.replace(split, inputs=inputs, indices=rows, features=None)
 
 
+def _check_room(has_room: bool) -> None:
+    if not has_room:
+        raise NoRoomError
+
+
 def _make_dataset(
     split: loading.Split,
     pre: preprocessing.InputSpec,
     *,
     views: augmentation.KeptViews | None = None,
     view: int = 0,
+    service: str | None = None,
 ) -> tf.data.Dataset:
     """Batches of inputs with each example's row in the split as its label."""
     rows = np.arange(len(split), dtype=np.int64)
     numbered = dataclasses.replace(split, labels={"row": rows}, positions={})
     if views is None:
-        return pipeline.make_dataset(numbered, pre, batch_size=_PASS_BATCH)
+        return pipeline.make_dataset(numbered, pre, batch_size=_PASS_BATCH, service=service)
     # As the epoch of that number reads them, whose order does not matter here.
     return pipeline.make_dataset(
         numbered,
@@ -295,4 +319,5 @@ def _make_dataset(
         epoch=tf.Variable(view, dtype=tf.int64, trainable=False),
         views=views.steps,
         num_views=views.number,
+        service=service,
     )

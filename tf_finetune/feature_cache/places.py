@@ -1,12 +1,13 @@
 """Where features go, and how much room there is for them."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tf_finetune import findings, specs
+from tf_finetune import disk_room, findings, specs
 from tf_finetune.data import memory
 from tf_finetune.feature_cache import choosing, keys, shards, spaces, store
 
@@ -29,6 +30,7 @@ class Places:
         self._train = train
         self._announce = announce
         self._open = contextlib.ExitStack()
+        self._told: set[str] = set()
 
     def is_worth_keeping(self, layout: shards.Layout, needed: int, *, mode: str) -> bool:
         """Whether features fit, and are worth reading again.
@@ -84,32 +86,65 @@ class Places:
 
         Returns:
           The store; on the disk nobody makes room of it until `close`.
+
+        Raises:
+          findings.RefusedError: --feature_cache=disk and --cache_dir name a place that has no room,
+            or cannot be written.
         """
+        root = self._train.cache_dir or ""
         try:
             root = spaces.find_root(self._train.cache_dir)
             limit = self._limit(choosing.DISK)
             for _ in range(2):
                 lease = contextlib.ExitStack()
-                folder = lease.enter_context(spaces.open_space(root, name, about=about))
-                kept = store.FeatureStore(layout, folder=folder, announce=self._announce)
+                with disk_room.naming(root):
+                    folder = lease.enter_context(spaces.open_space(root, name, about=about))
+                kept = store.FeatureStore(
+                    layout, folder=folder, announce=self._tell, insists=self._insists
+                )
                 new = len(kept.find_missing(digests)) * (layout.row_bytes + keys.DIGEST_BYTES)
-                if spaces.make_room(root, max_bytes=limit - new) + new <= limit:
+                taken = spaces.make_room(root, max_bytes=limit - new)
+                if taken + new <= limit:
                     self._open.push(lease)
+                    self._make_free(root, new, taken=taken)
                     return kept
                 # Then what is in the way are features of former data in this very space.
                 lease.close()
                 spaces.make_room(root, max_bytes=limit - new)
             reason = "--cache_max_gb is taken up by what other runs are using"
         except OSError as error:
+            if self._insists:
+                raise store.refuse_unwritable(root, error) from error
             reason = str(error.strerror)
-        self._announce(
-            f"Warning: features cannot be kept on the disk ({reason}); they stay in memory."
-        )
-        return store.FeatureStore(layout, folder=None, announce=self._announce)
+        self._tell(f"Warning: features cannot be kept on the disk ({reason}); they stay in memory.")
+        return store.FeatureStore(layout, folder=None, announce=self._tell)
 
     def close(self) -> None:
         """Lets other runs make room."""
         self._open.close()
+
+    def _tell(self, line: str) -> None:
+        """Once: each part of a run opens the features anew, and the disk is as full as before."""
+        if line not in self._told:
+            self._told.add(line)
+            self._announce(line)
+
+    @property
+    def _insists(self) -> bool:
+        """Whether the user wants features in a folder of theirs, and nowhere else."""
+        return self._train.feature_cache == choosing.DISK and self._train.cache_dir is not None
+
+    def _make_free(self, root: str, needed: int, *, taken: int) -> None:
+        """Removes older features where the disk has no room for new ones; tells before the pass."""
+        free = disk_room.find_free_bytes(root)
+        if free is None or free >= needed:
+            return
+        spaces.make_room(root, max_bytes=taken - (needed - free))
+        free = disk_room.find_free_bytes(root)
+        if self._insists and free is not None and free < needed:
+            wanted = f"{disk_room.format_bytes(needed)} wanted"
+            reason = f"{wanted}, {disk_room.format_bytes(free)} free"
+            raise disk_room.FullDiskError(errno.ENOSPC, f"No space left on device, {reason}", root)
 
     def _limit(self, mode: str) -> int:
         """Bytes that features may take."""

@@ -10,8 +10,9 @@ of operations that are computed in half precision, and of those that never are).
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -60,13 +61,46 @@ def compile_prefix(split: splitting.ModelSplit, *, precision: str) -> Prefix:
       The compiled prefix. Its weights are constants unless they are too large for a graph, or are
       no numbers (tables).
     """
-    function = tf.function(lambda **inputs: split.run_prefix(inputs))
-    concrete = function.get_concrete_function(**_signature(split))
-    num_bytes = sum(
-        variable.dtype.size * variable.shape.num_elements() for variable in concrete.variables
-    )
-    if num_bytes > _MAX_CONSTANT_BYTES or not _holds_numbers(concrete):
+    variables = _list_variables(split)
+    if _count_bytes(variable.value for variable in variables) <= _MAX_CONSTANT_BYTES:
+        constant = _trace(split, constants=variables)
+        if not constant.variables and _holds_numbers(constant):
+            return Prefix(constant, precision=precision, is_constant=True)
+    concrete = _trace(split, constants=())
+    if _count_bytes(concrete.variables) > _MAX_CONSTANT_BYTES or not _holds_numbers(concrete):
         return Prefix(concrete, precision=precision, is_constant=False)
+    return Prefix(_freeze(split, concrete), precision=precision, is_constant=True)
+
+
+def _list_variables(split: splitting.ModelSplit) -> list[keras.Variable]:
+    """Those of Keras; a layer around a SavedModel has others too."""
+    found = {
+        id(variable): variable
+        for layer in split.prefix_layers
+        for variable in layer.variables
+        if isinstance(variable, keras.Variable) and variable.dtype != "string"
+    }
+    return list(found.values())
+
+
+def _count_bytes(variables: Iterable[typing.Any]) -> int:
+    return sum(variable.dtype.size * variable.shape.num_elements() for variable in variables)
+
+
+def _trace(split: splitting.ModelSplit, *, constants: Sequence[keras.Variable]) -> typing.Any:
+    """The prefix as a graph in which some variables are what they hold."""
+    held = [(variable, np.array(variable)) for variable in constants]
+
+    def run(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = [(variable, tf.constant(value)) for variable, value in held]
+        with keras.StatelessScope(state_mapping=values):
+            return split.run_prefix(inputs)
+
+    return tf.function(run).get_concrete_function(**_signature(split))
+
+
+def _freeze(split: splitting.ModelSplit, concrete: typing.Any) -> typing.Any:
+    """A graph with constants for variables of any kind; a detour over copies of the graph."""
     from tensorflow.python.framework import convert_to_constants
 
     constant = convert_to_constants.convert_variables_to_constants_v2(
@@ -79,7 +113,7 @@ def compile_prefix(split: splitting.ModelSplit, *, precision: str) -> Prefix:
         outputs = constant(*(inputs[name] for name in names))
         return tf.nest.pack_sequence_as(structure, tf.nest.flatten(outputs))
 
-    return Prefix(tf.function(call), precision=precision, is_constant=True)
+    return tf.function(call)
 
 
 def _signature(split: splitting.ModelSplit) -> dict[str, tf.TensorSpec]:

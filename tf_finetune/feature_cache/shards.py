@@ -25,7 +25,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from tf_finetune import regular_files
+from tf_finetune import disk_room, regular_files
 from tf_finetune.feature_cache import keys
 
 _MAGIC = b"tfftfeat"
@@ -54,6 +54,24 @@ class Layout:
             math.prod(shape) * dtype_of(self.dtypes[name]).itemsize
             for name, shape in self.shapes.items()
         )
+
+    def unpack(self, content: bytes, *, count: int, offset: int = 0) -> dict[str, np.ndarray]:
+        """Arrays of bytes in which one stands after another.
+
+        Args:
+          content: at least `offset + count * row_bytes` bytes.
+          count: of examples.
+          offset: where the first array begins, bytes.
+
+        Returns:
+          {name: [count, ...]}, read-only.
+        """
+        arrays = {}
+        for name, shape in self.shapes.items():
+            dtype, size = dtype_of(self.dtypes[name]), count * math.prod(shape)
+            arrays[name] = np.frombuffer(content, dtype, size, offset).reshape(count, *shape)
+            offset += size * dtype.itemsize
+        return arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +116,8 @@ def write_shard(
       The shard.
 
     Raises:
-      OSError: it cannot be written, for example because the disk is full; nothing is left.
+      OSError: it cannot be written, for example because the disk is full
+        (`disk_room.FullDiskError`); nothing is left.
     """
     data = {
         name: np.ascontiguousarray(arrays[name], dtype_of(layout.dtypes[name]))
@@ -114,7 +133,7 @@ def write_shard(
     name = secrets.token_hex(8)
     temporary = os.path.join(folder, f"{name}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with disk_room.naming(folder), open(temporary, "xb") as file:
             # Held until the file is whole: whoever can take it has found what a dead run left.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(_MAGIC + struct.pack("<Q", len(header)) + header)

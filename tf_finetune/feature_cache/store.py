@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from tf_finetune import findings
 from tf_finetune.data import loaders
 from tf_finetune.feature_cache import keys, shards
 
@@ -35,12 +36,19 @@ class FeatureStore:
       layout: what a row is.
       folder: of the space; None: in memory only.
       announce: takes a line where something is noticed.
+      insists: features that cannot be kept in the folder end the run; else they stay in memory.
     """
 
     def __init__(
-        self, layout: shards.Layout, *, folder: str | None, announce: Callable[[str], None]
+        self,
+        layout: shards.Layout,
+        *,
+        folder: str | None,
+        announce: Callable[[str], None],
+        insists: bool = False,
     ):
         self.layout = layout
+        self._insists = insists
         self._folder = folder
         self._announce = announce
         self._blocks: list[shards.Shard | _Block] = []
@@ -48,17 +56,27 @@ class FeatureStore:
         self._waiting_bytes = 0
         self._start = self._flushed = time.monotonic()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
-        if folder is not None:
-            found, damaged = shards.find_shards(folder, layout)
-            self._blocks += found
-            if damaged:
-                count = "1 damaged file" if len(damaged) == 1 else f"{len(damaged)} damaged files"
-                announce(f"Feature cache: {count} removed, those features are computed again.")
+        self.look_again()
 
     @property
     def is_kept(self) -> bool:
         """Whether features outlive the run."""
         return self._folder is not None
+
+    @property
+    def folder(self) -> str | None:
+        """Where features are kept; None: in memory."""
+        return self._folder
+
+    def look_again(self) -> None:
+        """Finds what is in the folder, whoever has put it there."""
+        if self._folder is None:
+            return
+        found, damaged = shards.find_shards(self._folder, self.layout)
+        self._blocks, self._sorted = list(found), None
+        if damaged:
+            count = "1 damaged file" if len(damaged) == 1 else f"{len(damaged)} damaged files"
+            self._announce(f"Feature cache: {count} removed, those features are computed again.")
 
     def find_missing(self, digests: np.ndarray) -> np.ndarray:
         """Examples whose features are not there.
@@ -91,7 +109,11 @@ class FeatureStore:
             self.flush()
 
     def flush(self) -> None:
-        """Makes what was added safe, and findable."""
+        """Makes what was added safe, and findable.
+
+        Raises:
+          findings.RefusedError: it cannot be kept on the disk, on which somebody insists.
+        """
         self._flushed = time.monotonic()
         if not self._waiting:
             return
@@ -106,6 +128,8 @@ class FeatureStore:
                 self._blocks.append(shards.write_shard(self._folder, digests, arrays, self.layout))
                 return
             except OSError as error:
+                if self._insists:
+                    raise refuse_unwritable(self._folder, error) from error
                 # The features are there: losing an hour's pass for a full disk helps nobody.
                 self._folder = None
                 self._announce(
@@ -202,6 +226,24 @@ class FeatureStore:
         finally:
             os.close(descriptor)
         return np.frombuffer(content, dtype).reshape(shape)
+
+
+def refuse_unwritable(folder: str, error: OSError) -> findings.RefusedError:
+    """What a user is told who insists on a folder that features cannot be kept in.
+
+    Args:
+      folder: of features.
+      error: what came of the attempt.
+
+    Returns:
+      The error to raise.
+    """
+    message = (
+        f"--feature_cache=disk: features cannot be kept in {findings.one_line(folder)}: "
+        f"{error.strerror}. What was kept before is whole: make room there and run the same "
+        "command again, which computes the rest. --feature_cache=auto would go on in memory."
+    )
+    return findings.RefusedError(findings.Problem(message, path=folder, flag="--cache_dir"))
 
 
 def _as_names(digests: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import tempfile
 import typing
 from collections.abc import Iterator
 
-from tf_finetune import findings, workdir
+from tf_finetune import disk_room, findings, workdir
 
 ENVIRONMENT_VARIABLE = "TFHUB_CACHE_DIR"
 _LIST = "files.json"
@@ -122,9 +122,11 @@ def workspace(key: str) -> Iterator[str]:
     for name in os.listdir(folder):
         if name.startswith(f"{key}."):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
-    own = tempfile.mkdtemp(prefix=f"{key}.", dir=folder)
+    with disk_room.naming(folder):
+        own = tempfile.mkdtemp(prefix=f"{key}.", dir=folder)
     try:
-        yield own
+        with disk_room.naming(folder):
+            yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
 

@@ -9,7 +9,8 @@ def make_spec(**options):
     data = {name: options.pop(name) for name in list(options) if name in DATA}
     export = specs.ExportSpec(export_dir=options.pop("export_dir", None))
     predict = specs.PredictSpec(input=options.pop("input", ()), output=options.pop("output", None))
-    train = specs.TrainSpec(cache_dir=options.pop("cache_dir", None))
+    names = ("cache_dir", "data_service")
+    train = specs.TrainSpec(**{name: options.pop(name, None) for name in names})
     return specs.RunSpec(
         data=specs.DataSpec(**data), export=export, predict=predict, train=train, **options
     )
@@ -106,3 +107,12 @@ def test_is_remote(path, expected):
 def test_join():
     assert remote_paths.join("gs://b/x/", "y/z") == "gs://b/x/y/z"
     assert remote_paths.join("gs://b/x/", "") == "gs://b/x"
+
+
+@pytest.mark.parametrize("flag", ["data", "validation_data", "test_data"])
+def test_what_workers_of_a_data_service_would_not_see(flag):
+    paths = {"data": "photos", flag: "gs://bucket/photos", "data_service": "grpc://host:5000"}
+    assert problems_of(**paths) == [
+        "--data_service: examples in gs:// are copied to this machine, where its workers do not "
+        "see them. Leave it out, or name a folder that they see."
+    ]

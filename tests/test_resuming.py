@@ -219,6 +219,47 @@ def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(material, whole, tmp_pa
     assert run(material, tmp_path, every_secs=1e9)[0] == whole[0]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"steps_per_execution": 2},
+        {"augment": "none", "feature_cache": "memory", "phases": PHASES[:1]},
+    ],
+    ids=["plain", "steps_per_execution", "feature_cache"],
+)
+def test_a_validation_that_is_interrupted_is_done_again_without_the_steps_before_it(
+    material, tmp_path, monkeypatch, options
+):
+    expected, _ = run(material, tmp_path / "whole", every_secs=1e9, **options)
+    hold_metrics, held = resuming.Recorder.hold_metrics, []
+
+    def hold_and_press(self, trainer):
+        hold_metrics(self, trainer)
+        held.append(self.standing)
+        if len(held) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(resuming.Recorder, "hold_metrics", hold_and_press)
+        run(material, tmp_path / "killed", every_secs=1e9, **options)
+    newest, _ = checkpoints.read_newest(str(tmp_path / "killed"))
+    step = newest.state["standing"]["step"]
+    assert (len(newest.state["run"]["rows"]), step) == (1, held[-1].step) and step > 1
+
+    move, steps = resuming.Recorder.move, []
+
+    def move_and_note(self, **changes):
+        move(self, **changes)
+        steps.extend(changes["step"] for _ in range("step" in changes))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.Recorder, "move", move_and_note)
+        found, _ = run(material, tmp_path / "killed", every_secs=1e9, **options)
+    assert steps[0] == 0  # the end of that epoch comes first
+    assert found == expected
+
+
 def test_other_data_are_refused(material, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         kill_after(patch, 1)

@@ -44,14 +44,17 @@ class Ended:
 class Worker:
     """A worker that may still run."""
 
-    def __init__(self, flags, place, folder):
+    def __init__(self, flags, place, folder, *, prelude=""):
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CONFIG": json.dumps(place)}
         index = place["task"]["index"]
         self.paths = [folder / f"{name}_{index}_{time.time_ns()}" for name in ("out", "error")]
         with contextlib.ExitStack() as stack:
             out, error = (stack.enter_context(open(path, "w")) for path in self.paths)
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, *flags], stdout=out, stderr=error, env=environment
+                [sys.executable, "-c", prelude + _DRIVER, *flags],
+                stdout=out,
+                stderr=error,
+                env=environment,
             )
 
     def read(self):
@@ -90,10 +93,17 @@ def make_places(number):
 
 
 @contextlib.contextmanager
-def started(flags, number, folder):
-    """Starts as many workers with the same flags; none outlives the block."""
+def started(flags, number, folder, *, preludes=()):
+    """Starts as many workers with the same flags; none outlives the block.
+
+    A prelude is what a worker runs before the door is opened, {index of the worker: code}.
+    """
     folder.mkdir(exist_ok=True)
-    workers = [Worker(flags, place, folder) for place in make_places(number)]
+    preludes = dict(preludes)
+    workers = [
+        Worker(flags, place, folder, prelude=preludes.get(index, ""))
+        for index, place in enumerate(make_places(number))
+    ]
     try:
         yield workers
     finally:

@@ -47,18 +47,26 @@ class CheckpointWriter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the step; behind the last one of an epoch comes its end."""
         self._interruption.hold()
-        step = self._first_step + batch + 1
+        # Of several steps at once, Keras counts also those behind the end of the epoch.
+        step = min(self._first_step + batch + 1, self._steps)
         self._recorder.move(step=step)
         if step < self._steps:
             self._write(epoch_ended=False)
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Keeps the sums of the epoch's steps, which validation is about to reset."""
+        self._recorder.hold_metrics(self.model)
+
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Ends at once: an epoch that is not validated cannot be told of yet."""
+        """Ends at once where it is asked to; the run that goes on validates anew."""
         self._vote()
+        if self._interruption.is_asked:
+            self._recorder.write(self.model)
         self._interruption.obey()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Notes what the epoch was worth."""
+        self._recorder.release_metrics()
         self._recorder.move(step=0, waited=self._keeper.waited, improved=self._keeper.improved)
         self._write(epoch_ended=True)
 

@@ -17,11 +17,10 @@ import tensorflow as tf
 
 from tf_finetune import (
     callbacks,
-    checkpoint_writer,
     distribution,
+    epoch_fitting,
     event_writers,
     freezing,
-    interruptions,
     monitors,
     objectives,
     optimizers,
@@ -35,7 +34,6 @@ from tf_finetune import (
     trainer_model,
     training_cost,
     workdir,
-    worker_callbacks,
     workers,
 )
 from tf_finetune.data import mixed_spec
@@ -255,7 +253,7 @@ class Fitter:
         if is_costly:  # a run that is ended from here on need not try again
             self._recorder.write(None)
         if self._note_phases is not None:
-            self._note_phases(resuming.settle_phases(self._task.phases, self._recorder.standing))
+            self._note_phases(self._recorder.standing.settle_phases(self._task.phases))
 
     def _describe_phase(self, phase: specs.PhaseSpec, plan: freezing.FreezePlan) -> str:
         train = self._task.train
@@ -373,7 +371,18 @@ class Fitter:
             num_epochs=phase.epochs or 1,
             steps=self._data.steps,
         )
-        self._fit_epochs(trainer, keeper, stopper, lines, phase=phase.name, last=last_epoch)
+        epoch_fitting.fit_epochs(
+            trainer,
+            self._data,
+            self._recorder,
+            keeper=keeper,
+            stopper=stopper,
+            lines=lines,
+            team=self._team,
+            run=self.run,
+            phase=phase.name,
+            last=last_epoch,
+        )
         for writer in writers.values():
             writer.close()
         stopped_by = "patience" if keeper.out_of_patience else "schedule"
@@ -400,49 +409,6 @@ class Fitter:
             stopped_by=stopped_by,
             best_value=self.run.best_value,
         )
-
-    def _fit_epochs(
-        self,
-        trainer: keras.Model,
-        keeper: callbacks.Keeper,
-        stopper: callbacks.StopAtDeadline,
-        lines: callbacks.EpochLines,
-        *,
-        phase: str,
-        last: int,
-    ) -> None:
-        """Runs `fit` up to the run's epoch `last`; the rest of an epoch that goes on first."""
-        if self._recorder.standing.step:
-            # Keras builds the metrics on their first batch; before that they have no sums.
-            trainer.evaluate(self._data.train.take(1), verbose=0)
-        first = (
-            callbacks.ExampleOrder(self._data.epoch),
-            non_finite := callbacks.StopOnNonFinite(phase, self._data.list_keys),
-            worker_callbacks.MeanStatistics(self._team),
-        )
-        # Until a step is done there is nothing to write down, and compiling takes long; but workers
-        # end together, after a step.
-        with interruptions.postponed(is_held=self._team.is_joined) as interruption:
-            saver = checkpoint_writer.CheckpointWriter(
-                self._recorder,
-                keeper,
-                steps=self._data.steps,
-                interruption=interruption,
-                team=self._team,
-            )
-            while len(self.run.rows) < last and not (keeper.out_of_patience or stopper.reached):
-                step = self._recorder.standing.step
-                lines.first_step = non_finite.first_step = step
-                trainer.fit(
-                    self._data.make_rest(step) if step else self._data.train,
-                    validation_data=self._data.validation,
-                    initial_epoch=len(self.run.rows),
-                    # `fit` takes the number of steps of all epochs from the first.
-                    epochs=len(self.run.rows) + 1 if step else last,
-                    shuffle=False,
-                    verbose=0,
-                    callbacks=[*first, stopper, keeper, lines, saver],
-                )
 
     def finish(self) -> None:
         """Leaves the best weights in the model and undoes what a plan did to its layers."""

@@ -64,7 +64,8 @@ def check_paths(spec: specs.RunSpec) -> None:
 
     Raises:
       RefusedError: a path has a scheme that is not read, lies in a store where only local paths
-        are read, names no bucket, or an output lies inside of the data or of the workdir.
+        are read, names no bucket, or an output lies inside of the data or of the workdir; the
+        workers of a data service would have to read from a store.
     """
     problems: list[findings.Problem] = []
     for flag, path in _list_paths(spec, in_stores=True):
@@ -76,6 +77,12 @@ def check_paths(spec: specs.RunSpec) -> None:
                 "address. Copy it here, and name the copy."
             )
             problems.append(findings.Problem(message, path=path, flag=f"--{flag}"))
+    if spec.train.data_service is not None and is_data_remote(spec.data):
+        message = (
+            f"--data_service: examples in {SCHEME} are copied to this machine, where its workers "
+            "do not see them. Leave it out, or name a folder that they see."
+        )
+        problems.append(findings.Problem(message, flag="--data_service"))
     problems = problems or _find_nested(spec)
     if problems:
         raise findings.RefusedError(*problems)

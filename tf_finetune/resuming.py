@@ -8,7 +8,7 @@ been.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,10 +19,8 @@ from tf_finetune import (
     checkpoints,
     findings,
     freezing,
-    rate_range,
-    specs,
+    run_standing,
     trainer_model,
-    training_cost,
     workers,
 )
 
@@ -36,41 +34,6 @@ _KINDS = {
     trainer_model.TrainerModel.__name__: "on the inputs themselves",
     trainer_model.SuffixTrainer.__name__: "on features",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Standing:
-    """Where a run stands.
-
-    Attributes:
-      phase: 0-based number of the phase that runs; the number of phases where all have ended.
-      first_epoch: epochs of the run before that phase.
-      step: finished steps of the epoch that runs.
-      start_value: the monitor before the phase's first step, None without validation data.
-      waited: epochs of the phase since the last improvement.
-      improved: whether an epoch of the phase was the best.
-      results: a dict for each phase that has ended.
-      ranges: the tests of learning rates so far, one for each phase that had one.
-      precisions: {name of a phase that left it open: what its steps compute in}.
-      cost: the estimate made before training; None before it was made.
-      secs: spent on training so far, over all runs.
-      num_frozen_layers: frozen layers of the backbone in the newest phase.
-      num_trainable: trainable parameters in the newest phase.
-    """
-
-    phase: int = 0
-    first_epoch: int = 0
-    step: int = 0
-    start_value: float | None = None
-    waited: int = 0
-    improved: bool = False
-    results: tuple[dict[str, Any], ...] = ()
-    ranges: tuple[rate_range.RangeTest, ...] = ()
-    precisions: dict[str, str] = dataclasses.field(default_factory=dict)
-    cost: training_cost.CostEstimate | None = None
-    secs: float = 0.0
-    num_frozen_layers: int = 0
-    num_trainable: int = 0
 
 
 class Recorder:
@@ -112,12 +75,13 @@ class Recorder:
         self._start: list[np.ndarray] = []
         self._seeds: list[Any] = []
         self._saved: checkpoints.Checkpoint | None = None
+        self._held: list[np.ndarray] | None = None
         self._began = time.monotonic()
         self._written = self._began
         self._write_secs = 0.0
         self.settled: dict[str, Any] = {}
         self.note_written: Callable[[], None] = lambda: None
-        self.standing = Standing()
+        self.standing = run_standing.Standing()
 
     @property
     def goes_on(self) -> bool:
@@ -165,17 +129,7 @@ class Recorder:
         # Other machines' copies of the data have other times.
         self._team.ask_chief(lambda: self._compare("inputs", self._inputs, state))
         try:
-            values = state["standing"]
-            cost = training_cost.read_estimate(values["cost"])
-            ranges = rate_range.read_tests(values["ranges"])
-            self.standing = Standing(
-                **{
-                    **values,
-                    "results": tuple(values["results"]),
-                    "ranges": ranges,
-                    "cost": cost,
-                }
-            )
+            self.standing = run_standing.read_standing(state["standing"])
             self.settled = dict(state["settled"])
             self._began -= self.standing.secs
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -273,11 +227,24 @@ class Recorder:
             self._assign(trainer.metrics_variables, _METRICS)
         self._saved = None
 
+    def hold_metrics(self, trainer: keras.Model) -> None:
+        """Keeps the sums of the metrics for checkpoints, until `release_metrics`.
+
+        Args:
+          trainer: the phase's compiled model, before its validation.
+        """
+        if self._every_secs:
+            self._held = [np.array(variable) for variable in trainer.metrics_variables]
+
+    def release_metrics(self) -> None:
+        """From now on checkpoints have the model's sums again."""
+        self._held = None
+
     def move(self, **changes: Any) -> None:
         """Notes where the run stands.
 
         Args:
-          **changes: fields of `Standing`.
+          **changes: fields of `run_standing.Standing`.
         """
         self.standing = dataclasses.replace(self.standing, **changes)
 
@@ -348,8 +315,10 @@ class Recorder:
             )
             if weight is not first and not np.array_equal(weight, first)
         }
-        groups = _list_variables(trainer) if trainer else {}
+        groups: dict[str, Sequence[Any]] = {**_list_variables(trainer)} if trainer else {}
         groups[_SEEDS] = self._seeds
+        if self._held is not None:
+            groups[_METRICS] = self._held
         for group, variables in groups.items():
             if group != _METRICS or self.standing.step:
                 for number, variable in enumerate(variables):
@@ -412,26 +381,6 @@ class Recorder:
                 "would mix both. Put back what was there (of data, files with the times that they "
                 "had), or remove the workdir to start again."
             )
-
-
-def settle_phases(
-    phases: tuple[specs.PhaseSpec, ...], standing: Standing
-) -> tuple[specs.PhaseSpec, ...]:
-    """The phases with what was found when they started.
-
-    Args:
-      phases: of the run.
-      standing: where it stands.
-
-    Returns:
-      Copies; what is not known yet stays open.
-    """
-    return tuple(
-        dataclasses.replace(phase, training_precision=standing.precisions[phase.name])
-        if phase.name in standing.precisions
-        else phase
-        for phase in rate_range.settle_phases(phases, standing.ranges)
-    )
 
 
 def _list_variables(trainer: keras.Model) -> dict[str, list[Any]]:

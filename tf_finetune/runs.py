@@ -262,7 +262,7 @@ def _train_in_folder(
             _FEATURE_PRECISION: choice.precision if choice else None,
         }
     )
-    phases = resuming.settle_phases(task.phases, recorder.standing)
+    phases = recorder.standing.settle_phases(task.phases)
     task = dataclasses.replace(task, phases=phases)
     run_preparation.check_same_inputs(run, model, choice)
     run.team.ask_chief(

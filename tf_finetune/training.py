@@ -94,7 +94,7 @@ def fit(
     """
     features = features or plan_features(model, backbone, task, announce=announce)
     recorder = recorder or resuming.Recorder(None)
-    task = dataclasses.replace(task, phases=resuming.settle_phases(task.phases, recorder.standing))
+    task = dataclasses.replace(task, phases=recorder.standing.settle_phases(task.phases))
     fitter = phase_fitting.Fitter(
         model,
         backbone,

@@ -94,11 +94,11 @@ def make_own_loops(options: argparse.Namespace) -> tuple[dict[str, _Loop], dict[
     files = pipeline.make_dataset(splits.train, pre, batch_size=options.batch_size)
     kept = files.cache()
     ((batch, _),) = files.take(1)
-    # As of a long run: whether the cache is worth it is not the question here.
+    # As of ten epochs: whether the cache is worth it is not the question here.
     choice = choosing.choose(
         split,
         specs.TrainSpec(feature_cache="memory"),
-        num_saved=10**12,
+        num_saved=9 * len(splits.train),
         may_round=True,
         read_batch=lambda: batch,
         find_tried=lambda: None,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import tiny, worker_processes
-from tf_finetune import main
+from tf_finetune import checkpoints, main
 from tf_finetune.feature_cache import shards
 
 PER_CLASS = 31
@@ -196,6 +196,40 @@ def test_a_worker_that_is_terminated_ends_all_with_a_checkpoint(classifier, tabl
     print(f"\nended after {time.monotonic() - begin:.1f} s")
     assert [each.code for each in ended] == [143, 143], ended
     assert list((tmp_path / "run" / "state" / "checkpoints").iterdir())
+
+
+# Asked to end in its second validation.
+_ENDS_IN_VALIDATION = """
+import os, signal
+from tf_finetune import resuming
+
+hold_metrics, held = resuming.Recorder.hold_metrics, []
+
+def hold_and_end(self, trainer):
+    hold_metrics(self, trainer)
+    held.append(1)
+    if len(held) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+resuming.Recorder.hold_metrics = hold_and_end
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_terminated_while_all_validate(classifier, table, tmp_path):
+    more = ("--epochs=4", "--freeze=none", "--patience_epochs=4", "--checkpoint_secs=1000")
+    flags = make_flags(classifier, table, tmp_path / "run", *more)
+    logs = tmp_path / "logs"
+    with worker_processes.started(flags, 2, logs, preludes={1: _ENDS_IN_VALIDATION}) as both:
+        ended = [worker.end() for worker in both]
+    assert [each.code for each in ended] == [143, 143], ended
+    newest, _ = checkpoints.read_newest(str(tmp_path / "run" / "state" / "checkpoints"))
+    standing, rows = newest.state["standing"], newest.state["run"]["rows"]
+    assert (standing["step"] > 0, len(rows)) == (True, 1)
+    again = worker_processes.run(flags, 2, logs)
+    whole = worker_processes.run(make_flags(classifier, table, tmp_path / "whole", *more), 2, logs)
+    assert len({each.weights for each in (*again, *whole)}) == 1, (again, whole)
+    assert read_history(tmp_path / "run") == read_history(tmp_path / "whole")
 
 
 def test_other_flags_and_other_data_are_refused_on_all_workers(classifier, table, tmp_path):

@@ -13,7 +13,7 @@ import tf_finetune
 PACKAGE = pathlib.Path(tf_finetune.__file__).parent
 # A module imports from lower floors only; inside a folder siblings may import each other.
 FLOORS = (
-    ("disk_room", "findings", "layer_registration", "options", "regular_files"),
+    ("disk_room", "findings", "interruptions", "layer_registration", "options", "regular_files"),
     ("option_values", "tf_config", "worker_strategy"),
     ("data_specs", "model_specs"),
     ("specs",),
@@ -23,7 +23,6 @@ FLOORS = (
         "graph_precision",
         "entity_tags",
         "head_kinds",
-        "interruptions",
         "layer_table",
         "metric_values",
         "model_calls",

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -6,7 +8,7 @@ import time
 
 import pytest
 
-from tf_finetune import interruptions
+from tf_finetune import interruptions, progress
 
 
 def test_a_signal_waits_until_it_is_obeyed():
@@ -130,3 +132,63 @@ def test_the_handlers_of_a_caller_come_back():
             time.sleep(1)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == former
     assert signal.set_wakeup_fd(-1) == -1
+
+
+class EndedError(KeyboardInterrupt):
+    """What the handlers of these tests raise."""
+
+
+def end(number, frame):
+    raise EndedError
+
+
+def lose():
+    """As Keras does where it asks a tensor for its shape."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    except:  # noqa: E722
+        pass
+
+
+def listen():
+    return interruptions.listening(end, end, before_end=lambda: None)
+
+
+def test_a_signal_that_a_library_loses_is_obeyed_at_the_next_place():
+    reached = []
+    with pytest.raises(EndedError), listen():
+        interruptions.obey_missed()
+        lose()
+        reached.append(1)
+        progress.ProgressBar("Working", 2, stream=io.StringIO()).update(1)
+        reached.append(2)
+    assert reached == [1]
+    interruptions.obey_missed()  # over with the block
+
+
+def test_a_signal_that_a_library_makes_an_error_is_obeyed():
+    with pytest.raises(EndedError) as caught, listen():
+        lose()
+        raise TypeError("a shape of None")
+    assert isinstance(caught.value.__context__, TypeError)
+
+
+def test_what_clears_up_after_a_signal_is_let_be():
+    cleared = []
+    with pytest.raises(OSError, match="full"), listen():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            with contextlib.suppress(ValueError):
+                interruptions.obey_missed()
+                cleared.append(1)
+                raise ValueError
+            raise OSError("full")
+    assert cleared == [1]
+
+
+def test_an_error_without_a_signal_stays():
+    with pytest.raises(TypeError), listen():
+        raise TypeError

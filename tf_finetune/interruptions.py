@@ -9,6 +9,7 @@ Reference: https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -25,11 +26,12 @@ _POLL_SECS = 0.1
 
 
 class _Hearing:
-    """Whether Python has heard the newest signal, and whether it may take its time."""
+    """Whether Python has heard the newest signal, whether it may take its time, what it raises."""
 
     def __init__(self) -> None:
         self.heard = threading.Event()
         self.num_held = 0
+        self.obey: Callable[[], None] | None = None
 
 
 _hearing = _Hearing()
@@ -153,8 +155,8 @@ def listening(
     training, which is waited for. In threads other than the main one nothing is taken.
 
     Args:
-      terminate: what SIGTERM does.
-      interrupt: what Ctrl-C does, unless the process ignores it.
+      terminate: what SIGTERM does: raises a KeyboardInterrupt.
+      interrupt: what Ctrl-C does, unless the process ignores it: likewise.
       before_end: clears up before the process is ended within a call, from another thread.
 
     Yields:
@@ -173,8 +175,10 @@ def listening(
         if former[number] is not signal.SIG_IGN or number == signal.SIGTERM:
             signal.signal(number, _make_handler(action))
     try:
-        yield
+        with heard():
+            yield
     finally:
+        _hearing.obey = None
         for number, handler in former.items():
             # None: a handler that Python did not set, and cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -186,9 +190,40 @@ def listening(
 def _make_handler(action: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
     def handle(number: int, frame: Any) -> None:
         _hearing.heard.set()
+        _hearing.obey = functools.partial(action, number, None)
         action(number, frame)
 
     return handle
+
+
+def obey_missed() -> None:
+    """Does again what a signal did in `listening`, where the process has gone on all the same.
+
+    Raises:
+      KeyboardInterrupt: by most handlers; not while the first one is on its way.
+    """
+    if _hearing.obey is None or threading.current_thread() is not threading.main_thread():
+        return
+    error = sys.exception()
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return
+        error = error.__context__
+    _hearing.obey()
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Obeys a signal which the block has made an error of another kind.
+
+    Yields:
+      None.
+    """
+    try:
+        yield
+    except Exception:
+        obey_missed()
+        raise
 
 
 def _watch(reader: socket.socket, before_end: Callable[[], None]) -> None:

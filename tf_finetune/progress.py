@@ -1,12 +1,15 @@
 """A progress bar that also looks right in a log file.
 
 On a terminal one line is redrawn. In a file or a pipe nothing is redrawn: a line every ten seconds
-shows that the run is alive, and one at the end says how long it took.
+shows that the run is alive, and one at the end says how long it took. All work that takes long has
+one, so it is here that a signal is obeyed which a library has lost.
 """
 
 import sys
 import time
 import typing
+
+from tf_finetune import interruptions
 
 _REDRAW_SECS = 0.1
 _LOG_SECS = 10.0
@@ -53,7 +56,11 @@ class ProgressBar:
 
         Args:
           done: count so far, 0 to the total.
+
+        Raises:
+          KeyboardInterrupt: see `interruptions.obey_missed`.
         """
+        interruptions.obey_missed()
         self._done = done
         now = time.monotonic()
         if now - self._written < (_REDRAW_SECS if self._terminal else _LOG_SECS):

@@ -21,6 +21,7 @@ from tf_finetune import (
     findings,
     heads,
     input_checks,
+    interruptions,
     objectives,
     outcomes,
     remote_paths,
@@ -304,7 +305,7 @@ def _fit(
             run_start.write_flags(run, backbone, task, choice=features.choice, phases=phases)
 
     try:
-        with unfinished_runs.naming_faults(task):
+        with interruptions.heard(), unfinished_runs.naming_faults(task):
             result = training.fit(
                 outcome.model,
                 backbone,

@@ -77,7 +77,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--images", help="folder of class folders; default: made")
-    add("--num_images", type=int, help="of all classes together, the first of each; default: all")
+    add("--num_images", type=_positive, help="of all together, the first of each; default: all")
     add("--backbone", choices=backbones.NETWORKS, default="resnet50")
     add("--what", choices=backbones.WHATS, default="frozen", help="partial: the last block trains")
     add(

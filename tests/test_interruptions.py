@@ -174,6 +174,21 @@ def test_a_signal_that_a_library_makes_an_error_is_obeyed():
     assert isinstance(caught.value.__context__, TypeError)
 
 
+class Lasting:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+
+def test_a_signal_that_comes_in_a_destructor_leaves_no_trace(capsys):
+    former = sys.unraisablehook
+    with pytest.raises(EndedError), listen():
+        Lasting()
+        interruptions.obey_missed()
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is former
+
+
 def test_what_clears_up_after_a_signal_is_let_be():
     cleared = []
     with pytest.raises(OSError, match="full"), listen():

@@ -46,7 +46,9 @@ def test_nothing_to_do():
     stream = io.StringIO()
     with progress.ProgressBar("Reading", 0, stream=stream):
         pass
-    assert stream.getvalue() == "Reading 0/0, 0 s\n"
+    assert stream.getvalue() == ""
+    progress.ProgressBar("Reading", 0, stream=stream).close("nothing new")
+    assert stream.getvalue() == "Reading 0/0, 0 s  nothing new\n"
 
 
 def test_an_unknown_total():

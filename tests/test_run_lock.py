@@ -109,3 +109,13 @@ def test_a_file_in_the_way(tmp_path):
     assert caught.value.problems[0].message == (
         f"--workdir={tmp_path} cannot be written: File exists. Choose a folder that you may write."
     )
+
+
+def test_a_folder_that_leads_nowhere(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "that" / "is" / "gone")
+    for folder in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(findings.RefusedError) as caught, run_lock.hold(str(folder)):
+            pass
+        (problem,) = caught.value.problems
+        assert problem.message.startswith(f"--workdir={folder} cannot be written: ")
+        assert problem.message.endswith(". Choose a folder that you may write.")

@@ -64,7 +64,11 @@ def test_every_range_problem_is_told_at_once():
         ({"batch_size": None}, "--batch_size needs a value. Received None."),
         ({"batch_size": "8"}, "--batch_size expects a value of type int or auto. Received '8'."),
         ({"batch_size": True}, "--batch_size expects a value of type int or auto. Received True."),
-        ({"learning_rate": float("nan")}, "--learning_rate must be a number. Received nan."),
+        (
+            {"learning_rate": float("nan")},
+            "--learning_rate must be a finite number. Received nan.",
+        ),
+        ({"cache_max_gb": float("inf")}, "--cache_max_gb must be a finite number. Received inf."),
     ],
 )
 def test_types_are_checked_for_notebooks_too(values, problem):

@@ -168,6 +168,7 @@ def listening(
     former = {number: signal.getsignal(number) for number in _SIGNALS}
     reader, writer = socket.socketpair()
     writer.setblocking(False)
+    hook, sys.unraisablehook = sys.unraisablehook, _pass_over_signals(sys.unraisablehook)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(reader, before_end), daemon=True)
     watch.start()
@@ -179,6 +180,7 @@ def listening(
             yield
     finally:
         _hearing.obey = None
+        sys.unraisablehook = hook
         for number, handler in former.items():
             # None: a handler that Python did not set, and cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -194,6 +196,16 @@ def _make_handler(action: Callable[[int, Any], None]) -> Callable[[int, Any], No
         action(number, frame)
 
     return handle
+
+
+def _pass_over_signals(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """What a handler raised in a destructor is lost, and obeyed later: no trace is shown of it."""
+
+    def show(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            hook(unraisable)
+
+    return show
 
 
 def obey_missed() -> None:

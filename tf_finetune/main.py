@@ -9,6 +9,7 @@ lost, 143 terminated.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -100,6 +101,8 @@ def run() -> NoReturn:
       Never: it ends the process with the exit code.
     """
     code = _flush(main())
+    for number in (signal.SIGINT, signal.SIGTERM):  # too late: what the code says is done
+        signal.signal(number, signal.SIG_IGN)
     if code == tf_config.LOST_EXIT_CODE:
         # What TensorFlow clears up at the end would wait for those who are gone.
         sys.stdout.flush()

@@ -5,6 +5,7 @@ checks a value and what makes a flag both read them there.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -126,8 +127,8 @@ def _find_value_problem(field: Any, scalar: type, value: Any) -> str | None:
     lower, upper = field.metadata["lower_bound"], field.metadata["upper_bound"]
     if scalar not in (int, float) or (lower is None and upper is None):
         return None
-    if value != value:
-        return f"--{field.name} must be a number. Received {value}."
+    if value != value or value in (math.inf, -math.inf):
+        return f"--{field.name} must be a finite number. Received {value}."
     if (lower is not None and value < lower) or (upper is not None and value > upper):
         if upper is None:
             bounds = f"at least {lower}"

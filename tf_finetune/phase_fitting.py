@@ -181,7 +181,8 @@ class Fitter:
                 else cached.split.make_suffix(trainer_model.SuffixTrainer)
             )
             trainer.use_plain_batch(self._data.train)
-            trainer.use_accumulation(task.train.accumulate_steps)
+            num_batches = math.ceil(len(task.splits.train) / task.train.batch_examples)
+            trainer.use_accumulation(min(task.train.accumulate_steps, num_batches))
             infos, labelled = task.splits.heads, task.splits.train
             trainer.compile(
                 optimizer=optimizers.make_optimizer(
@@ -294,7 +295,8 @@ class Fitter:
         if not math.isfinite(monitored):
             raise callbacks.DivergedError(
                 f"val_{self.run.monitor} is {monitored} before the first step. Expected a finite "
-                "number: the pretrained weights or --pixel_range do not fit the data."
+                "number: the pretrained weights, --pixel_range or the size of the labels' numbers "
+                "do not fit."
             )
         self.run.offer(monitored, epoch=len(self.run.rows), model=self._model)
         batches = math.ceil(len(self._task.splits.validation) / self._task.train.batch_examples)

@@ -81,6 +81,8 @@ class ProgressBar:
           note: what came out, written behind the count.
         """
         self._closed = True
+        if self._total == 0 and not note:
+            return  # there was nothing to do
         erase = "\r\x1b[K" if self._terminal else ""
         self._stream.write(f"{erase}{self._text()}{'  ' if note else ''}{note}\n")
         self._stream.flush()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from tf_finetune import disk_room, findings, workdir
 
 NAME = "lock"
+_NUM_TRIES = 10
 
 
 @contextlib.contextmanager
@@ -33,16 +34,17 @@ def hold(folder: str, *, announce: Callable[[str], None] = print) -> Iterator[No
     """
     path = os.path.join(folder, workdir.STATE_DIR, NAME)
     with contextlib.ExitStack() as stack:
-        while True:
+        for is_last in (*[False] * _NUM_TRIES, True):
             try:
                 with disk_room.naming(folder):
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                 with disk_room.naming(path):
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except FileNotFoundError:  # a run that ends has removed the folder meanwhile
-                continue
             except OSError as error:
-                raise refuse_unwritable(folder, error) from error
+                # Perhaps a run that ends has removed the folder meanwhile.
+                if is_last or not isinstance(error, FileNotFoundError):
+                    raise refuse_unwritable(folder, error) from error
+                continue
             stack.callback(os.close, descriptor)
             _lock(descriptor, folder, announce)
             if _is_at(descriptor, path):

@@ -52,8 +52,8 @@ from tf_finetune.object_store import sessions
 _BATCH_SIZE, _FEATURE_PRECISION = "--batch_size", "--feature_precision"
 _NOT_TRAINED = (
     "No epoch was better than the untrained heads on validation, so this model has learnt nothing. "
-    "Expected an improvement: give a smaller --learning_rate, more --max_minutes, or a pretrained "
-    "model whose features fit the data."
+    "Expected an improvement: in another --workdir, give a smaller --learning_rate, more "
+    "--max_minutes, or a pretrained model whose features fit the data."
 )
 
 

@@ -32,9 +32,9 @@ _RATE_HELP = (
     "Adam's peak rate. auto: by a test of some dozen steps at rising rates, before each phase that "
     "names none."
 )
-
-
 _TRAINING_PRECISIONS = ("auto", "float32", "bfloat16")
+# Examples in a step: TensorFlow's integers end, and no data set is as large.
+_LARGEST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ class TrainSpec(options.CheckedSpec):
     @property
     def step_examples(self) -> int:
         """Training examples in a step of the optimizer, over all devices."""
-        return self.batch_examples * self.accumulate_steps
+        return min(self.batch_examples * self.accumulate_steps, _LARGEST)
 
     def find_more_problems(self) -> list[str]:
         """See `options.CheckedSpec`."""

@@ -90,5 +90,5 @@ def remove_checkpoints(run: run_state.Run) -> None:
 def _describe_next(run: run_state.Run, error: BaseException) -> str:
     if isinstance(error, callbacks.DivergedError):
         return "To train again, choose other flags and another --workdir."
-    start = "" if run_folder.has_checkpoint(run.folder) else ", from the start"
+    start = "" if run_folder.has_checkpoint(run.folder) else ", from the start of training"
     return f"Run the same command again to go on{start}."

@@ -67,3 +67,13 @@ def test_the_history_is_that_of_large_batches(tmp_path, make):
     assert parts == pytest.approx(large, abs=1e-5)
     lines = (tmp_path / "parts" / "run.flags").read_text().splitlines()
     assert {"--batch_size=4", "--accumulate_steps=3"} <= set(lines)
+
+
+@pytest.mark.parametrize("accumulate_steps", [6, 10**20])
+def test_more_batches_than_there_are(tmp_path, accumulate_steps):
+    flags = make_mixed(tmp_path)
+    flags = [flag for flag in flags if not flag.startswith("--augment")]
+    train(tmp_path / "whole", flags, batch_size=42, accumulate_steps=1)
+    train(tmp_path / "parts", flags, batch_size=7, accumulate_steps=accumulate_steps)
+    found, expected = read_history(tmp_path / "parts"), read_history(tmp_path / "whole")
+    assert found == pytest.approx(expected, abs=1e-4)

@@ -98,7 +98,10 @@ def test_ended_before_the_first_epoch_did_there_is_nothing_to_export(
         patch.setattr(training, "fit", be_interrupted)
         assert main.main(flags) == 130
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "No epoch has ended. Run the same command again to go on, from the start."
+    assert (
+        last
+        == "No epoch has ended. Run the same command again to go on, from the start of training."
+    )
     assert not (tmp_path / "run" / "model.keras").exists()
 
 

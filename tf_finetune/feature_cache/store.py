@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tf_finetune import findings
+from tf_finetune import disk_room, findings
 from tf_finetune.data import loaders
 from tf_finetune.feature_cache import keys, shards
 
@@ -238,10 +238,15 @@ def refuse_unwritable(folder: str, error: OSError) -> findings.RefusedError:
     Returns:
       The error to raise.
     """
+    advice = "Choose another folder, or change that, and run the same command again"
+    if isinstance(error, disk_room.FullDiskError):
+        advice = (
+            "What was kept before is whole: make room there and run the same command again, which "
+            "computes the rest"
+        )
     message = (
         f"--feature_cache=disk: features cannot be kept in {findings.one_line(folder)}: "
-        f"{error.strerror}. What was kept before is whole: make room there and run the same "
-        "command again, which computes the rest. --feature_cache=auto would go on in memory."
+        f"{error.strerror}. {advice}. --feature_cache=auto would go on in memory."
     )
     return findings.RefusedError(findings.Problem(message, path=folder, flag="--cache_dir"))
 

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import subprocess
 import sys
@@ -98,3 +99,11 @@ def test_weights_only_file_is_named(tmp_path):
         file.attrs["layer_names"] = np.array([b"a"])
     with pytest.raises(findings.RefusedError, match="holds weights only, without the layers"):
         stored_model.read_stored_model(str(tmp_path / "w.h5"))
+
+
+def test_a_file_that_is_being_written(tmp_path):
+    path = _write(tmp_path / "model.h5")
+    with open(path, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as HDF5 does it while it writes
+        with pytest.raises(findings.RefusedError, match="another process is writing it"):
+            stored_model.read_stored_model(path)

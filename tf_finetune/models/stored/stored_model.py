@@ -248,6 +248,10 @@ def damaged(path: str, error: BaseException) -> Exception:
     Returns:
       The error to raise.
     """
+    if isinstance(error, BlockingIOError):  # HDF5 locks a file that is open for writing
+        return stored_config.refused(
+            path, "another process is writing it. Wait for its end, and run the same command again."
+        )
     return stored_config.refused(
         path,
         f"the HDF5 file is damaged: {stored_config.one_reason(error)} Copy or download it again.",

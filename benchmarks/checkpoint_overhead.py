@@ -59,9 +59,8 @@ def measure(part: str, flags: list[str], folder: pathlib.Path, *, repeat: int) -
       repeat: pairs.
     """
     found: dict[str, list[processes.Finished]] = {way: [] for way in WAYS}
-    contenders.run_flags(
-        [*flags, *PARTS[part]], folder
-    )  # what the system reads for the first time counts for none
+    # What the system reads for the first time counts for none.
+    contenders.run_flags([*flags, *PARTS[part]], folder)
     for number in range(repeat):
         for way in list(WAYS)[:: -1 if number % 2 else 1]:
             found[way].append(contenders.run_flags([*flags, *PARTS[part], *WAYS[way]], folder))

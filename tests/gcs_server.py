@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import http.server
-import importlib
 import json
 import os
 import pathlib
@@ -27,6 +26,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 TOKEN = "a-token-of-the-tests"
 BUCKET = "bucket"
@@ -149,10 +150,38 @@ def serve(folder: pathlib.Path) -> Iterator[Store]:
         process.communicate()
 
 
+@contextlib.contextmanager
+def used(folder: pathlib.Path, patch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Serves a new folder, to which gs:// of this process and of those it starts leads.
+
+    Args:
+      folder: for the objects; made.
+      patch: of the test.
+
+    Yields:
+      The store.
+    """
+    folder.mkdir()
+    with serve(folder) as found:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        yield found
+
+
+def move_to(name: str, folder: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
+    """Makes this process, and those it starts, of a machine by name, with copies of its own.
+
+    Args:
+      name: of the machine.
+      folder: of the test.
+      patch: of the test.
+    """
+    patch.setenv("TFHUB_CACHE_DIR", str(folder / "machines" / name))
+
+
 def _make_certificates(folder: pathlib.Path) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest = importlib.import_module("pytest")
         pytest.skip("the openssl command makes the stand-in's certificate, and is not installed")
 
     def run(*arguments: str) -> None:

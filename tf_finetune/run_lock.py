@@ -34,15 +34,17 @@ def hold(folder: str, *, announce: Callable[[str], None] = print) -> Iterator[No
     """
     path = os.path.join(folder, workdir.STATE_DIR, NAME)
     with contextlib.ExitStack() as stack:
-        for is_last in (*[False] * _NUM_TRIES, True):
+        num_missing = 0
+        while True:
             try:
                 with disk_room.naming(folder):
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                 with disk_room.naming(path):
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
-                # Perhaps a run that ends has removed the folder meanwhile.
-                if is_last or not isinstance(error, FileNotFoundError):
+                # Perhaps a run that ends has removed the folder meanwhile; but not every time.
+                num_missing += 1
+                if not isinstance(error, FileNotFoundError) or num_missing == _NUM_TRIES:
                     raise refuse_unwritable(folder, error) from error
                 continue
             stack.callback(os.close, descriptor)

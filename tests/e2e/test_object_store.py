@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import re
@@ -10,11 +11,11 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 
 from tests import gcs_server, tiny, worker_processes
+from tests.e2e import test_train
 from tf_finetune import main
 
 RUN, MODELS = "gs://bucket/runs/one", "gs://bucket/models"
@@ -23,13 +24,9 @@ RUN, MODELS = "gs://bucket/runs/one", "gs://bucket/models"
 @pytest.fixture
 def store(tmp_path, monkeypatch, colors):
     """A store with the photographs, and this process on a machine "one" of its own."""
-    folder = tmp_path / "store"
-    folder.mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with gcs_server.serve(folder) as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
+    with gcs_server.used(tmp_path / "store", monkeypatch) as found:
         found.put_tree(colors, "photos")
         yield found
 
@@ -37,10 +34,7 @@ def store(tmp_path, monkeypatch, colors):
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """Moves this process, and those that it starts, to a machine that has no copies yet."""
-
-    def move(name):
-        monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "machines" / name))
-
+    move = functools.partial(gcs_server.move_to, folder=tmp_path, patch=monkeypatch)
     move("one")
     return move
 
@@ -68,16 +62,6 @@ def take(store, name, target):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(store.path(path).read_bytes())
     return target
-
-
-def numbers_of(folder):
-    """What of a run does not depend on where it ran."""
-    model = keras.saving.load_model(folder / "model.keras", compile=False)
-    return (
-        (folder / "logs" / "history.csv").read_text(),
-        (folder / "evaluation" / "test" / "report.json").read_text(),
-        [weight.tobytes() for weight in model.get_weights()],
-    )
 
 
 def test_a_run_in_a_store(store, classifier, colors, tmp_path, capsys, machine):
@@ -184,8 +168,8 @@ def test_ended_on_one_machine_it_goes_on_on_another(
     assert "Going on from checkpoint" in capsys.readouterr().out
     whole = [*flags, f"--data={colors}", f"--workdir={tmp_path / 'whole'}", "--checkpoint_secs=0"]
     assert main.main(whole) == 0
-    expected = numbers_of(tmp_path / "whole")
-    assert numbers_of(take(store, "runs/one", tmp_path / "taken")) == expected
+    expected = test_train.numbers_of(tmp_path / "whole")
+    assert test_train.numbers_of(take(store, "runs/one", tmp_path / "taken")) == expected
 
 
 def test_an_export_that_is_interrupted_is_done_by_the_next_run(store, classifier, capsys):

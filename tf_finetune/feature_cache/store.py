@@ -238,7 +238,7 @@ def refuse_unwritable(folder: str, error: OSError) -> findings.RefusedError:
     Returns:
       The error to raise.
     """
-    advice = "Choose another folder, or change that, and run the same command again"
+    advice = "Choose a --cache_dir that you may write"
     if isinstance(error, disk_room.FullDiskError):
         advice = (
             "What was kept before is whole: make room there and run the same command again, which "
